@@ -1,0 +1,101 @@
+/**
+ * A TCP echo server: everything that a client sends comes back.
+ *
+ *     deno task example:echo
+ *     deno run --allow-net examples/echo.ts --port 8080
+ *
+ * Ctrl-C or SIGTERM: no new connections, open ones may finish for 5 s.
+ */
+
+import { type EngineOption, engineSupport, type TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { parseArgs } from "@std/cli";
+
+const USAGE = `Usage: echo.ts [--host 127.0.0.1] [--port 8080] [--engine auto|runtime|native]`;
+
+/** How long open connections may go on after a signal, in milliseconds. */
+const GRACE = 5_000;
+
+/** Ends the program because of how it was called. */
+function refuse(problem: string): never {
+  console.error(`${problem}. ${USAGE}`);
+  Deno.exit(2);
+}
+
+function readFlags(args: string[]): { hostname: string; port: number; engine: EngineOption } {
+  const flags = parseArgs(args, {
+    string: ["host", "port", "engine"],
+    boolean: ["help"],
+    default: { host: "127.0.0.1", port: "8080", engine: "auto" },
+    unknown: (arg) => refuse(`Unknown argument "${arg}"`),
+  });
+  if (flags.help) {
+    console.log(USAGE);
+    Deno.exit(0);
+  }
+  const { host, port, engine } = flags;
+  if (typeof host !== "string" || host === "") refuse("--host takes an address or a name");
+  if (typeof port !== "string" || !/^\d{1,5}$/.test(port) || Number(port) > 65535) {
+    refuse(`--port takes a number from 0 to 65535, not "${port}"`);
+  }
+  if (engine !== "auto" && engine !== "runtime" && engine !== "native") {
+    refuse(`--engine takes auto, runtime or native, not "${engine}"`);
+  }
+  return { hostname: host, port: Number(port), engine };
+}
+
+function listen(): TcpListener {
+  try {
+    return TcpListener.bind(readFlags(Deno.args));
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+    Deno.exit(error instanceof TypeError ? 2 : 1);
+  }
+}
+
+/** Sends back what arrives, until the client has finished and has all its echoes. */
+async function echo(conn: TcpConn): Promise<void> {
+  const p = new Uint8Array(16 * 1024);
+  for (let n = await conn.read(p); n !== null; n = await conn.read(p)) {
+    await conn.writeAll(p.subarray(0, n));
+  }
+  await conn.closeWrite();
+}
+
+/** A client that goes away is no event for the others; anything else is worth a line. */
+function report(error: unknown): void {
+  const { ConnectionReset, BrokenPipe, NotConnected, TimedOut, Interrupted, BadResource } = Deno.errors;
+  const usual = [ConnectionReset, BrokenPipe, NotConnected, TimedOut, Interrupted, BadResource];
+  if (!usual.some((ErrorClass) => error instanceof ErrorClass)) console.error(error);
+}
+
+const listener = listen();
+const open = new Map<TcpConn, Promise<void>>();
+
+const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
+
+function stop(): void {
+  // A second Ctrl-C ends the program at once.
+  for (const signal of signals) Deno.removeSignalListener(signal, stop);
+  listener.close();
+}
+for (const signal of signals) Deno.addSignalListener(signal, stop);
+
+const { hostname, port } = listener.addr;
+const { reason } = engineSupport();
+console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
+console.log(`engine ${listener.engine}${listener.engine === "runtime" && reason ? `: ${reason}` : ""}`);
+console.log(`try it: nc ${hostname} ${port}`);
+
+for await (const conn of listener) {
+  const done = echo(conn).catch(report).finally(() => {
+    conn.close();
+    open.delete(conn);
+  });
+  open.set(conn, done);
+}
+
+const late = setTimeout(() => {
+  for (const conn of open.keys()) conn.close();
+}, GRACE);
+await Promise.all(open.values());
+clearTimeout(late);

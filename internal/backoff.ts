@@ -1,0 +1,63 @@
+/** How to go on accepting when the kernel refuses for a while. */
+
+/** What one peer or one shortage can make `accept` fail with, and a server must survive. */
+export type AcceptTrouble = "retry" | "wait" | "fatal";
+
+/** First and longest pause after a shortage, in milliseconds. */
+const FIRST_PAUSE = 5;
+const LONGEST_PAUSE = 1_000;
+
+/** Says what to do about an error of accept(2), by the kernel's name. */
+export function acceptTrouble(code: string | undefined): AcceptTrouble {
+  switch (code) {
+    // The connection was gone before we took it; the manual page of accept(2)
+    // says to treat errors already pending on the new socket like EAGAIN.
+    case "ECONNABORTED":
+    case "ECONNRESET":
+    case "ENOTCONN":
+    case "EPROTO":
+    case "ENETDOWN":
+    case "EHOSTUNREACH":
+    case "ENETUNREACH":
+    case "EINTR":
+      return "retry";
+    // No room: the connection stays in the kernel's queue until there is.
+    case "EMFILE":
+    case "ENFILE":
+    case "ENOBUFS":
+    case "ENOMEM":
+      return "wait";
+    default:
+      return "fatal";
+  }
+}
+
+/** A timer whose pauses double from 5 ms to 1 s until something succeeds. */
+export class Backoff {
+  #pause = FIRST_PAUSE;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  get waiting(): boolean {
+    return this.#timer !== undefined;
+  }
+
+  /** Calls `retry` after the next pause. */
+  wait(retry: () => void): void {
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      retry();
+    }, this.#pause);
+    this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
+  }
+
+  /** Takes back a retry that is planned. */
+  cancel(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** Something succeeded: the next pause is short again. */
+  reset(): void {
+    this.#pause = FIRST_PAUSE;
+  }
+}

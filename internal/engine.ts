@@ -1,0 +1,69 @@
+/** Which of the two engines a socket sits on. */
+
+import { notSupportedError } from "./errors.ts";
+import { quote } from "./validate.ts";
+
+/**
+ * What a socket is built on: `"runtime"` is Deno's own operations, on every
+ * OS with `--allow-net` alone; `"native"` is the kernel's sockets through
+ * libc, on Linux with `--allow-ffi` too.
+ */
+export type Engine = "runtime" | "native";
+
+/** An engine, or `"auto"` for the best one that is supported and already granted. */
+export type EngineOption = "auto" | Engine;
+
+/** What {@linkcode engineSupport} tells. */
+export interface EngineSupport {
+  /** The engine that `"auto"` picks here and now. */
+  readonly engine: Engine;
+  /** Why that is not the native engine, `undefined` if it is. */
+  readonly reason: string | undefined;
+}
+
+/**
+ * Tells which engine `engine: "auto"` picks, and why it is not the native one.
+ *
+ * Never asks for a permission. Requires no permission.
+ *
+ * @returns The engine and the reason.
+ *
+ * @example See what this machine gives
+ * ```ts
+ * import { engineSupport } from "@c10k/sockets/tcp";
+ *
+ * const { engine, reason } = engineSupport();
+ * console.log(engine, reason ?? "");
+ * ```
+ */
+export function engineSupport(): EngineSupport {
+  return { engine: "runtime", reason: "the native engine is not part of this version" };
+}
+
+/**
+ * Returns the engine to use for an `engine` option.
+ *
+ * @param option What the caller asked for, `undefined` for `"auto"`.
+ * @param action What is attempted, for the error.
+ */
+export function chooseEngine(option: unknown, action: string): Engine {
+  switch (option) {
+    case "runtime":
+      return "runtime";
+    case undefined:
+    case "auto":
+      return engineSupport().engine;
+    case "native": {
+      const { engine, reason } = engineSupport();
+      if (engine === "native") return engine;
+      throw notSupportedError(`${action} on the native engine`, reason ?? "");
+    }
+    default:
+      throw new TypeError(`engine must be "auto", "runtime" or "native", received ${quote(option)}`);
+  }
+}
+
+/** Returns the error for what needs the kernel's own socket. */
+export function needsNative(action: string): Error {
+  return notSupportedError(`${action} on the runtime engine`, "run with --allow-ffi");
+}

@@ -1,0 +1,151 @@
+/**
+ * How failures are told: Deno's error classes, the action and the address in
+ * the message, the kernel's name in `code` and in the message's end, and a
+ * {@linkcode SyscallError} as `cause`.
+ */
+
+import { constants } from "node:os";
+
+/** What the kernel answered: which call failed, and how. The `cause` of every error that a socket throws. */
+export class SyscallError extends Error {
+  /** Always `"SyscallError"`. */
+  override readonly name = "SyscallError";
+  /** The system call that failed, for example `"bind"`. */
+  readonly syscall: string;
+  /** The kernel's number for the error on this operating system, 0 if it is not known. */
+  readonly errno: number;
+  /** The kernel's name for the error, for example `"EADDRINUSE"`. */
+  readonly code: string;
+
+  /**
+   * Makes the error for one failed call.
+   *
+   * @param syscall The system call that failed.
+   * @param code The kernel's name for the error.
+   * @param errno The kernel's number for the error, by default the one that belongs to `code`.
+   */
+  constructor(syscall: string, code: string, errno: number = errnoOf(code)) {
+    super(`${syscall}: ${describe(code)} (${code})`);
+    this.syscall = syscall;
+    this.errno = errno;
+    this.code = code;
+  }
+}
+
+type ErrorClass = new (message?: string, options?: ErrorOptions) => Error;
+
+const { errors } = Deno;
+
+/** Kernel names, Deno's class for each (as the runtime itself maps them), and what they mean. */
+const KERNEL_ERRORS: Readonly<Record<string, readonly [ErrorClass, string]>> = {
+  EACCES: [errors.PermissionDenied, "permission denied"],
+  EADDRINUSE: [errors.AddrInUse, "address already in use"],
+  EADDRNOTAVAIL: [errors.AddrNotAvailable, "address not available"],
+  EAFNOSUPPORT: [Error, "address family not supported"],
+  EAGAIN: [errors.WouldBlock, "operation would block"],
+  EAI_AGAIN: [Error, "temporary failure in name resolution"],
+  EALREADY: [errors.Busy, "connection attempt already in progress"],
+  EBADF: [errors.BadResource, "bad file descriptor"],
+  ECONNABORTED: [errors.ConnectionAborted, "connection aborted"],
+  ECONNREFUSED: [errors.ConnectionRefused, "connection refused"],
+  ECONNRESET: [errors.ConnectionReset, "connection reset by peer"],
+  EDESTADDRREQ: [Error, "destination address required"],
+  EEXIST: [errors.AlreadyExists, "already exists"],
+  EHOSTUNREACH: [Error, "no route to host"],
+  EINTR: [errors.Interrupted, "interrupted"],
+  EINVAL: [Error, "invalid argument"],
+  EISCONN: [Error, "already connected"],
+  EMFILE: [Error, "too many open files in this process"],
+  EMSGSIZE: [Error, "message too long"],
+  ENETDOWN: [Error, "network is down"],
+  ENETUNREACH: [errors.NetworkUnreachable, "network is unreachable"],
+  ENFILE: [Error, "too many open files in the system"],
+  ENOBUFS: [Error, "no buffer space available"],
+  ENODEV: [Error, "no such device"],
+  ENOMEM: [Error, "out of memory"],
+  ENOPROTOOPT: [Error, "option not available"],
+  ENOTCONN: [errors.NotConnected, "not connected"],
+  ENOTFOUND: [errors.NotFound, "host name not found"],
+  ENOTSOCK: [Error, "not a socket"],
+  EOPNOTSUPP: [errors.NotSupported, "operation not supported on this socket"],
+  EPERM: [errors.PermissionDenied, "operation not permitted"],
+  EPIPE: [errors.BrokenPipe, "broken pipe"],
+  EPROTO: [Error, "protocol error"],
+  EPROTONOSUPPORT: [Error, "protocol not supported"],
+  ETIMEDOUT: [errors.TimedOut, "connection timed out"],
+};
+
+function describe(code: string): string {
+  return KERNEL_ERRORS[code]?.[1] ?? "system call failed";
+}
+
+function errnoOf(code: string): number {
+  return (constants.errno as Record<string, number>)[code] ?? 0;
+}
+
+/**
+ * Returns the error for a failed system call.
+ *
+ * @param action What was attempted, with the address: `bind TCP listener to 127.0.0.1:80`.
+ * @param cause What the kernel answered.
+ * @param detail What to say instead of the usual meaning of the code.
+ */
+export function socketError(action: string, cause: SyscallError, detail?: string): Error & { code: string } {
+  const { code } = cause;
+  const [ErrorClass, meaning] = KERNEL_ERRORS[code] ?? [Error, describe(code)];
+  const error = new ErrorClass(`Cannot ${action}: ${detail ?? meaning} (${code})`, { cause });
+  return Object.assign(error, { code });
+}
+
+/** Returns the error for a call on a socket that was closed before. */
+export function closedError(action: string, what: string): Error {
+  return socketError(action, new SyscallError(action.split(" ", 1)[0] as string, "EBADF"), `${what} is closed`);
+}
+
+/** Returns the error that wakes a call which waited while its socket was closed. */
+export function interruptedError(action: string, what: string): Error {
+  const cause = new SyscallError(action.split(" ", 1)[0] as string, "EINTR");
+  return socketError(action, cause, `${what} was closed meanwhile`);
+}
+
+/** Returns the error for what an engine does not do; `wayOut` names what to do instead. */
+export function notSupportedError(action: string, wayOut: string): Error {
+  return new Deno.errors.NotSupported(`Cannot ${action}: ${wayOut}`);
+}
+
+/** Returns the kernel's name in an error that the runtime threw, `undefined` if there is none. */
+export function codeOf(error: unknown): string | undefined {
+  if (!(error instanceof Error)) return undefined;
+  const { code } = error as { code?: unknown };
+  if (typeof code === "string") return code;
+  // The runtime reports a failed look-up without a code, in the words of the C library.
+  if (error.message.startsWith("failed to lookup address information")) {
+    return error.message.includes("emporary failure") ? "EAI_AGAIN" : "ENOTFOUND";
+  }
+  const errno = /\(os error (\d+)\)/.exec(error.message)?.[1];
+  return Object.entries(constants.errno).find(([, value]) => value === Number(errno))?.[0];
+}
+
+/**
+ * Tells an error of Deno's own operations in the words of this library.
+ *
+ * @param error What the runtime threw.
+ * @param action What was attempted, with the address.
+ * @param syscall The system call behind the operation.
+ */
+export function fromRuntimeError(error: unknown, action: string, syscall: string): Error {
+  const code = codeOf(error);
+  if (code !== undefined) {
+    const errno = /\(os error (\d+)\)/.exec((error as Error).message)?.[1];
+    const lookup = code === "ENOTFOUND" || code === "EAI_AGAIN";
+    return socketError(
+      action,
+      new SyscallError(lookup ? "getaddrinfo" : syscall, code, errno ? Number(errno) : undefined),
+    );
+  }
+  if (!(error instanceof Error)) return new Error(`Cannot ${action}: ${error}`, { cause: error });
+  // No kernel behind it (a permission that was not given, a resource that is gone): same class, our form.
+  const ErrorClass = error.constructor as ErrorClass;
+  const message = error.message.charAt(0).toLowerCase() + error.message.slice(1);
+  return new ErrorClass(`Cannot ${action}: ${message}`, { cause: error });
+}

@@ -1,0 +1,76 @@
+/**
+ * Checks of what callers hand in, before any system call: a wrong type is a
+ * `TypeError`, a number out of range a `RangeError`, and the message names the
+ * option and quotes the value.
+ */
+
+import { hostKind } from "./address.ts";
+
+/** Returns a value as an error message quotes it. */
+export function quote(value: unknown): string {
+  return Deno.inspect(value, { depth: 0, strAbbreviateSize: 80, colors: false, breakLength: Infinity });
+}
+
+/** Checks an integer option. */
+export function checkInteger(value: unknown, name: string, min: number, max: number): number {
+  if (typeof value !== "number") {
+    throw new TypeError(`${name} must be a number, received ${quote(value)}`);
+  }
+  if (!Number.isInteger(value) || value < min || value > max) {
+    throw new RangeError(`${name} must be an integer from ${min} to ${max}, received ${value}`);
+  }
+  return value;
+}
+
+/** Checks a port; 0 lets the kernel choose, where that makes sense. */
+export function checkPort(value: unknown, name = "port", min: 0 | 1 = 0): number {
+  return checkInteger(value, name, min, 65535);
+}
+
+/** Checks a duration in milliseconds; fractions are allowed, `Infinity` means no limit. */
+export function checkDuration(value: unknown, name: string): number {
+  if (typeof value !== "number") {
+    throw new TypeError(`${name} must be a number of milliseconds, received ${quote(value)}`);
+  }
+  if (!(value >= 0)) throw new RangeError(`${name} must be at least 0 ms, received ${value}`);
+  return value;
+}
+
+/** Checks a flag. */
+export function checkBoolean(value: unknown, name: string): boolean {
+  if (typeof value !== "boolean") throw new TypeError(`${name} must be a boolean, received ${quote(value)}`);
+  return value;
+}
+
+/** Checks a host name or address, and takes the brackets off an IPv6 address. */
+export function checkHostname(value: unknown, name = "hostname"): string {
+  if (typeof value !== "string") throw new TypeError(`${name} must be a string, received ${quote(value)}`);
+  const hostname = value.startsWith("[") && value.endsWith("]") ? value.slice(1, -1) : value;
+  if (hostKind(hostname) === undefined || (hostname !== value && hostKind(hostname) !== "IPv6")) {
+    throw new TypeError(`${name} must be an IP address or a host name, received ${quote(value)}`);
+  }
+  return hostname;
+}
+
+/** Checks a buffer. */
+export function checkBytes(value: unknown, name = "p"): asserts value is Uint8Array {
+  if (!(value instanceof Uint8Array)) throw new TypeError(`${name} must be a Uint8Array, received ${quote(value)}`);
+}
+
+/** Checks an options bag. */
+export function checkOptions(value: unknown, name = "options"): void {
+  if (typeof value !== "object" || value === null) {
+    throw new TypeError(`${name} must be an object, received ${quote(value)}`);
+  }
+}
+
+/** Returns the signal of an options bag, and throws its reason if it is aborted already. */
+export function checkSignal(options: { signal?: AbortSignal | undefined } | undefined): AbortSignal | undefined {
+  if (options === undefined) return undefined;
+  checkOptions(options);
+  const { signal } = options;
+  if (signal === undefined) return undefined;
+  if (!(signal instanceof AbortSignal)) throw new TypeError(`signal must be an AbortSignal, received ${quote(signal)}`);
+  signal.throwIfAborted();
+  return signal;
+}

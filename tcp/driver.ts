@@ -1,0 +1,78 @@
+/**
+ * What an engine implements. {@linkcode TcpListener} and {@linkcode TcpConn}
+ * check their arguments and hand every call on; nothing above this file knows
+ * which engine it talks to.
+ *
+ * Rules for every implementation:
+ *
+ * - Arguments are valid and the signal is not aborted when a call arrives.
+ * - After `close()` every call throws or rejects with `BadResource`, waiting
+ *   calls are woken with `Interrupted` (accept: `BadResource`), and `close()`
+ *   itself does nothing.
+ * - A cancelled call rejects with `signal.reason` at once, and neither reads
+ *   nor writes the caller's buffer afterwards.
+ * - Calls on the same side of a socket are served in the order of the calls.
+ * - Errors are in the form of `internal/errors.ts`.
+ * - What the engine cannot do throws `NotSupported` and names the way out.
+ */
+
+import type { Engine } from "../internal/engine.ts";
+import type { SocketOption } from "./socket_option.ts";
+import type { TcpInfo } from "./tcp_info.ts";
+
+/** What both kinds of socket have. */
+export interface SocketDriver {
+  readonly engine: Engine;
+  /** The descriptor, `undefined` where there is none to be had. */
+  readonly fd: number | undefined;
+  /** Gives the descriptor away and leaves the driver closed. */
+  detach(): number;
+  ref(): void;
+  unref(): void;
+  close(): void;
+}
+
+/** A listening socket. */
+export interface ListenerDriver extends SocketDriver {
+  readonly addr: Deno.NetAddr;
+  accept(signal: AbortSignal | undefined): Promise<ConnDriver>;
+  /** `undefined` if no connection is waiting. */
+  tryAccept(): ConnDriver | undefined;
+  queue(): { length: number; limit: number };
+  pause(): void;
+  resume(): void;
+}
+
+/** A connected socket. */
+export interface ConnDriver extends SocketDriver {
+  readonly localAddr: Deno.NetAddr;
+  readonly remoteAddr: Deno.NetAddr;
+  /** `null`: the peer has finished. */
+  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null>;
+  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null>;
+  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number>;
+  writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void>;
+  /** `undefined`: would block. */
+  tryRead(p: Uint8Array): number | null | undefined;
+  tryWrite(p: Uint8Array): number | undefined;
+  /** Sends FIN after what was written before. */
+  closeWrite(): Promise<void>;
+  shutdown(how: "read" | "write" | "both"): void;
+  reset(): void;
+  setNoDelay(on: boolean): void;
+  setKeepAlive(on: boolean, times: KeepAliveTimes | undefined): void;
+  getOption(option: SocketOption): number;
+  setOption(option: SocketOption, value: number): void;
+  info(): TcpInfo;
+  queues(): { receive: number; send: number };
+}
+
+/** When keep-alive probes are sent; what is left out stays as the kernel has it. */
+export interface KeepAliveTimes {
+  /** Seconds of silence before the first probe (`TCP_KEEPIDLE`), from 1 to 32767. */
+  idle?: number;
+  /** Seconds between probes (`TCP_KEEPINTVL`), from 1 to 32767. */
+  interval?: number;
+  /** Unanswered probes before the connection is given up (`TCP_KEEPCNT`), from 1 to 127. */
+  count?: number;
+}

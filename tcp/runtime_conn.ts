@@ -1,0 +1,180 @@
+/** A connection on Deno's own operations. */
+
+import { formatAddress } from "../internal/address.ts";
+import { needsNative } from "../internal/engine.ts";
+import { closedError, fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
+import { RuntimeReader } from "./runtime_reader.ts";
+import { RuntimeWriter } from "./runtime_writer.ts";
+import type { SocketOption } from "./socket_option.ts";
+import type { TcpInfo } from "./tcp_info.ts";
+
+/** The longest time that a timer can be set to, in milliseconds: some 24 days. */
+const MAX_TIMER = 2 ** 31 - 1;
+
+/** {@linkcode ConnDriver} over a `Deno.TcpConn`. */
+export class RuntimeConn implements ConnDriver {
+  readonly engine = "runtime";
+  readonly fd = undefined;
+  readonly localAddr: Deno.NetAddr;
+  readonly remoteAddr: Deno.NetAddr;
+  readonly #conn: Deno.TcpConn;
+  readonly #name: string;
+  readonly #reader: RuntimeReader;
+  readonly #writer: RuntimeWriter;
+  #closed = false;
+
+  constructor(conn: Deno.TcpConn) {
+    this.#conn = conn;
+    this.localAddr = plainAddr(conn.localAddr);
+    this.remoteAddr = plainAddr(conn.remoteAddr);
+    this.#name = `TCP connection with ${formatAddress(this.remoteAddr)}`;
+    this.#reader = new RuntimeReader(conn, this.#name);
+    this.#writer = new RuntimeWriter(conn, this.#name);
+  }
+
+  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+    if (this.#closed) return Promise.reject(this.#closedError("read from"));
+    return this.#reader.read(p, signal);
+  }
+
+  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+    if (this.#closed) return Promise.reject(this.#closedError("peek at"));
+    return this.#reader.peek(p, signal);
+  }
+
+  tryRead(p: Uint8Array): number | null | undefined {
+    if (this.#closed) throw this.#closedError("read from");
+    return this.#reader.tryRead(p);
+  }
+
+  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+    if (this.#closed) return Promise.reject(this.#closedError("write to"));
+    return this.#writer.write(p, signal);
+  }
+
+  writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#closed) return Promise.reject(this.#closedError("write to"));
+    return this.#writer.writeAll(p, signal);
+  }
+
+  tryWrite(p: Uint8Array): number | undefined {
+    if (this.#closed) throw this.#closedError("write to");
+    return this.#writer.tryWrite(p);
+  }
+
+  closeWrite(): Promise<void> {
+    if (this.#closed) return Promise.reject(this.#closedError("close the write side of"));
+    return this.#writer.end();
+  }
+
+  shutdown(how: "read" | "write" | "both"): void {
+    if (this.#closed) throw this.#closedError("shut down");
+    if (how !== "write") throw needsNative(`shut down ${how === "read" ? "reading" : "both sides"}`);
+    // A failure means that the connection is gone, which reads and writes tell.
+    this.#writer.end().catch(() => {});
+  }
+
+  setNoDelay(on: boolean): void {
+    this.#set("set TCP_NODELAY on", () => this.#conn.setNoDelay(on));
+  }
+
+  setKeepAlive(on: boolean, times: KeepAliveTimes | undefined): void {
+    if (times !== undefined) throw needsNative("set keep-alive times");
+    this.#set("set SO_KEEPALIVE on", () => this.#conn.setKeepAlive(on));
+  }
+
+  getOption(option: SocketOption): number {
+    throw needsNative(`get ${option}`);
+  }
+
+  setOption(option: SocketOption): void {
+    throw needsNative(`set ${option}`);
+  }
+
+  info(): TcpInfo {
+    throw needsNative("get TCP_INFO");
+  }
+
+  queues(): { receive: number; send: number } {
+    throw needsNative("see the kernel's queues of a connection");
+  }
+
+  reset(): void {
+    throw needsNative("reset a connection");
+  }
+
+  detach(): number {
+    throw needsNative("detach the descriptor");
+  }
+
+  ref(): void {
+    if (!this.#closed) this.#reader.ref(true);
+  }
+
+  unref(): void {
+    if (!this.#closed) this.#reader.ref(false);
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#reader.close();
+    // Deno's dispose is its close() that may be called twice.
+    this.#writer.close(() => this.#conn[Symbol.dispose]());
+  }
+
+  #set(action: string, set: () => void): void {
+    if (this.#closed) throw this.#closedError(action);
+    try {
+      set();
+    } catch (error) {
+      if (error instanceof Error && error.message === "Unable to get resources") {
+        // Deno lends the socket to a waiting write, and has no second handle for options.
+        throw notSupportedError(`${action} ${this.#name} while a write waits`, "await the write first");
+      }
+      throw fromRuntimeError(error, `${action} ${this.#name}`, "setsockopt");
+    }
+  }
+
+  #closedError(action: string): Error {
+    return closedError(`${action} ${this.#name}`, "connection");
+  }
+}
+
+/** Where and how to connect; checked. */
+export interface RuntimeConnectOptions {
+  hostname: string;
+  port: number;
+  timeout: number | undefined;
+  signal: AbortSignal | undefined;
+}
+
+/** Connects; Deno resolves the name and races its addresses (RFC 8305). */
+export async function connectRuntime({ hostname, port, timeout, signal }: RuntimeConnectOptions): Promise<RuntimeConn> {
+  const action = `connect TCP to ${formatAddress({ hostname, port })}`;
+  const attempt = new AbortController();
+  const abort = () => attempt.abort();
+  const timer = timeout === undefined || timeout === Infinity
+    ? undefined
+    : setTimeout(abort, Math.min(timeout, MAX_TIMER));
+  signal?.addEventListener("abort", abort);
+  try {
+    const conn = await Deno.connect({ hostname, port, signal: attempt.signal });
+    // The abort may have come while the finished connection was on its way here.
+    if (!attempt.signal.aborted) return new RuntimeConn(conn);
+    conn.close();
+  } catch (error) {
+    if (!attempt.signal.aborted) throw fromRuntimeError(error, action, "connect");
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", abort);
+  }
+  if (signal?.aborted) throw signal.reason;
+  throw socketError(action, new SyscallError("connect", "ETIMEDOUT"), `no connection within ${timeout} ms`);
+}
+
+/** A `Deno.NetAddr` of our own, without Deno's null prototype. */
+export function plainAddr(addr: Deno.NetAddr): Deno.NetAddr {
+  return { transport: "tcp", hostname: addr.hostname, port: addr.port };
+}

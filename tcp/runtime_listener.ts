@@ -1,0 +1,174 @@
+/** A listening socket on Deno's own operations. */
+
+import { formatAddress, type HostPort } from "../internal/address.ts";
+import { acceptTrouble, Backoff } from "../internal/backoff.ts";
+import { needsNative } from "../internal/engine.ts";
+import { closedError, codeOf, fromRuntimeError } from "../internal/errors.ts";
+import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+import type { ConnDriver, ListenerDriver } from "./driver.ts";
+import { plainAddr, RuntimeConn } from "./runtime_conn.ts";
+
+/** How to bind; checked. */
+export interface RuntimeBindOptions extends HostPort {
+  reusePort: boolean;
+  onAcceptError: ((error: Error) => void) | undefined;
+}
+
+/** {@linkcode ListenerDriver} over a `Deno.TcpListener`. */
+export class RuntimeListener implements ListenerDriver {
+  readonly engine = "runtime";
+  readonly fd = undefined;
+  readonly addr: Deno.NetAddr;
+  readonly #listener: Deno.TcpListener;
+  readonly #name: string;
+  readonly #onAcceptError: ((error: Error) => void) | undefined;
+  readonly #waiting = new WaiterQueue<Waiter<ConnDriver>>();
+  readonly #backoff = new Backoff();
+  /** An accept of Deno's is under way; it cannot be taken back. */
+  #accepting = false;
+  /** A connection that came when nobody waited any more. */
+  #ahead: Deno.TcpConn | undefined;
+  #paused = false;
+  #closed = false;
+  #wantsRef = true;
+  #isRef = true;
+
+  private constructor(listener: Deno.TcpListener, onAcceptError: ((error: Error) => void) | undefined) {
+    this.#listener = listener;
+    this.#onAcceptError = onAcceptError;
+    this.addr = plainAddr(listener.addr);
+    this.#name = `TCP listener ${formatAddress(this.addr)}`;
+  }
+
+  static bind({ hostname, port, reusePort, onAcceptError }: RuntimeBindOptions): RuntimeListener {
+    try {
+      const options = { hostname, port, ...(reusePort ? { reusePort } : {}) };
+      return new RuntimeListener(Deno.listen(options), onAcceptError);
+    } catch (error) {
+      throw fromRuntimeError(error, `bind TCP listener to ${formatAddress({ hostname, port })}`, "bind");
+    }
+  }
+
+  accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
+    if (this.#closed) return Promise.reject(this.#closedError());
+    const waiter = new Waiter<ConnDriver>(signal, () => {
+      if (this.#waiting.first === undefined) this.#backoff.cancel();
+      this.#updateRef();
+    });
+    this.#waiting.push(waiter);
+    this.#pump();
+    this.#updateRef();
+    return waiter.promise;
+  }
+
+  tryAccept(): ConnDriver | undefined {
+    if (this.#closed) throw this.#closedError();
+    if (this.#paused || this.#waiting.first !== undefined) return undefined;
+    const conn = this.#ahead;
+    this.#ahead = undefined;
+    if (!this.#accepting) this.#acceptOne();
+    return conn === undefined ? undefined : new RuntimeConn(conn);
+  }
+
+  queue(): { length: number; limit: number } {
+    throw needsNative("see the accept queue");
+  }
+
+  pause(): void {
+    if (this.#closed) throw this.#closedError("pause");
+    this.#paused = true;
+    this.#backoff.cancel();
+  }
+
+  resume(): void {
+    if (this.#closed) throw this.#closedError("resume");
+    this.#paused = false;
+    this.#pump();
+  }
+
+  detach(): number {
+    throw needsNative("detach the descriptor");
+  }
+
+  ref(): void {
+    this.#wantsRef = true;
+    this.#updateRef();
+  }
+
+  unref(): void {
+    this.#wantsRef = false;
+    this.#updateRef();
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#backoff.cancel();
+    this.#ahead?.close();
+    this.#ahead = undefined;
+    this.#listener.close();
+    // Deno holds the port until an accept under way has ended; who awaits that may bind again.
+    if (!this.#accepting) this.#wakeAll();
+  }
+
+  #wakeAll(): void {
+    for (const waiter of this.#waiting.drain()) waiter.reject(this.#closedError());
+  }
+
+  #pump(): void {
+    if (this.#paused) return;
+    let waiter = this.#waiting.first;
+    if (waiter !== undefined && this.#ahead !== undefined) {
+      const conn = this.#ahead;
+      this.#ahead = undefined;
+      waiter.resolve(new RuntimeConn(conn));
+      waiter = this.#waiting.first;
+    }
+    if (waiter !== undefined && !this.#accepting && !this.#backoff.waiting) this.#acceptOne();
+  }
+
+  async #acceptOne(): Promise<void> {
+    this.#accepting = true;
+    try {
+      const conn = await this.#listener.accept();
+      this.#backoff.reset();
+      if (this.#closed) conn.close();
+      else this.#ahead = conn;
+    } catch (error) {
+      if (!this.#closed) this.#failed(error);
+    } finally {
+      this.#accepting = false;
+    }
+    if (this.#closed) return this.#wakeAll();
+    this.#pump();
+    this.#updateRef();
+  }
+
+  #failed(cause: unknown): void {
+    const trouble = acceptTrouble(codeOf(cause));
+    if (trouble === "retry") return;
+    const error = fromRuntimeError(cause, `accept on ${this.#name}`, "accept");
+    if (trouble === "wait") {
+      if (this.#waiting.first !== undefined && !this.#paused) this.#backoff.wait(() => this.#pump());
+      // In a turn of its own: a report that throws is the program's error, not the loop's.
+      const report = this.#onAcceptError;
+      if (report !== undefined) queueMicrotask(() => report(error));
+    } else {
+      this.#waiting.first?.reject(error);
+    }
+  }
+
+  /** An accept that waits for nobody must not keep the process alive. */
+  #updateRef(): void {
+    if (this.#closed) return;
+    const isRef = this.#wantsRef && this.#waiting.first !== undefined;
+    if (isRef === this.#isRef) return;
+    this.#isRef = isRef;
+    if (isRef) this.#listener.ref();
+    else this.#listener.unref();
+  }
+
+  #closedError(action = "accept on"): Error {
+    return closedError(`${action} ${this.#name}`, "listener");
+  }
+}

@@ -1,0 +1,205 @@
+/**
+ * The receiving side of a connection on Deno's own operations.
+ *
+ * A read that Deno has begun cannot be taken back. So only a call that cannot
+ * be cancelled reads straight into its caller's buffer; all others (with a
+ * signal, `peek`, `tryRead`) go through a buffer of our own that runs ahead by
+ * one read, and what a cancelled call leaves there belongs to the next one.
+ */
+
+import { fromRuntimeError, interruptedError } from "../internal/errors.ts";
+import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+
+/** Smallest and largest read that runs ahead, in bytes. */
+const MIN_AHEAD = 16 * 1024;
+const MAX_AHEAD = 64 * 1024;
+
+const NOTHING = new Uint8Array(0);
+
+interface Read extends Waiter<number | null> {
+  readonly p: Uint8Array;
+  readonly peek: boolean;
+  /** No signal and no peek: Deno may write into `p` itself. */
+  readonly direct: boolean;
+}
+
+/** Reads of one connection, in order. */
+export class RuntimeReader {
+  readonly #conn: Deno.TcpConn;
+  readonly #name: string;
+  readonly #waiting = new WaiterQueue<Read>();
+  /** A read of Deno's is under way. */
+  #busy = false;
+  /** It is one that runs ahead. */
+  #ahead = false;
+  #closed = false;
+  /** What was read ahead stands in `#buffer` from `#start` to `#end`. */
+  #buffer: Uint8Array = NOTHING;
+  #start = 0;
+  #end = 0;
+  #finished = false;
+  /** A read-ahead's failure, kept for the next call. */
+  #failure: Error | undefined;
+  #wantsRef = true;
+  #isRef = true;
+
+  constructor(conn: Deno.TcpConn, name: string) {
+    this.#conn = conn;
+    this.#name = name;
+  }
+
+  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+    if (p.length === 0) return Promise.resolve(0);
+    if (signal === undefined && !this.#busy && this.#start === this.#end && this.#isFresh()) {
+      return this.#readDirect(p);
+    }
+    return this.#wait(p, signal, false);
+  }
+
+  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+    if (p.length === 0) return Promise.resolve(0);
+    return this.#wait(p, signal, true);
+  }
+
+  tryRead(p: Uint8Array): number | null | undefined {
+    if (p.length === 0) return 0;
+    // Those who wait came first, and they wait because there is nothing.
+    if (this.#waiting.first !== undefined) return undefined;
+    const n = this.#take(p, false);
+    if (n === undefined && !this.#busy) this.#readAhead(p.length);
+    return n;
+  }
+
+  ref(on: boolean): void {
+    this.#wantsRef = on;
+    this.#updateRef();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#buffer = NOTHING;
+    this.#start = this.#end = 0;
+    for (const read of this.#waiting.drain()) read.reject(this.#interrupted(read.peek));
+  }
+
+  #isFresh(): boolean {
+    return !this.#finished && this.#failure === undefined && this.#waiting.first === undefined;
+  }
+
+  #wait(p: Uint8Array, signal: AbortSignal | undefined, peek: boolean): Promise<number | null> {
+    const waiter = new Waiter<number | null>(signal, () => {
+      this.#pump();
+      this.#updateRef();
+    });
+    const read = Object.assign(waiter, { p, peek, direct: signal === undefined && !peek });
+    this.#waiting.push(read);
+    this.#pump();
+    this.#updateRef();
+    return waiter.promise;
+  }
+
+  /** Serves the line from what is there, and starts a read for its first if nothing is. */
+  #pump(): void {
+    for (let read = this.#waiting.first; read !== undefined; read = this.#waiting.first) {
+      let n: number | null | undefined;
+      try {
+        n = this.#take(read.p, read.peek);
+      } catch (error) {
+        read.reject(error);
+        continue;
+      }
+      if (n !== undefined) {
+        read.resolve(n);
+      } else if (this.#busy || this.#closed) {
+        return;
+      } else if (read.direct) {
+        this.#waiting.shift();
+        this.#readDirect(read.p).then((n) => read.resolve(n), (error) => read.reject(error));
+        return;
+      } else {
+        this.#readAhead(read.p.length);
+        return;
+      }
+    }
+  }
+
+  /** Takes what was read ahead; `undefined` if that is nothing yet. */
+  #take(p: Uint8Array, peek: boolean): number | null | undefined {
+    const available = this.#end - this.#start;
+    if (available > 0) {
+      const n = Math.min(available, p.length);
+      p.set(this.#buffer.subarray(this.#start, this.#start + n));
+      if (!peek) this.#start += n;
+      // The kernel shows more to the next peek as more arrives, so this does too.
+      else if (n < p.length && !this.#busy && !this.#finished && this.#failure === undefined) this.#readAhead(p.length);
+      return n;
+    }
+    if (this.#failure !== undefined) {
+      const failure = this.#failure;
+      this.#failure = undefined;
+      throw failure;
+    }
+    return this.#finished ? null : undefined;
+  }
+
+  async #readDirect(p: Uint8Array): Promise<number | null> {
+    this.#busy = true;
+    try {
+      const n = await this.#conn.read(p);
+      if (n === null) this.#finished = true;
+      return n;
+    } catch (error) {
+      throw this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `read from ${this.#name}`, "read");
+    } finally {
+      this.#busy = false;
+      this.#pump();
+    }
+  }
+
+  /** Reads into the buffer, so that `wanted` bytes fit into it at least. */
+  async #readAhead(wanted: number): Promise<void> {
+    this.#makeRoom(wanted);
+    this.#busy = this.#ahead = true;
+    this.#updateRef();
+    try {
+      const n = await this.#conn.read(this.#buffer.subarray(this.#end));
+      if (this.#closed) return;
+      if (n === null) this.#finished = true;
+      else this.#end += n;
+    } catch (error) {
+      if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${this.#name}`, "read");
+    } finally {
+      this.#busy = this.#ahead = false;
+    }
+    this.#pump();
+    this.#updateRef();
+  }
+
+  #makeRoom(wanted: number): void {
+    const kept = this.#buffer.subarray(this.#start, this.#end);
+    const size = Math.max(MIN_AHEAD, Math.min(wanted, MAX_AHEAD), kept.length === 0 ? 0 : wanted);
+    if (this.#buffer.length < size) {
+      const larger = new Uint8Array(size);
+      larger.set(kept);
+      this.#buffer = larger;
+    } else if (this.#start > 0) {
+      this.#buffer.copyWithin(0, this.#start, this.#end);
+    }
+    this.#start = 0;
+    this.#end = kept.length;
+  }
+
+  /** A read that runs ahead for nobody must not keep the process alive. */
+  #updateRef(): void {
+    if (this.#closed) return;
+    const isRef = this.#wantsRef && !(this.#ahead && this.#waiting.first === undefined);
+    if (isRef === this.#isRef) return;
+    this.#isRef = isRef;
+    if (isRef) this.#conn.ref();
+    else this.#conn.unref();
+  }
+
+  #interrupted(peek: boolean): Error {
+    return interruptedError(peek ? `peek at ${this.#name}` : `read from ${this.#name}`, "connection");
+  }
+}

@@ -1,0 +1,196 @@
+/**
+ * The sending side of a connection on Deno's own operations.
+ *
+ * A write that Deno has begun cannot be taken back either. So a call that can
+ * be cancelled (with a signal) and `tryWrite` hand Deno a copy, and once such
+ * a copy is on its way all of it is sent, even if its caller gave up: the
+ * stream of bytes stays whole.
+ */
+
+import { fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+
+/** The largest copy that is on its way at a time, in bytes. */
+const CHUNK = 64 * 1024;
+
+/** How long `close()` goes on sending what `tryWrite` took, in milliseconds. */
+const LINGER = 5_000;
+
+interface Job extends Waiter<number> {
+  readonly p: Uint8Array;
+  /** Write all of `p`, not just what fits. */
+  readonly all: boolean;
+  /** Send FIN, write nothing. */
+  readonly end: boolean;
+  readonly copies: boolean;
+}
+
+/** Writes of one connection, in order. */
+export class RuntimeWriter {
+  readonly #conn: Deno.TcpConn;
+  readonly #name: string;
+  readonly #waiting = new WaiterQueue<Job>();
+  #busy = false;
+  #closed = false;
+  /** FIN was asked for; nothing can be written any more. */
+  #ended: Promise<void> | undefined;
+  /** What went wrong with bytes that nobody waits for, kept for the next call. */
+  #failure: Error | undefined;
+  /** Bytes that `tryWrite` took and Deno has not sent yet. */
+  #sending: Promise<void> | undefined;
+
+  constructor(conn: Deno.TcpConn, name: string) {
+    this.#conn = conn;
+    this.#name = name;
+  }
+
+  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+    if (this.#isFree(signal)) return this.#writeDirect(p, false);
+    return this.#wait(p, signal, false, false);
+  }
+
+  async writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#isFree(signal)) await this.#writeDirect(p, true);
+    else await this.#wait(p, signal, true, false);
+  }
+
+  tryWrite(p: Uint8Array): number | undefined {
+    this.#throwFailure();
+    if (this.#ended !== undefined) throw this.#brokenPipe();
+    if (this.#busy || this.#waiting.first !== undefined) return undefined;
+    if (p.length === 0) return 0;
+    const copy = p.slice(0, CHUNK);
+    this.#busy = true;
+    this.#sending = this.#sendAlone(copy);
+    return copy.length;
+  }
+
+  end(): Promise<void> {
+    return this.#ended ??= this.#wait(new Uint8Array(0), undefined, false, true).then(() => {});
+  }
+
+  /** Refuses further writes at once, wakes those that wait, and closes the connection when that loses nothing. */
+  close(close: () => void): void {
+    this.#closed = true;
+    for (const job of this.#waiting.drain()) job.reject(this.#interrupted(job.end));
+    if (this.#sending === undefined) return close();
+    // What tryWrite took is sent after close(), as the kernel does with what is in its buffer.
+    const timer = setTimeout(close, LINGER);
+    this.#sending.then(() => {
+      clearTimeout(timer);
+      close();
+    });
+  }
+
+  #isFree(signal: AbortSignal | undefined): boolean {
+    return signal === undefined && !this.#busy && this.#ended === undefined && this.#failure === undefined &&
+      this.#waiting.first === undefined;
+  }
+
+  #wait(p: Uint8Array, signal: AbortSignal | undefined, all: boolean, end: boolean): Promise<number> {
+    if (this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
+    const waiter = new Waiter<number>(signal, () => {});
+    this.#waiting.push(Object.assign(waiter, { p, all, end, copies: signal !== undefined }));
+    if (!this.#busy) this.#next();
+    return waiter.promise;
+  }
+
+  /** Begins the next job in line, if there is one; whoever is busy calls this when done. */
+  #next(): void {
+    this.#busy = false;
+    const job = this.#closed ? undefined : this.#waiting.shift();
+    if (job !== undefined) this.#run(job);
+  }
+
+  async #run(job: Job): Promise<void> {
+    this.#busy = true;
+    try {
+      this.#throwFailure();
+      if (job.end) await this.#shutdown();
+      const n = job.end ? 0 : job.copies ? await this.#writeCopies(job) : await this.#push(job.p, job.all);
+      if (!job.settled) job.resolve(n);
+    } catch (error) {
+      if (!job.settled) job.reject(error);
+      else this.#failure = error as Error;
+    }
+    this.#next();
+  }
+
+  async #writeDirect(p: Uint8Array, all: boolean): Promise<number> {
+    this.#busy = true;
+    try {
+      return await this.#push(p, all);
+    } finally {
+      this.#next();
+    }
+  }
+
+  async #writeCopies(job: Job): Promise<number> {
+    let sent = 0;
+    do {
+      const copy = job.p.slice(sent, sent + CHUNK);
+      await this.#push(copy, true);
+      sent += copy.length;
+    } while (job.all && sent < job.p.length && !job.settled && !this.#closed);
+    return sent;
+  }
+
+  /** Sends what nobody waits for. */
+  async #sendAlone(copy: Uint8Array): Promise<void> {
+    try {
+      await this.#push(copy, true);
+    } catch (error) {
+      this.#failure = error as Error;
+    } finally {
+      this.#sending = undefined;
+      this.#next();
+    }
+  }
+
+  /** Writes what fits, or all. */
+  async #push(p: Uint8Array, all: boolean): Promise<number> {
+    let sent = 0;
+    try {
+      do {
+        sent += await this.#conn.write(sent === 0 ? p : p.subarray(sent));
+      } while (all && sent < p.length);
+    } catch (error) {
+      throw this.#failed(error);
+    }
+    return sent;
+  }
+
+  async #shutdown(): Promise<void> {
+    try {
+      await this.#conn.closeWrite();
+    } catch (error) {
+      if (this.#closed) throw this.#interrupted(true);
+      // A connection that the peer has reset has no side left to close.
+      if (!(error instanceof Deno.errors.NotConnected)) {
+        throw fromRuntimeError(error, `close the write side of ${this.#name}`, "shutdown");
+      }
+    }
+  }
+
+  #throwFailure(): void {
+    const failure = this.#failure;
+    this.#failure = undefined;
+    if (failure !== undefined) throw failure;
+  }
+
+  #failed(error: unknown): Error {
+    return this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `write to ${this.#name}`, "write");
+  }
+
+  #brokenPipe(): Error {
+    return socketError(
+      `write to ${this.#name}`,
+      new SyscallError("write", "EPIPE"),
+      "the write side is closed",
+    );
+  }
+
+  #interrupted(end: boolean): Error {
+    return interruptedError(end ? `close the write side of ${this.#name}` : `write to ${this.#name}`, "connection");
+  }
+}

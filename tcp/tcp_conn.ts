@@ -1,0 +1,487 @@
+/** The connected socket. */
+
+import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
+import {
+  checkBoolean,
+  checkBytes,
+  checkDuration,
+  checkHostname,
+  checkInteger,
+  checkOptions,
+  checkPort,
+  checkSignal,
+  quote,
+} from "../internal/validate.ts";
+import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
+import { connectRuntime } from "./runtime_conn.ts";
+import { SocketOption } from "./socket_option.ts";
+import { ConnStreams } from "./streams.ts";
+import type { TcpInfo } from "./tcp_info.ts";
+
+/** Lets a call that waits be cancelled. */
+export interface WaitOptions {
+  /** Cancels the call: it rejects with the signal's reason, and nothing is lost. */
+  signal?: AbortSignal;
+}
+
+/** How {@linkcode TcpConn.connect} connects. */
+export interface TcpConnectOptions extends WaitOptions {
+  /** The server's port, from 1 to 65535. */
+  port: number;
+  /**
+   * The server's IP address or name. Of a name with several addresses, IPv6
+   * and IPv4 are tried in turn (RFC 8305).
+   *
+   * @default {"127.0.0.1"}
+   */
+  hostname?: string;
+  /**
+   * Milliseconds within which there must be a connection, name resolution
+   * included.
+   *
+   * @default {Infinity}
+   */
+  timeout?: number;
+  /** The local IP address to connect from. Native engine only. */
+  localAddress?: string;
+  /** The local port to connect from. Native engine only. */
+  localPort?: number;
+  /**
+   * Send small segments at once (`TCP_NODELAY`).
+   *
+   * @default {false}
+   */
+  noDelay?: boolean;
+  /**
+   * Send keep-alive probes (`SO_KEEPALIVE`). Times are for the native engine only.
+   *
+   * @default {false}
+   */
+  keepAlive?: boolean | KeepAliveTimes;
+  /**
+   * What to build the socket on.
+   *
+   * @default {"auto"}
+   */
+  engine?: EngineOption;
+}
+
+let construct: (driver: ConnDriver) => TcpConn;
+
+/**
+ * A TCP connection: the socket that `accept` returns on the server and
+ * `connect` on the client, usable wherever a `Deno.TcpConn` is.
+ *
+ * - Calls on one side keep their order: two `writeAll` never mix, and of two
+ *   reads the first gets the first bytes.
+ * - Cancelling loses nothing. Bytes that arrive after a cancelled read go to
+ *   the next one. A cancelled write has sent nothing (native engine) or the
+ *   first 64 KiB at most, as a whole (runtime engine); after a cancelled
+ *   `writeAll` the peer has the beginning of the data.
+ * - The two directions are independent: the peer's end-of-file leaves this
+ *   side able to write.
+ * - `close()` wakes every call that waits, with `Deno.errors.Interrupted`;
+ *   calls after it get `Deno.errors.BadResource`.
+ *
+ * Requires `--allow-net`.
+ *
+ * @example An echo server and its client
+ * ```ts
+ * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * using server = await listener.accept();
+ *
+ * await client.writeAll(new TextEncoder().encode("hello"));
+ * await client.closeWrite();
+ * await server.readable.pipeTo(server.writable);
+ *
+ * assertEquals(await new Response(client.readable).text(), "hello");
+ * ```
+ */
+export class TcpConn implements Deno.TcpConn {
+  readonly #driver: ConnDriver;
+  #streams: ConnStreams | undefined;
+
+  static {
+    construct = (driver) => new TcpConn(driver);
+  }
+
+  private constructor(driver: ConnDriver) {
+    this.#driver = driver;
+  }
+
+  /**
+   * Connects to a server: socket(2), connect(2).
+   *
+   * Requires `--allow-net` for the host and port.
+   *
+   * @param options Where to connect, and how.
+   * @returns The connection, once the handshake is done.
+   * @throws {TypeError} If an option has the wrong type.
+   * @throws {RangeError} If a number is out of range.
+   * @throws {Deno.errors.ConnectionRefused} If nobody listens there.
+   * @throws {Deno.errors.NotFound} If the name does not resolve.
+   * @throws {Deno.errors.TimedOut} If there is no connection within `timeout`.
+   * @throws {Deno.errors.NotCapable} If the permission is not given.
+   * @throws {Deno.errors.NotSupported} If the engine lacks an option.
+   *
+   * @example Give up after a second
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using conn = await TcpConn.connect({ port: listener.addr.port, timeout: 1_000 });
+   * console.log(conn.localAddr, conn.remoteAddr);
+   * ```
+   */
+  static async connect(options: TcpConnectOptions): Promise<TcpConn> {
+    checkOptions(options);
+    const port = checkPort(options.port, "port", 1);
+    const hostname = checkHostname(options.hostname ?? "127.0.0.1");
+    const timeout = options.timeout === undefined ? undefined : checkDuration(options.timeout, "timeout");
+    const noDelay = checkBoolean(options.noDelay ?? false, "noDelay");
+    const keepAlive = checkKeepAlive(options.keepAlive ?? false);
+    if (options.localAddress !== undefined) checkHostname(options.localAddress, "localAddress");
+    if (options.localPort !== undefined) checkPort(options.localPort, "localPort");
+    const engine = chooseEngine(options.engine, "connect TCP");
+    const signal = checkSignal(options);
+    if (engine === "runtime") {
+      if (options.localAddress !== undefined) throw needsNative("choose the local address");
+      if (options.localPort !== undefined) throw needsNative("choose the local port");
+      if (keepAlive.times !== undefined) throw needsNative("set keep-alive times");
+    }
+    const driver = await connectRuntime({ hostname, port, timeout, signal });
+    try {
+      if (noDelay) driver.setNoDelay(true);
+      if (keepAlive.on) driver.setKeepAlive(true, keepAlive.times);
+    } catch (error) {
+      driver.close();
+      throw error;
+    }
+    return new TcpConn(driver);
+  }
+
+  /**
+   * Takes over a connected TCP socket by its descriptor. Native engine only.
+   *
+   * @param fd The descriptor, which the returned object owns from now on.
+   * @returns The connection.
+   * @throws {Deno.errors.NotSupported} If there is no native engine.
+   */
+  static fromFd(fd: number): TcpConn {
+    checkInteger(fd, "fd", 0, 2 ** 31 - 1);
+    chooseEngine("native", "take over a descriptor");
+    throw needsNative("take over a descriptor");
+  }
+
+  /** The address of this side. */
+  get localAddr(): Deno.NetAddr {
+    return this.#driver.localAddr;
+  }
+
+  /** The address of the peer. */
+  get remoteAddr(): Deno.NetAddr {
+    return this.#driver.remoteAddr;
+  }
+
+  /** What the connection is built on. */
+  get engine(): Engine {
+    return this.#driver.engine;
+  }
+
+  /** The descriptor; `undefined` on the runtime engine and after `close()` or `detach()`. */
+  get fd(): number | undefined {
+    return this.#driver.fd;
+  }
+
+  /**
+   * Reads what has arrived, and waits if that is nothing yet: recv(2).
+   *
+   * @param p Where to put the bytes.
+   * @param options A signal to stop waiting.
+   * @returns The number of bytes, at least 1 unless `p` is empty; `null` if the peer has finished.
+   * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
+   * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
+   * @throws {Deno.errors.BadResource} If the connection is closed already.
+   */
+  read(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
+    let signal: AbortSignal | undefined;
+    try {
+      checkBytes(p);
+      signal = checkSignal(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.read(p, signal);
+  }
+
+  /**
+   * Copies what has arrived without taking it: recv(2) with `MSG_PEEK`.
+   *
+   * @param p Where to put the bytes.
+   * @param options A signal to stop waiting.
+   * @returns The number of bytes; `null` if the peer has finished.
+   * @throws {Deno.errors.BadResource} If the connection is closed.
+   */
+  peek(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
+    let signal: AbortSignal | undefined;
+    try {
+      checkBytes(p);
+      signal = checkSignal(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.peek(p, signal);
+  }
+
+  /**
+   * Reads without waiting.
+   *
+   * On the runtime engine the first call starts a read that runs ahead, so
+   * the bytes are there at a later turn of the event loop.
+   *
+   * @param p Where to put the bytes.
+   * @returns The number of bytes; `null` if the peer has finished; `undefined` if nothing is there yet.
+   * @throws {Deno.errors.BadResource} If the connection is closed.
+   */
+  tryRead(p: Uint8Array): number | null | undefined {
+    checkBytes(p);
+    return this.#driver.tryRead(p);
+  }
+
+  /**
+   * Writes what the send buffer has room for, and waits if it has none: send(2).
+   *
+   * @param p The bytes; do not change them until the call is done.
+   * @param options A signal to stop waiting.
+   * @returns The number of bytes written.
+   * @throws {Deno.errors.BrokenPipe} If the peer is gone, or the write side is closed.
+   * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
+   * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
+   * @throws {Deno.errors.BadResource} If the connection is closed already.
+   */
+  write(p: Uint8Array, options?: WaitOptions): Promise<number> {
+    let signal: AbortSignal | undefined;
+    try {
+      checkBytes(p);
+      signal = checkSignal(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.write(p, signal);
+  }
+
+  /**
+   * Writes all of `p`. Later writes wait for it, so data never mixes.
+   *
+   * @param p The bytes; do not change them until the call is done.
+   * @param options A signal to stop waiting.
+   * @throws {Deno.errors.BrokenPipe} If the peer is gone, or the write side is closed.
+   * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
+   * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
+   * @throws {Deno.errors.BadResource} If the connection is closed already.
+   */
+  writeAll(p: Uint8Array, options?: WaitOptions): Promise<void> {
+    let signal: AbortSignal | undefined;
+    try {
+      checkBytes(p);
+      signal = checkSignal(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.writeAll(p, signal);
+  }
+
+  /**
+   * Writes without waiting.
+   *
+   * On the runtime engine up to 64 KiB are copied and sent in the background;
+   * a failure of that is thrown by the next write, and `close()` goes on
+   * sending them for up to 5 s.
+   *
+   * @param p The bytes.
+   * @returns The number of bytes taken; `undefined` if there is no room now.
+   * @throws {Deno.errors.BrokenPipe} If the peer is gone, or the write side is closed.
+   * @throws {Deno.errors.BadResource} If the connection is closed.
+   */
+  tryWrite(p: Uint8Array): number | undefined {
+    checkBytes(p);
+    return this.#driver.tryWrite(p);
+  }
+
+  /**
+   * What arrives, as a byte stream, up to the peer's end-of-file. Reading ahead
+   * starts with the first reader, never before.
+   *
+   * When `readable` has ended and `writable` is closed, the connection is closed.
+   */
+  get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
+    return (this.#streams ??= new ConnStreams(this)).readable;
+  }
+
+  /**
+   * What is sent, as a stream. Closing it sends FIN and leaves `readable`
+   * open; aborting it closes the connection.
+   */
+  get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
+    return (this.#streams ??= new ConnStreams(this)).writable;
+  }
+
+  /**
+   * Tells the peer that nothing more will be sent (FIN), after what was
+   * written before: shutdown(2) with `SHUT_WR`. Reading goes on. Calling it
+   * again does nothing.
+   *
+   * @throws {Deno.errors.BadResource} If the connection is closed.
+   */
+  closeWrite(): Promise<void> {
+    return this.#driver.closeWrite();
+  }
+
+  /**
+   * Closes one side or both at once: shutdown(2). The runtime engine has
+   * `"write"` only.
+   *
+   * @param how The side: `"read"`, `"write"` or `"both"`.
+   * @throws {TypeError} If `how` is something else.
+   * @throws {Deno.errors.NotSupported} If the engine cannot.
+   * @throws {Deno.errors.BadResource} If the connection is closed.
+   */
+  shutdown(how: "read" | "write" | "both"): void {
+    if (how !== "read" && how !== "write" && how !== "both") {
+      throw new TypeError(`how must be "read", "write" or "both", received ${quote(how)}`);
+    }
+    this.#driver.shutdown(how);
+  }
+
+  /**
+   * Closes the connection with RST: what was not sent is dropped, and the
+   * peer's next call fails with `ConnectionReset`. Native engine only.
+   *
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   * @throws {Deno.errors.BadResource} If the connection is closed.
+   */
+  reset(): void {
+    this.#driver.reset();
+  }
+
+  /**
+   * Sends small segments at once instead of gathering them: `TCP_NODELAY` of tcp(7).
+   *
+   * @param on Whether to.
+   */
+  setNoDelay(on: boolean = true): void {
+    this.#driver.setNoDelay(checkBoolean(on, "on"));
+  }
+
+  /**
+   * Sends probes on an idle connection, so that a vanished peer is noticed:
+   * `SO_KEEPALIVE` of socket(7).
+   *
+   * @param on Whether to, or when (native engine only).
+   * @throws {Deno.errors.NotSupported} If times are given on the runtime engine.
+   */
+  setKeepAlive(on: boolean | KeepAliveTimes = true): void {
+    const keepAlive = checkKeepAlive(on);
+    this.#driver.setKeepAlive(keepAlive.on, keepAlive.times);
+  }
+
+  /**
+   * Reads a socket option: getsockopt(2). Native engine only.
+   *
+   * @param o The option.
+   * @returns Its value.
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  getOption(o: SocketOption): number {
+    return this.#driver.getOption(checkSocketOption(o));
+  }
+
+  /**
+   * Sets a socket option: setsockopt(2). Native engine only.
+   *
+   * @param o The option.
+   * @param value Its value.
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  setOption(o: SocketOption, value: number): void {
+    this.#driver.setOption(checkSocketOption(o), checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1));
+  }
+
+  /**
+   * Tells what the kernel knows about the connection: `TCP_INFO` of tcp(7). Native engine only.
+   *
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  info(): TcpInfo {
+    return this.#driver.info();
+  }
+
+  /**
+   * Tells how many bytes stand in the kernel's two queues: received and not
+   * read, written and not acknowledged (`SIOCINQ` and `SIOCOUTQ` of tcp(7)). Native engine only.
+   *
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  queues(): { receive: number; send: number } {
+    return this.#driver.queues();
+  }
+
+  /**
+   * Gives the descriptor away and leaves this object closed. Native engine only.
+   *
+   * @returns The descriptor, which the caller owns from now on.
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  detach(): number {
+    return this.#driver.detach();
+  }
+
+  /** Lets waiting calls keep the process alive, as they do unless {@linkcode TcpConn.unref} was called. */
+  ref(): void {
+    this.#driver.ref();
+  }
+
+  /** Lets the process end although reads on this connection wait. */
+  unref(): void {
+    this.#driver.unref();
+  }
+
+  /**
+   * Closes the connection: close(2). What was written is still sent. Waiting
+   * calls are woken with `Deno.errors.Interrupted`. Calling it again does nothing.
+   */
+  close(): void {
+    this.#driver.close();
+  }
+
+  /** Closes the connection, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/** Makes the public object for a connection that an engine has opened. */
+export function wrapConn(driver: ConnDriver): TcpConn {
+  return construct(driver);
+}
+
+function checkKeepAlive(value: unknown): { on: boolean; times: KeepAliveTimes | undefined } {
+  if (typeof value === "boolean") return { on: value, times: undefined };
+  if (typeof value !== "object" || value === null) {
+    throw new TypeError(`keepAlive must be a boolean or an object, received ${quote(value)}`);
+  }
+  const times = value as KeepAliveTimes;
+  if (times.idle !== undefined) checkInteger(times.idle, "idle", 1, 32767);
+  if (times.interval !== undefined) checkInteger(times.interval, "interval", 1, 32767);
+  if (times.count !== undefined) checkInteger(times.count, "count", 1, 127);
+  return { on: true, times };
+}
+
+function checkSocketOption(value: unknown): SocketOption {
+  if (typeof value === "string" && Object.hasOwn(SocketOption, value)) return value as SocketOption;
+  throw new TypeError(`option must be the name of a socket option such as "TCP_NODELAY", received ${quote(value)}`);
+}

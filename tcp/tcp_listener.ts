@@ -1,0 +1,327 @@
+/** The listening socket. */
+
+import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
+import { notSupportedError } from "../internal/errors.ts";
+import {
+  checkBoolean,
+  checkHostname,
+  checkInteger,
+  checkOptions,
+  checkPort,
+  checkSignal,
+  quote,
+} from "../internal/validate.ts";
+import type { ListenerDriver } from "./driver.ts";
+import { RuntimeListener } from "./runtime_listener.ts";
+import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
+
+/** How {@linkcode TcpListener.bind} listens. */
+export interface TcpListenOptions {
+  /** The port to listen on, from 0 to 65535; with 0 the kernel picks a free one. */
+  port: number;
+  /**
+   * The local IP address or name to listen on. `0.0.0.0` is every IPv4
+   * interface, `::` every interface with both families.
+   *
+   * @default {"0.0.0.0"}
+   */
+  hostname?: string;
+  /**
+   * Connections that may wait to be accepted; the kernel caps it at
+   * `net.core.somaxconn`. Native engine only: the runtime engine has Deno's 511.
+   *
+   * @default {4096}
+   */
+  backlog?: number;
+  /**
+   * Listen although old connections on the port are in TIME_WAIT
+   * (`SO_REUSEADDR`). The runtime engine always does.
+   *
+   * @default {true}
+   */
+  reuseAddress?: boolean;
+  /**
+   * Share the port with other listeners (`SO_REUSEPORT`). On the runtime
+   * engine Linux with `--unstable-net` only.
+   *
+   * @default {false}
+   */
+  reusePort?: boolean;
+  /**
+   * Take IPv6 only on `::` (`IPV6_V6ONLY`). Native engine only.
+   *
+   * @default {false}
+   */
+  ipv6Only?: boolean;
+  /** Receive buffer of accepted connections in bytes (`SO_RCVBUF`). Native engine only. */
+  receiveBufferSize?: number;
+  /** Send buffer of accepted connections in bytes (`SO_SNDBUF`). Native engine only. */
+  sendBufferSize?: number;
+  /** Seconds that accept is put off until data has arrived (`TCP_DEFER_ACCEPT`). Native engine only. */
+  deferAccept?: number;
+  /** Length of the queue of Fast Open requests (`TCP_FASTOPEN`, RFC 7413). Native engine only. */
+  fastOpen?: number;
+  /**
+   * Told when connections cannot be accepted for a while because descriptors
+   * or memory ran out. They stay in the kernel's queue, and accepting goes on
+   * by itself after 5 ms to 1 s.
+   */
+  onAcceptError?: (error: Error) => void;
+  /**
+   * What to build the socket on.
+   *
+   * @default {"auto"}
+   */
+  engine?: EngineOption;
+}
+
+/** Options that only the kernel's own socket has, and what an error calls them. */
+const NATIVE_OPTIONS = {
+  backlog: "the backlog",
+  ipv6Only: "IPV6_V6ONLY",
+  receiveBufferSize: "the receive buffer size",
+  sendBufferSize: "the send buffer size",
+  deferAccept: "TCP_DEFER_ACCEPT",
+  fastOpen: "TCP_FASTOPEN",
+} as const satisfies Partial<Record<keyof TcpListenOptions, string>>;
+
+/**
+ * A listening TCP socket, usable wherever a `Deno.TcpListener` is.
+ *
+ * The kernel shakes hands by itself and queues the finished connections;
+ * `accept` takes them out one by one, each as another socket. Several `accept`
+ * calls may wait at a time and are served in their order. What a single peer
+ * or a shortage of descriptors can cause never ends the loop.
+ *
+ * Requires `--allow-net`.
+ *
+ * @example Serve every client
+ * ```ts
+ * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ *
+ * async function serve() {
+ *   for await (const conn of listener) {
+ *     conn.readable.pipeTo(conn.writable).catch(() => conn.close());
+ *   }
+ * }
+ * const serving = serve();
+ *
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * await client.writeAll(new TextEncoder().encode("hello"));
+ * await client.read(new Uint8Array(100));
+ * await client.closeWrite();
+ * await client.read(new Uint8Array(100)); // null: the server has finished, too
+ *
+ * listener.close(); // ends the loop
+ * await serving;
+ * ```
+ */
+export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
+  readonly #driver: ListenerDriver;
+
+  private constructor(driver: ListenerDriver) {
+    this.#driver = driver;
+  }
+
+  /**
+   * Opens a socket, binds it and listens: socket(2), bind(2), listen(2).
+   *
+   * Requires `--allow-net` for the host and port.
+   *
+   * @param options Where to listen, and how.
+   * @returns The listener.
+   * @throws {TypeError} If an option has the wrong type.
+   * @throws {RangeError} If a number is out of range.
+   * @throws {Deno.errors.AddrInUse} If somebody listens there already.
+   * @throws {Deno.errors.AddrNotAvailable} If the address is not local.
+   * @throws {Deno.errors.PermissionDenied} If the port needs a privilege.
+   * @throws {Deno.errors.NotCapable} If the permission is not given.
+   * @throws {Deno.errors.NotSupported} If the engine lacks an option.
+   *
+   * @example Let the kernel pick a port
+   * ```ts
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * console.log(`listening on port ${listener.addr.port}`);
+   * ```
+   */
+  static bind(options: TcpListenOptions): TcpListener {
+    checkOptions(options);
+    const port = checkPort(options.port);
+    const hostname = checkHostname(options.hostname ?? "0.0.0.0");
+    if (options.backlog !== undefined) checkInteger(options.backlog, "backlog", 0, 2 ** 31 - 1);
+    const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
+    const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");
+    if (options.ipv6Only !== undefined) checkBoolean(options.ipv6Only, "ipv6Only");
+    for (const name of ["receiveBufferSize", "sendBufferSize"] as const) {
+      if (options[name] !== undefined) checkInteger(options[name], name, 1, 2 ** 30);
+    }
+    if (options.deferAccept !== undefined) checkInteger(options.deferAccept, "deferAccept", 0, 32767);
+    if (options.fastOpen !== undefined) checkInteger(options.fastOpen, "fastOpen", 0, 65535);
+    const { onAcceptError } = options;
+    if (onAcceptError !== undefined && typeof onAcceptError !== "function") {
+      throw new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`);
+    }
+    chooseEngine(options.engine, "bind TCP listener");
+    for (const [name, what] of Object.entries(NATIVE_OPTIONS)) {
+      const value = options[name as keyof typeof NATIVE_OPTIONS];
+      if (value !== undefined && value !== false) throw needsNative(`set ${what}`);
+    }
+    if (!reuseAddress) throw needsNative("bind without SO_REUSEADDR");
+    if (reusePort && !runtimeSharesPorts()) {
+      throw notSupportedError("share a port on the runtime engine", "run on Linux with --unstable-net or --allow-ffi");
+    }
+    return new TcpListener(RuntimeListener.bind({ hostname, port, reusePort, onAcceptError }));
+  }
+
+  /**
+   * Takes over a listening TCP socket by its descriptor. Native engine only.
+   *
+   * @param fd The descriptor, which the returned object owns from now on.
+   * @returns The listener.
+   * @throws {Deno.errors.NotSupported} If there is no native engine.
+   */
+  static fromFd(fd: number): TcpListener {
+    checkInteger(fd, "fd", 0, 2 ** 31 - 1);
+    chooseEngine("native", "take over a descriptor");
+    throw needsNative("take over a descriptor");
+  }
+
+  /** The address the socket is bound to, with the port that the kernel picked for 0. */
+  get addr(): Deno.NetAddr {
+    return this.#driver.addr;
+  }
+
+  /** What the listener is built on. */
+  get engine(): Engine {
+    return this.#driver.engine;
+  }
+
+  /** The descriptor; `undefined` on the runtime engine and after `close()` or `detach()`. */
+  get fd(): number | undefined {
+    return this.#driver.fd;
+  }
+
+  /**
+   * Takes the next connection, and waits if there is none: accept4(2).
+   *
+   * @param options A signal to stop waiting; a connection that comes later goes to the next `accept`.
+   * @returns The connection, another socket than this one.
+   * @throws {Deno.errors.BadResource} If the listener is closed, also while this call waits.
+   *
+   * @example Wait for at most 50 ms
+   * ```ts
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   * import { assertRejects } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * await assertRejects(() => listener.accept({ signal: AbortSignal.timeout(50) }), DOMException);
+   * ```
+   */
+  async accept(options?: WaitOptions): Promise<TcpConn> {
+    return wrapConn(await this.#driver.accept(checkSignal(options)));
+  }
+
+  /**
+   * Takes a connection without waiting.
+   *
+   * On the runtime engine the first call starts an accept that runs ahead, so
+   * the connection is there at a later turn of the event loop.
+   *
+   * @returns The connection, `undefined` if none is waiting.
+   * @throws {Deno.errors.BadResource} If the listener is closed.
+   */
+  tryAccept(): TcpConn | undefined {
+    const driver = this.#driver.tryAccept();
+    return driver === undefined ? undefined : wrapConn(driver);
+  }
+
+  /**
+   * Tells how many connections wait to be accepted and how many may: what
+   * `ss -lt` shows as Recv-Q and Send-Q. Native engine only.
+   *
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  queue(): { length: number; limit: number } {
+    return this.#driver.queue();
+  }
+
+  /**
+   * Stops taking connections: calls to `accept` wait until
+   * {@linkcode TcpListener.resume}, and the kernel's queue holds what comes.
+   * (The runtime engine may have taken one already, which it keeps.)
+   *
+   * @throws {Deno.errors.BadResource} If the listener is closed.
+   */
+  pause(): void {
+    this.#driver.pause();
+  }
+
+  /**
+   * Goes on after {@linkcode TcpListener.pause}.
+   *
+   * @throws {Deno.errors.BadResource} If the listener is closed.
+   */
+  resume(): void {
+    this.#driver.resume();
+  }
+
+  /**
+   * Gives the descriptor away and leaves this object closed. Native engine only.
+   *
+   * @returns The descriptor, which the caller owns from now on.
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  detach(): number {
+    return this.#driver.detach();
+  }
+
+  /** Lets waiting calls keep the process alive, as they do unless {@linkcode TcpListener.unref} was called. */
+  ref(): void {
+    this.#driver.ref();
+  }
+
+  /** Lets the process end although `accept` waits. */
+  unref(): void {
+    this.#driver.unref();
+  }
+
+  /**
+   * Stops listening: close(2). Waiting calls are woken with
+   * `Deno.errors.BadResource`, and loops over the listener end. Calling it again does nothing.
+   */
+  close(): void {
+    this.#driver.close();
+  }
+
+  /** Closes the listener, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /**
+   * Takes connections until the listener is closed. Leaving the loop early
+   * leaves the listener open.
+   */
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<TcpConn> {
+    while (true) {
+      let conn: TcpConn;
+      try {
+        conn = await this.accept();
+      } catch (error) {
+        if (error instanceof Deno.errors.BadResource) return;
+        throw error;
+      }
+      yield conn;
+    }
+  }
+}
+
+/** Whether `Deno.listen` obeys `reusePort`; where it does not, it says nothing. */
+function runtimeSharesPorts(): boolean {
+  // With --unstable-net, and only then, there is a Deno.listenDatagram.
+  return Deno.build.os === "linux" && "listenDatagram" in Deno;
+}

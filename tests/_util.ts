@@ -1,0 +1,237 @@
+/** The test vocabulary: engines, pairs of connections, real clients, child processes. */
+
+import { type Engine, engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { assertEquals } from "@std/assert";
+import { delay } from "@std/async";
+
+/** The engines that can be tested here. */
+export const ENGINES: readonly Engine[] = engineSupport().engine === "native" ? ["runtime", "native"] : ["runtime"];
+
+/** The repository's root, as a path. */
+export const ROOT = new URL("../", import.meta.url);
+
+/** Declares a test once for each engine, with the engine in its name. */
+export function engineTest(name: string, fn: (engine: Engine) => Promise<void> | void): void {
+  for (const engine of ENGINES) {
+    Deno.test(`[${engine}] ${name}`, async () => {
+      const before = openDescriptors();
+      await fn(engine);
+      // The runtime drops a socket at a turn of its loop after close().
+      for (let i = 0; i < 100 && openDescriptors() > before; i++) await delay(5);
+      assertEquals(openDescriptors(), Math.min(before, openDescriptors()), "descriptors left open by the test");
+    });
+  }
+}
+
+/** Sockets of this process, 0 where that cannot be told. */
+export function openDescriptors(): number {
+  if (Deno.build.os !== "linux") return 0;
+  let count = 0;
+  for (const { name } of Deno.readDirSync("/proc/self/fd")) {
+    try {
+      if (Deno.readLinkSync(`/proc/self/fd/${name}`).startsWith("socket:")) count++;
+    } catch { /* the descriptor of this very listing */ }
+  }
+  return count;
+}
+
+/** A listener and both ends of one connection to it; `using` closes all three. */
+export class Pair implements Disposable {
+  private constructor(readonly listener: TcpListener, readonly client: TcpConn, readonly server: TcpConn) {}
+
+  static async open(engine: Engine): Promise<Pair> {
+    const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+    const [client, server] = await Promise.all([
+      TcpConn.connect({ port: listener.addr.port, engine }),
+      listener.accept(),
+    ]);
+    return new Pair(listener, client, server);
+  }
+
+  [Symbol.dispose](): void {
+    this.client.close();
+    this.server.close();
+    this.listener.close();
+  }
+}
+
+export function encode(text: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(text);
+}
+
+export function decode(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
+
+/** Reads once and returns the text, `null` at end-of-file. */
+export async function readText(conn: TcpConn, size = 1024): Promise<string | null> {
+  const p = new Uint8Array(size);
+  const n = await conn.read(p);
+  return n === null ? null : decode(p.subarray(0, n));
+}
+
+/** Reads exactly `size` bytes. */
+export async function readExactly(conn: { read: TcpConn["read"] }, size: number): Promise<Uint8Array<ArrayBuffer>> {
+  const p = new Uint8Array(size);
+  for (let end = 0; end < size;) {
+    const n = await conn.read(p.subarray(end));
+    if (n === null) throw new Error(`end-of-file after ${end} of ${size} bytes`);
+    end += n;
+  }
+  return p;
+}
+
+/** Reads to end-of-file and returns the number of bytes. */
+export async function readToEnd(conn: TcpConn): Promise<number> {
+  const p = new Uint8Array(64 * 1024);
+  let total = 0;
+  for (let n = await conn.read(p); n !== null; n = await conn.read(p)) total += n;
+  return total;
+}
+
+/** Calls `poll` at turns of the event loop until it returns something, for at most 5 s. */
+export async function eventually<T>(poll: () => T | undefined): Promise<T> {
+  for (const end = performance.now() + 5_000; performance.now() < end;) {
+    const value = poll();
+    if (value !== undefined) return value;
+    await delay(1);
+  }
+  throw new Error("nothing happened within 5 s");
+}
+
+/** Random bytes, however many. */
+export function randomBytes(size: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(size);
+  for (let at = 0; at < size; at += 65536) crypto.getRandomValues(bytes.subarray(at, Math.min(at + 65536, size)));
+  return bytes;
+}
+
+/** SHA-256 in hexadecimal digits. */
+export async function checksum(bytes: BufferSource): Promise<string> {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+}
+
+/** Whether a program stands in `PATH`. */
+export function hasCommand(command: string): boolean {
+  return (Deno.env.get("PATH") ?? "").split(Deno.build.os === "windows" ? ";" : ":").some((folder) => {
+    try {
+      return Deno.statSync(`${folder}/${command}`).isFile;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/**
+ * Declares a test that needs programs nobody here wrote. Where one is missing
+ * the test is ignored, with the program in its name; with `CI=true` it fails.
+ */
+export function clientTest(commands: string[], name: string, fn: () => Promise<void>): void {
+  const missing = commands.filter((command) => !hasCommand(command));
+  Deno.test({
+    name: `${name} (${missing.length > 0 ? "missing: " + missing.join(", ") : "with " + commands.join(", ")})`,
+    ignore: missing.length > 0 && Deno.env.get("CI") !== "true",
+    async fn() {
+      if (missing.length > 0) throw new Error(`Cannot run the test: install ${missing.join(", ")}`);
+      await fn();
+    },
+  });
+}
+
+/** What a finished program left behind. */
+export interface Finished {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a Deno program from text, in a process of its own, with the flags given and no prompt. */
+export async function runDeno(flags: string[], source: string): Promise<Finished> {
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  try {
+    await Deno.writeTextFile(file, source);
+    return await run(["run", "--no-prompt", "--no-lock", "--config", configPath(), ...flags, file]);
+  } finally {
+    await Deno.remove(file);
+  }
+}
+
+/** Runs `deno` with arguments in the repository's root. */
+export async function run(args: string[]): Promise<Finished> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args,
+    cwd: ROOT,
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+  }).output();
+  return { code, stdout: decode(stdout), stderr: decode(stderr) };
+}
+
+function configPath(): string {
+  const path = new URL("deno.json", ROOT).pathname;
+  return Deno.build.os === "windows" ? path.slice(1) : path;
+}
+
+/** A server program in a process of its own; `await using` ends it. */
+export class ServerProcess implements AsyncDisposable {
+  readonly stdout: string[] = [];
+  readonly #child: Deno.ChildProcess;
+  readonly #reading: Promise<void>;
+  #port = 0;
+
+  private constructor(child: Deno.ChildProcess) {
+    this.#child = child;
+    this.#reading = this.#read();
+  }
+
+  /** Starts `deno run` with arguments and waits until it says which port it listens on. */
+  static async start(args: string[]): Promise<ServerProcess> {
+    const server = new ServerProcess(
+      new Deno.Command(Deno.execPath(), {
+        args: ["run", "--no-prompt", "--quiet", ...args],
+        cwd: ROOT,
+        env: { NO_COLOR: "1" },
+        stdin: "null",
+        stdout: "piped",
+        stderr: "inherit",
+      }).spawn(),
+    );
+    await eventually(() => server.#port > 0 ? true : undefined);
+    return server;
+  }
+
+  get port(): number {
+    return this.#port;
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  async #read(): Promise<void> {
+    for await (const text of this.#child.stdout.pipeThrough(new TextDecoderStream())) {
+      this.stdout.push(text);
+      const port = /listening on .*:(\d+)/.exec(this.stdout.join(""))?.[1];
+      if (port !== undefined) this.#port = Number(port);
+    }
+  }
+
+  /** Resident memory in bytes, from /proc. */
+  rss(): number {
+    return 1024 * Number(/VmRSS:\s+(\d+)/.exec(Deno.readTextFileSync(`/proc/${this.pid}/status`))?.[1]);
+  }
+
+  /** Sends a signal and returns the exit code. */
+  async stop(signal: Deno.Signal = "SIGTERM"): Promise<number> {
+    try {
+      this.#child.kill(signal);
+    } catch { /* it has ended already */ }
+    const { code } = await this.#child.status;
+    await this.#reading;
+    return code;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop("SIGKILL");
+  }
+}
