@@ -28,6 +28,8 @@ engineTest("TcpListener.bind() takes names, IPv6 addresses and brackets", async 
 });
 
 engineTest("TcpListener.bind() to :: serves IPv4 clients too", async (engine) => {
+  // Windows has IPV6_V6ONLY on by default, and the runtime gives no way to it.
+  if (Deno.build.os === "windows") return;
   using listener = TcpListener.bind({ hostname: "::", port: 0, engine });
   using client = await TcpConn.connect({ port: listener.addr.port, engine });
   using server = await listener.accept();
