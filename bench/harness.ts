@@ -1,0 +1,84 @@
+/** One run of the benchmark, from the plan to the table. */
+
+import type { Plan } from "./args.ts";
+import { buildLoad } from "./build.ts";
+import { describe, descriptorLimit, pinning } from "./machine.ts";
+import { Unavailable } from "./processes.ts";
+import { progress } from "./progress.ts";
+import { report } from "./report.ts";
+import { type Entrant, measure, type Row, stepsOf } from "./rounds.ts";
+import { CONTESTANTS } from "./servers.ts";
+import { disturbance, summarize } from "./summary.ts";
+import { WORKS } from "./works.ts";
+
+/** Runs the plan and prints the tables; false if nothing could be measured. */
+export async function harness(plan: Plan): Promise<boolean> {
+  const begun = Date.now();
+  const contestants = CONTESTANTS.filter((c) => plan.servers.includes(c.name));
+  const works = WORKS.filter((work) => plan.works.includes(work.name));
+  const titles = new Map(contestants.map((c) => [c.name, c.title]));
+  const title = (name: string) => titles.get(name) ?? name;
+
+  const machine = await describe();
+  const pin = await pinning(plan.pin);
+  console.error("Getting the servers and the load generator ready");
+  const load = await orReason(buildLoad());
+  const entrants: Entrant[] = [];
+  for (const { name, command, ownBuffers } of contestants) {
+    entrants.push({ name, ownBuffers, command: await orReason(command()) });
+  }
+
+  const rows: Row[] = [];
+  const steps = works.reduce((sum, work) => sum + stepsOf(work, plan.rounds), 0);
+  {
+    using bar = progress(steps * entrants.length);
+    for (const work of works) {
+      rows.push(
+        ...await measure(work, entrants, {
+          ...plan,
+          load: load instanceof Unavailable ? load : [...pin.load, load],
+          prefix: pin.server,
+          deadline: begun + plan.budget,
+          descriptors: descriptorLimit(),
+          step: (work, server, round) => bar.step(`${work.title}, ${title(server)}, ${round}`),
+        }),
+      );
+    }
+  }
+
+  console.log(
+    `Deno ${machine.deno}, ${machine.kernel}, ${machine.processor}, ${machine.cores} cores; ${pin.text}\n` +
+      `${plan.rounds} rounds of ${plan.duration} ms, medians; ratios are medians of the ratios per round\n`,
+  );
+  console.log(report(rows, title));
+  const [disturbed, all] = disturbance(rows);
+  if (disturbed > 0) {
+    console.log(
+      `\nOther programs took over 20 % of a core in ${disturbed} of ${all} rounds`,
+    );
+  }
+  if (plan.json !== undefined) {
+    const data = {
+      date: new Date(begun).toISOString(),
+      machine,
+      pinning: pin.text,
+      plan: { ...plan, json: undefined, budget: undefined },
+      rows: rows.map((row) => ({
+        ...row,
+        work: row.work.name,
+        summary: summarize(row, rows),
+      })),
+    };
+    Deno.writeTextFileSync(plan.json, JSON.stringify(data, undefined, 2) + "\n");
+  }
+  return rows.some((row) => row.missing === undefined);
+}
+
+async function orReason<T>(asked: Promise<T>): Promise<T | Unavailable> {
+  try {
+    return await asked;
+  } catch (error) {
+    if (error instanceof Unavailable) return error;
+    throw error;
+  }
+}

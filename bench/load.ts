@@ -1,0 +1,99 @@
+/** Runs the load generator and reads what it says. */
+
+import { reason, start, stop, Unavailable } from "./processes.ts";
+import type { Work } from "./works.ts";
+
+/** The line that the generator prints at the end. */
+interface Result {
+  readonly seconds: number;
+  readonly count: number;
+  readonly p50_us: number;
+  readonly p99_us: number;
+  readonly starved: number;
+  readonly server_cpu_us: number;
+  readonly load_cpu_us: number;
+  readonly machine_cpu_us: number;
+}
+
+/** What one round of traffic showed. */
+export interface Traffic {
+  /** Echoes or connections per second. */
+  readonly value: number;
+  /** The server's CPU time per echo or connection, µs. */
+  readonly cpu: number;
+  readonly p50: number;
+  readonly p99: number;
+  /** Connections without a single answer. */
+  readonly starved: number;
+  /** Shares of one core. */
+  readonly serverBusy: number;
+  readonly loadBusy: number;
+  /** Everything else that ran meanwhile, or was taken by a hypervisor. */
+  readonly othersBusy: number;
+}
+
+/** Echo or churn for the given time, ms. */
+export async function runTraffic(
+  load: readonly string[],
+  work: Work,
+  server: { readonly port: number; readonly pid: number },
+  time: { readonly warmup: number; readonly duration: number },
+): Promise<Traffic> {
+  const child = start([
+    ...load,
+    work.kind,
+    ...["--port", `${server.port}`, "--pid", `${server.pid}`],
+    ...["--connections", `${work.connections}`, "--size", `${work.size}`],
+    ...["--warmup", `${time.warmup}`, "--duration", `${time.duration}`],
+  ], { stdin: "null", stdout: "piped", stderr: "piped" });
+  const { success, stdout, stderr } = await child.output();
+  if (!success) {
+    throw new Unavailable(
+      reason(new TextDecoder().decode(stderr), "the load generator failed"),
+    );
+  }
+  const r: Result = JSON.parse(new TextDecoder().decode(stdout));
+  if (r.count === 0) throw new Unavailable("no answer in the measured time");
+  return {
+    value: r.count / r.seconds,
+    cpu: r.server_cpu_us / r.count,
+    p50: r.p50_us,
+    p99: r.p99_us,
+    starved: r.starved,
+    serverBusy: r.server_cpu_us / r.seconds / 1e6,
+    loadBusy: r.load_cpu_us / r.seconds / 1e6,
+    othersBusy: (r.machine_cpu_us - r.server_cpu_us - r.load_cpu_us) /
+      r.seconds / 1e6,
+  };
+}
+
+/** Holds idle connections open while `during` runs. */
+export async function holdIdle<T>(
+  load: readonly string[],
+  work: Work,
+  port: number,
+  during: () => Promise<T>,
+): Promise<T> {
+  const child = start(
+    [...load, "idle", "--port", `${port}`, "--connections", `${work.connections}`],
+    { stdin: "piped", stdout: "piped", stderr: "piped" },
+  );
+  const failure = new Response(child.stderr).text();
+  const reader = child.stdout.getReader();
+  try {
+    const { value } = await reader.read();
+    if (value === undefined) {
+      throw new Unavailable(
+        reason(await failure, "the load generator failed"),
+      );
+    }
+    const result = await during();
+    await child.stdin.close();
+    const { success } = await child.status;
+    if (!success) throw new Unavailable(reason(await failure, "load failed"));
+    return result;
+  } finally {
+    await stop(child);
+    await reader.cancel();
+  }
+}

@@ -1,0 +1,111 @@
+/** The tables that a run ends with. */
+
+import Table from "cli-table3";
+import type { Row } from "./rounds.ts";
+import { summarize, type Summary } from "./summary.ts";
+import type { Work } from "./works.ts";
+
+const UNITS: Record<Work["kind"], { title: string; value: string; per: string }> = {
+  echo: { title: "Echoes", value: "echoes/s", per: "CPU µs/echo" },
+  churn: {
+    title: "Connections opened, used once and closed",
+    value: "connections/s",
+    per: "CPU µs/conn.",
+  },
+  idle: { title: "Idle connections", value: "RSS bytes/conn.", per: "CPU" },
+};
+
+/** All tables as text; `title` gives a server's name in them. */
+export function report(
+  rows: readonly Row[],
+  title: (server: string) => string,
+): string {
+  const kinds = [...new Set(rows.map((row) => row.work.kind))];
+  return kinds.map((kind) => table(kind, rows.filter((row) => row.work.kind === kind), title)).join("\n\n");
+}
+
+function table(
+  kind: Work["kind"],
+  rows: readonly Row[],
+  title: (server: string) => string,
+): string {
+  const unit = UNITS[kind];
+  const traffic = kind !== "idle";
+  const head = [
+    "work",
+    "server",
+    `${unit.value} (min–max)`,
+    "× C",
+    "× Deno.listen",
+    ...(traffic ? [unit.per, "p50 µs", "p99 µs"] : []),
+  ];
+  const view = new Table({
+    head,
+    colAligns: head.map((_, i) => i < 2 ? "left" : "right"),
+    style: { head: [], border: [], compact: true },
+  });
+  const notes: string[] = [];
+  for (const row of rows) {
+    const name = title(row.server);
+    const figures = summarize(row, rows);
+    if (figures === undefined) {
+      const content = `missing: ${row.missing ?? "not measured"}`;
+      view.push([
+        row.work.title,
+        name,
+        { colSpan: head.length - 2, content: wrap(content), hAlign: "left" },
+      ]);
+      continue;
+    }
+    view.push([
+      row.work.title,
+      name,
+      spread(figures),
+      decimal(figures.perC, 2),
+      decimal(figures.perDeno, 2),
+      ...(traffic
+        ? [
+          decimal(figures.cpu, 2),
+          decimal(figures.p50, 0),
+          decimal(figures.p99, 0),
+        ]
+        : []),
+    ]);
+    notes.push(...remarks(figures, row.work, name));
+  }
+  return [unit.title, view.toString(), ...notes].join("\n");
+}
+
+function remarks(figures: Summary, work: Work, name: string): string[] {
+  const remarks: string[] = [];
+  if (figures.starved > 0) {
+    remarks.push(
+      `left ${figures.starved} of ${work.connections} connections without any answer in a round`,
+    );
+  }
+  if (figures.loadBound) {
+    remarks.push("could have done more, the load generator was at its limit");
+  }
+  if (figures.restless) {
+    remarks.push("went on using CPU after its clients had left");
+  }
+  return remarks.map((remark) => `  ${name}, ${work.title}: ${remark}`);
+}
+
+function spread({ value, least, most }: Summary): string {
+  return `${decimal(value, 0)} (${decimal(least, 0)}–${decimal(most, 0)})`;
+}
+
+function decimal(value: number | undefined, digits: number): string {
+  if (value === undefined) return "–";
+  return value.toLocaleString("en-US", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
+}
+
+/** Reasons come from anywhere; a long one must not widen the table. */
+function wrap(text: string): string {
+  return text.match(/.{1,66}(\s|$)|\S{66}/g)?.map((s) => s.trim()).join("\n") ??
+    text;
+}

@@ -1,0 +1,214 @@
+/** Interleaved rounds: every server has its turn in each of them. */
+
+import { holdIdle, runTraffic, type Traffic } from "./load.ts";
+import { Unavailable } from "./processes.ts";
+import { Server } from "./server.ts";
+import type { Work } from "./works.ts";
+
+/** One round of one server. `value` is what the table compares. */
+export interface Sample extends Partial<Traffic> {
+  readonly round: number;
+  readonly value: number;
+  /** The server went on using CPU after its clients had left. */
+  readonly restless?: boolean;
+}
+
+/** A server at a work. Without samples, `missing` says why. */
+export interface Row {
+  readonly work: Work;
+  readonly server: string;
+  samples: Sample[];
+  missing?: string;
+}
+
+/** A server that takes part, or the reason why it does not. */
+export interface Entrant {
+  readonly name: string;
+  readonly command: readonly string[] | Unavailable;
+  readonly ownBuffers: boolean;
+}
+
+/** How rounds are run. Durations are ms. */
+export interface Course {
+  readonly load: readonly string[] | Unavailable;
+  /** Put before a server's command, to pin it. */
+  readonly prefix: readonly string[];
+  readonly rounds: number;
+  readonly warmup: number;
+  readonly duration: number;
+  /** When the last round may start, by `Date.now()`. */
+  readonly deadline: number;
+  /** Open descriptors that a process may have. */
+  readonly descriptors: number;
+  step(work: Work, server: string, round: string): void;
+}
+
+// Descriptors that a server or the load needs for itself.
+const SPARE = 64;
+// Until the garbage of accepting is gone, or known to stay.
+const IDLE_SETTLE = 1000;
+const IDLE_ROUNDS = 3;
+// For servers with a buffer per connection, which would otherwise be all there
+// is to see.
+const IDLE_BUFFER = 1024;
+
+/** Each round begins with another server, so that none always comes first. */
+export function rotate<T>(list: readonly T[], round: number): T[] {
+  const from = list.length === 0 ? 0 : round % list.length;
+  return [...list.slice(from), ...list.slice(0, from)];
+}
+
+function roundsOf(work: Work, rounds: number): number {
+  return work.kind === "idle" ? Math.min(rounds, IDLE_ROUNDS) : rounds;
+}
+
+/** How many steps each server has at a work, the warm-up among them. */
+export function stepsOf(work: Work, rounds: number): number {
+  return roundsOf(work, rounds) + (work.kind === "idle" ? 0 : 1);
+}
+
+/** Measures all servers at one work. */
+export async function measure(
+  work: Work,
+  entrants: readonly Entrant[],
+  course: Course,
+): Promise<Row[]> {
+  const rows = entrants.map((entrant): Row => {
+    const row: Row = { work, server: entrant.name, samples: [] };
+    const reason = obstacle(work, entrant, course);
+    if (reason !== undefined) row.missing = reason;
+    return row;
+  });
+  const started = new Map<Row, Server>();
+  try {
+    if (work.kind !== "idle") await startAll(rows, entrants, course, started);
+    for (const [row, server] of started) await warm(row, server, course);
+    for (let round = 0; round < roundsOf(work, course.rounds); round++) {
+      for (const row of rotate(rows, round)) {
+        if (row.missing !== undefined) continue;
+        if (Date.now() > course.deadline) break;
+        course.step(work, row.server, `round ${round + 1}`);
+        const server = started.get(row);
+        await attempt(row, server, async () => {
+          const entrant = entrants.find((e) => e.name === row.server);
+          row.samples.push(
+            server === undefined
+              ? await idle(work, round, commandOf(entrant), course)
+              : await traffic(work, round, server, course),
+          );
+        });
+      }
+    }
+  } finally {
+    await Promise.all([...started.values()].map((server) => server.stop()));
+  }
+  for (const row of rows) {
+    if (row.samples.length === 0) row.missing ??= "no time was left";
+  }
+  return rows;
+}
+
+function obstacle(
+  work: Work,
+  entrant: Entrant,
+  course: Course,
+): string | undefined {
+  if (entrant.command instanceof Unavailable) return entrant.command.message;
+  if (course.load instanceof Unavailable) return course.load.message;
+  const need = work.connections + SPARE;
+  if (need > course.descriptors) {
+    return `needs ${need} descriptors, allowed are ${course.descriptors} (ulimit -n)`;
+  }
+  return undefined;
+}
+
+function commandOf(entrant: Entrant | undefined): readonly string[] {
+  if (entrant === undefined || entrant.command instanceof Unavailable) {
+    throw new Unavailable("no command");
+  }
+  if (!entrant.ownBuffers) return entrant.command;
+  return [...entrant.command, "--buffer", `${IDLE_BUFFER}`];
+}
+
+async function startAll(
+  rows: readonly Row[],
+  entrants: readonly Entrant[],
+  course: Course,
+  started: Map<Row, Server>,
+): Promise<void> {
+  for (const [i, row] of rows.entries()) {
+    const command = entrants[i]?.command;
+    if (row.missing !== undefined || command === undefined) continue;
+    if (command instanceof Unavailable) continue;
+    await attempt(row, undefined, async () => {
+      const server = await Server.start([...course.prefix, ...command]);
+      started.set(row, server);
+      await server.settle();
+    });
+  }
+}
+
+/** A round that does not count: compilers optimize what has run for a while. */
+async function warm(row: Row, server: Server, course: Course): Promise<void> {
+  course.step(row.work, row.server, "warm-up");
+  await attempt(row, server, async () => {
+    await runTraffic(loadOf(course), row.work, server, course);
+    await server.settle();
+  });
+}
+
+/** A failure ends the row, and no other. */
+async function attempt(
+  row: Row,
+  server: Server | undefined,
+  action: () => Promise<void>,
+): Promise<void> {
+  try {
+    await action();
+  } catch (error) {
+    if (!(error instanceof Unavailable)) throw error;
+    // Half a row would be compared with whole ones.
+    row.samples = [];
+    row.missing = [error.message, server?.complaint].filter(Boolean).join("; ");
+    await server?.stop();
+  }
+}
+
+function loadOf(course: Course): readonly string[] {
+  if (course.load instanceof Unavailable) throw course.load;
+  return course.load;
+}
+
+async function traffic(
+  work: Work,
+  round: number,
+  server: Server,
+  course: Course,
+): Promise<Sample> {
+  const result = await runTraffic(loadOf(course), work, server, course);
+  const restless = !(await server.settle());
+  return { round, ...result, restless };
+}
+
+/** Resident bytes per connection, of a server that has served nobody before. */
+async function idle(
+  work: Work,
+  round: number,
+  command: readonly string[],
+  course: Course,
+): Promise<Sample> {
+  const server = await Server.start([...course.prefix, ...command]);
+  try {
+    await server.settle();
+    const before = server.rss();
+    const load = loadOf(course);
+    const after = await holdIdle(load, work, server.port, async () => {
+      await server.settle();
+      await new Promise((resolve) => setTimeout(resolve, IDLE_SETTLE));
+      return server.rss();
+    });
+    return { round, value: (after - before) / work.connections };
+  } finally {
+    await server.stop();
+  }
+}

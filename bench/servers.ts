@@ -1,0 +1,103 @@
+/** The servers that are compared, and how each is started. */
+
+import { buildYardstick } from "./build.ts";
+import { capture, Unavailable } from "./processes.ts";
+
+/** A server's rows in the table. */
+export interface Contestant {
+  readonly name: string;
+  readonly title: string;
+  /** The command; rejects with `Unavailable` when there is none. */
+  command(): Promise<readonly string[]>;
+  /** Whether the program itself allocates a buffer per connection. */
+  readonly ownBuffers: boolean;
+}
+
+const FOLDER = `${import.meta.dirname}/servers`;
+
+function deno(permissions: readonly string[], script: string, ...args: string[]) {
+  return [
+    Deno.execPath(),
+    "run",
+    "--quiet",
+    "--no-prompt",
+    ...permissions,
+    `${FOLDER}/${script}`,
+    ...args,
+  ];
+}
+
+/** Others are seen through their own eyes: a wrapper must not be measured. */
+const EXEC_PATH = "console.log(process.execPath)";
+
+async function bun(): Promise<string> {
+  try {
+    return await capture(["bun", "-e", EXEC_PATH], 10_000);
+  } catch (error) {
+    if (!(error instanceof Unavailable)) throw error;
+  }
+  try {
+    return await capture(["npx", "-y", "bun@1", "-e", EXEC_PATH], 90_000);
+  } catch (error) {
+    if (!(error instanceof Unavailable)) throw error;
+    throw new Unavailable(`no bun, and npx cannot get it: ${error.message}`);
+  }
+}
+
+export const CONTESTANTS: readonly Contestant[] = [
+  {
+    name: "c",
+    title: "C epoll",
+    ownBuffers: false,
+    command: async () => [await buildYardstick()],
+  },
+  {
+    name: "deno",
+    title: "Deno.listen",
+    ownBuffers: true,
+    command: () => Promise.resolve(deno(["--allow-net"], "deno_listen.ts")),
+  },
+  {
+    name: "node",
+    title: "Node net",
+    ownBuffers: false,
+    command: async () => [
+      await capture(["node", "-e", EXEC_PATH], 10_000),
+      `${FOLDER}/node_net.mjs`,
+    ],
+  },
+  {
+    name: "bun",
+    title: "Bun",
+    ownBuffers: false,
+    command: async () => [await bun(), `${FOLDER}/bun_echo.ts`],
+  },
+  {
+    name: "ours-runtime",
+    title: "ours runtime",
+    ownBuffers: true,
+    command: () =>
+      Promise.resolve(
+        deno(["--allow-net"], "ours.ts", "--engine", "runtime"),
+      ),
+  },
+  {
+    name: "ours-native",
+    title: "ours native",
+    ownBuffers: true,
+    command: () =>
+      Promise.resolve(
+        deno(["--allow-net", "--allow-ffi"], "ours.ts", "--engine", "native"),
+      ),
+  },
+];
+
+export const SERVER_NAMES: readonly string[] = CONTESTANTS.map((c) => c.name);
+
+/** The servers of `--quick`: what needs no network and has a target to meet. */
+export const QUICK_SERVERS: readonly string[] = [
+  "c",
+  "deno",
+  "ours-runtime",
+  "ours-native",
+];
