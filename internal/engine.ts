@@ -1,6 +1,7 @@
 /** Which of the two engines a socket sits on. */
 
 import { notSupportedError } from "./errors.ts";
+import { loadLibc } from "./libc.ts";
 import { quote } from "./validate.ts";
 
 /**
@@ -37,7 +38,8 @@ export interface EngineSupport {
  * ```
  */
 export function engineSupport(): EngineSupport {
-  return { engine: "runtime", reason: "the native engine is not part of this version" };
+  const reason = loadLibc();
+  return { engine: reason === undefined ? "native" : "runtime", reason };
 }
 
 /**

@@ -5,6 +5,7 @@
  */
 
 import { hostKind } from "./address.ts";
+import { SocketOption } from "./socket_option.ts";
 
 /** Returns a value as an error message quotes it. */
 export function quote(value: unknown): string {
@@ -73,4 +74,10 @@ export function checkSignal(options: { signal?: AbortSignal | undefined } | unde
   if (!(signal instanceof AbortSignal)) throw new TypeError(`signal must be an AbortSignal, received ${quote(signal)}`);
   signal.throwIfAborted();
   return signal;
+}
+
+/** Checks the name of a socket option. */
+export function checkSocketOption(value: unknown): SocketOption {
+  if (typeof value === "string" && Object.hasOwn(SocketOption, value)) return value as SocketOption;
+  throw new TypeError(`option must be the name of a socket option such as "TCP_NODELAY", received ${quote(value)}`);
 }

@@ -17,7 +17,7 @@
  */
 
 import type { Engine } from "../internal/engine.ts";
-import type { SocketOption } from "./socket_option.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
 /** What both kinds of socket have. */
@@ -25,6 +25,8 @@ export interface SocketDriver {
   readonly engine: Engine;
   /** The descriptor, `undefined` where there is none to be had. */
   readonly fd: number | undefined;
+  /** The number of the socket's inode, likewise. */
+  readonly inode: number | undefined;
   /** Gives the descriptor away and leaves the driver closed. */
   detach(): number;
   ref(): void;
@@ -63,6 +65,8 @@ export interface ConnDriver extends SocketDriver {
   setKeepAlive(on: boolean, times: KeepAliveTimes | undefined): void;
   getOption(option: SocketOption): number;
   setOption(option: SocketOption, value: number): void;
+  getCongestion(): string;
+  setCongestion(name: string): void;
   info(): TcpInfo;
   queues(): { receive: number; send: number };
 }

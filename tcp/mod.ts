@@ -28,9 +28,10 @@
  */
 
 export type { KeepAliveTimes } from "./driver.ts";
-export { SocketOption } from "./socket_option.ts";
+export { SocketOption } from "../internal/socket_option.ts";
 export { TcpConn, type TcpConnectOptions, type WaitOptions } from "./tcp_conn.ts";
 export type { TcpInfo, TcpState } from "./tcp_info.ts";
 export { TcpListener, type TcpListenOptions } from "./tcp_listener.ts";
+export { TcpSocket, type TcpSocketConnectOptions } from "./tcp_socket.ts";
 export { type Engine, type EngineOption, type EngineSupport, engineSupport } from "../internal/engine.ts";
 export { SyscallError } from "../internal/errors.ts";

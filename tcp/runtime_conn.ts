@@ -2,20 +2,18 @@
 
 import { formatAddress } from "../internal/address.ts";
 import { needsNative } from "../internal/engine.ts";
-import { closedError, fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { closedError, fromRuntimeError, notSupportedError } from "../internal/errors.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { RuntimeReader } from "./runtime_reader.ts";
 import { RuntimeWriter } from "./runtime_writer.ts";
-import type { SocketOption } from "./socket_option.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
 import type { TcpInfo } from "./tcp_info.ts";
-
-/** The longest time that a timer can be set to, in milliseconds: some 24 days. */
-const MAX_TIMER = 2 ** 31 - 1;
 
 /** {@linkcode ConnDriver} over a `Deno.TcpConn`. */
 export class RuntimeConn implements ConnDriver {
   readonly engine = "runtime";
   readonly fd = undefined;
+  readonly inode = undefined;
   readonly localAddr: Deno.NetAddr;
   readonly remoteAddr: Deno.NetAddr;
   readonly #conn: Deno.TcpConn;
@@ -92,6 +90,14 @@ export class RuntimeConn implements ConnDriver {
     throw needsNative(`set ${option}`);
   }
 
+  getCongestion(): string {
+    throw needsNative("get TCP_CONGESTION");
+  }
+
+  setCongestion(): void {
+    throw needsNative("set TCP_CONGESTION");
+  }
+
   info(): TcpInfo {
     throw needsNative("get TCP_INFO");
   }
@@ -140,38 +146,6 @@ export class RuntimeConn implements ConnDriver {
   #closedError(action: string): Error {
     return closedError(`${action} ${this.#name}`, "connection");
   }
-}
-
-/** Where and how to connect; checked. */
-export interface RuntimeConnectOptions {
-  hostname: string;
-  port: number;
-  timeout: number | undefined;
-  signal: AbortSignal | undefined;
-}
-
-/** Connects; Deno resolves the name and races its addresses (RFC 8305). */
-export async function connectRuntime({ hostname, port, timeout, signal }: RuntimeConnectOptions): Promise<RuntimeConn> {
-  const action = `connect TCP to ${formatAddress({ hostname, port })}`;
-  const attempt = new AbortController();
-  const abort = () => attempt.abort();
-  const timer = timeout === undefined || timeout === Infinity
-    ? undefined
-    : setTimeout(abort, Math.min(timeout, MAX_TIMER));
-  signal?.addEventListener("abort", abort);
-  try {
-    const conn = await Deno.connect({ hostname, port, signal: attempt.signal });
-    // The abort may have come while the finished connection was on its way here.
-    if (!attempt.signal.aborted) return new RuntimeConn(conn);
-    conn.close();
-  } catch (error) {
-    if (!attempt.signal.aborted) throw fromRuntimeError(error, action, "connect");
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", abort);
-  }
-  if (signal?.aborted) throw signal.reason;
-  throw socketError(action, new SyscallError("connect", "ETIMEDOUT"), `no connection within ${timeout} ms`);
 }
 
 /** A `Deno.NetAddr` of our own, without Deno's null prototype. */

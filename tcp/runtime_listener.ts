@@ -18,6 +18,7 @@ export interface RuntimeBindOptions extends HostPort {
 export class RuntimeListener implements ListenerDriver {
   readonly engine = "runtime";
   readonly fd = undefined;
+  readonly inode = undefined;
   readonly addr: Deno.NetAddr;
   readonly #listener: Deno.TcpListener;
   readonly #name: string;

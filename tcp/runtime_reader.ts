@@ -149,7 +149,7 @@ export class RuntimeReader {
       if (n === null) this.#finished = true;
       return n;
     } catch (error) {
-      throw this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `read from ${this.#name}`, "read");
+      throw this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `read from ${this.#name}`, "recv");
     } finally {
       this.#busy = false;
       this.#pump();
@@ -167,7 +167,7 @@ export class RuntimeReader {
       if (n === null) this.#finished = true;
       else this.#end += n;
     } catch (error) {
-      if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${this.#name}`, "read");
+      if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${this.#name}`, "recv");
     } finally {
       this.#busy = this.#ahead = false;
     }

@@ -191,13 +191,13 @@ export class RuntimeWriter {
   }
 
   #failed(error: unknown): Error {
-    return this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `write to ${this.#name}`, "write");
+    return this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `write to ${this.#name}`, "send");
   }
 
   #brokenPipe(): Error {
     return socketError(
       `write to ${this.#name}`,
-      new SyscallError("write", "EPIPE"),
+      new SyscallError("send", "EPIPE"),
       "the write side is closed",
     );
   }

@@ -10,11 +10,13 @@ import {
   checkOptions,
   checkPort,
   checkSignal,
+  checkSocketOption,
   quote,
 } from "../internal/validate.ts";
+import { connect } from "./connect.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
-import { connectRuntime } from "./runtime_conn.ts";
-import { SocketOption } from "./socket_option.ts";
+import { NativeConn } from "./native_conn.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
 import { ConnStreams } from "./streams.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
@@ -141,19 +143,20 @@ export class TcpConn implements Deno.TcpConn {
     checkOptions(options);
     const port = checkPort(options.port, "port", 1);
     const hostname = checkHostname(options.hostname ?? "127.0.0.1");
-    const timeout = options.timeout === undefined ? undefined : checkDuration(options.timeout, "timeout");
+    const timeout = checkDuration(options.timeout ?? Infinity, "timeout");
     const noDelay = checkBoolean(options.noDelay ?? false, "noDelay");
     const keepAlive = checkKeepAlive(options.keepAlive ?? false);
-    if (options.localAddress !== undefined) checkHostname(options.localAddress, "localAddress");
-    if (options.localPort !== undefined) checkPort(options.localPort, "localPort");
+    const { localAddress, localPort } = options;
+    if (localAddress !== undefined) checkHostname(localAddress, "localAddress");
+    if (localPort !== undefined) checkPort(localPort, "localPort");
     const engine = chooseEngine(options.engine, "connect TCP");
     const signal = checkSignal(options);
     if (engine === "runtime") {
-      if (options.localAddress !== undefined) throw needsNative("choose the local address");
-      if (options.localPort !== undefined) throw needsNative("choose the local port");
+      if (localAddress !== undefined) throw needsNative("choose the local address");
+      if (localPort !== undefined) throw needsNative("choose the local port");
       if (keepAlive.times !== undefined) throw needsNative("set keep-alive times");
     }
-    const driver = await connectRuntime({ hostname, port, timeout, signal });
+    const driver = await connect({ engine, hostname, port, timeout, signal, localAddress, localPort });
     try {
       if (noDelay) driver.setNoDelay(true);
       if (keepAlive.on) driver.setKeepAlive(true, keepAlive.times);
@@ -174,7 +177,7 @@ export class TcpConn implements Deno.TcpConn {
   static fromFd(fd: number): TcpConn {
     checkInteger(fd, "fd", 0, 2 ** 31 - 1);
     chooseEngine("native", "take over a descriptor");
-    throw needsNative("take over a descriptor");
+    return new TcpConn(NativeConn.adopt(fd));
   }
 
   /** The address of this side. */
@@ -195,6 +198,14 @@ export class TcpConn implements Deno.TcpConn {
   /** The descriptor; `undefined` on the runtime engine and after `close()` or `detach()`. */
   get fd(): number | undefined {
     return this.#driver.fd;
+  }
+
+  /**
+   * The number of the socket's inode, which `ss -e` and /proc show; `undefined`
+   * on the runtime engine and after `close()` or `detach()`.
+   */
+  get inode(): number | undefined {
+    return this.#driver.inode;
   }
 
   /**
@@ -412,6 +423,27 @@ export class TcpConn implements Deno.TcpConn {
   }
 
   /**
+   * Tells which congestion control is in use: `TCP_CONGESTION` of tcp(7). Native engine only.
+   *
+   * @returns Its name, such as `"cubic"`.
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  getCongestion(): string {
+    return this.#driver.getCongestion();
+  }
+
+  /**
+   * Chooses the congestion control: `TCP_CONGESTION` of tcp(7). Native engine only.
+   *
+   * @param name Its name, one of `net.ipv4.tcp_available_congestion_control`.
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  setCongestion(name: string): void {
+    if (typeof name !== "string") throw new TypeError(`name must be a string, received ${quote(name)}`);
+    this.#driver.setCongestion(name);
+  }
+
+  /**
    * Tells what the kernel knows about the connection: `TCP_INFO` of tcp(7). Native engine only.
    *
    * @throws {Deno.errors.NotSupported} On the runtime engine.
@@ -479,9 +511,4 @@ function checkKeepAlive(value: unknown): { on: boolean; times: KeepAliveTimes | 
   if (times.interval !== undefined) checkInteger(times.interval, "interval", 1, 32767);
   if (times.count !== undefined) checkInteger(times.count, "count", 1, 127);
   return { on: true, times };
-}
-
-function checkSocketOption(value: unknown): SocketOption {
-  if (typeof value === "string" && Object.hasOwn(SocketOption, value)) return value as SocketOption;
-  throw new TypeError(`option must be the name of a socket option such as "TCP_NODELAY", received ${quote(value)}`);
 }

@@ -1,4 +1,8 @@
-/** What the kernel knows about a connection. */
+/**
+ * What the kernel knows about a connection: `struct tcp_info` of linux/tcp.h,
+ * the same on all machines. Newer kernels append to it, older ones give less,
+ * and what they do not give is 0 here.
+ */
 
 /** The states of RFC 9293, as ss(8) spells them. */
 export type TcpState =
@@ -57,4 +61,61 @@ export interface TcpInfo {
   readonly bytesReceived: number;
   /** Estimated rate of delivery in bytes per second. */
   readonly deliveryRate: number;
+}
+
+/** The option of getsockopt(2), and room for the part of the struct that is decoded. */
+export const TCP_INFO = 11;
+export const TCP_INFO_SIZE = 168;
+
+/** By the kernel's number (net/tcp_states.h). */
+const STATES: readonly (TcpState | undefined)[] = [
+  undefined,
+  "ESTABLISHED",
+  "SYN_SENT",
+  "SYN_RECV",
+  "FIN_WAIT1",
+  "FIN_WAIT2",
+  "TIME_WAIT",
+  "CLOSE",
+  "CLOSE_WAIT",
+  "LAST_ACK",
+  "LISTEN",
+  "CLOSING",
+  "NEW_SYN_RECV",
+];
+
+/** Returns what stands in the first `length` bytes that the kernel wrote. */
+export function decodeTcpInfo(bytes: Uint8Array<ArrayBuffer>, length: number): TcpInfo {
+  bytes.fill(0, length);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const u32 = (offset: number) => view.getUint32(offset, true);
+  const u64 = (offset: number) => Number(view.getBigUint64(offset, true));
+  return {
+    state: STATES[view.getUint8(0)] ?? "CLOSE",
+    retransmits: view.getUint8(2),
+    retransmitTimeout: u32(8),
+    sendSegmentSize: u32(16),
+    receiveSegmentSize: u32(20),
+    unacknowledged: u32(24),
+    lost: u32(32),
+    lastDataSent: u32(44),
+    lastDataReceived: u32(52),
+    pathMtu: u32(60),
+    rtt: u32(68),
+    rttVariance: u32(72),
+    slowStartThreshold: u32(76),
+    congestionWindow: u32(80),
+    receiveSpace: u32(96),
+    totalRetransmits: u32(100),
+    bytesAcknowledged: u64(120),
+    bytesReceived: u64(128),
+    minRtt: u32(148),
+    deliveryRate: u64(160),
+  };
+}
+
+/** Of a listener, tcp_info has the accept queue where a connection has its segments: linux/tcp.h, tcp_get_info(). */
+export function decodeAcceptQueue(bytes: Uint8Array<ArrayBuffer>): { length: number; limit: number } {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return { length: view.getUint32(24, true), limit: view.getUint32(28, true) };
 }

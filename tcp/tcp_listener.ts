@@ -2,6 +2,7 @@
 
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import { notSupportedError } from "../internal/errors.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
 import {
   checkBoolean,
   checkHostname,
@@ -12,6 +13,8 @@ import {
   quote,
 } from "../internal/validate.ts";
 import type { ListenerDriver } from "./driver.ts";
+import { bindNative } from "./native_bind.ts";
+import { NativeListener } from "./native_listener.ts";
 import { RuntimeListener } from "./runtime_listener.ts";
 import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
 
@@ -75,6 +78,8 @@ export interface TcpListenOptions {
   engine?: EngineOption;
 }
 
+const DEFAULT_BACKLOG = 4096;
+
 /** Options that only the kernel's own socket has, and what an error calls them. */
 const NATIVE_OPTIONS = {
   backlog: "the backlog",
@@ -84,6 +89,8 @@ const NATIVE_OPTIONS = {
   deferAccept: "TCP_DEFER_ACCEPT",
   fastOpen: "TCP_FASTOPEN",
 } as const satisfies Partial<Record<keyof TcpListenOptions, string>>;
+
+let construct: (driver: ListenerDriver) => TcpListener;
 
 /**
  * A listening TCP socket, usable wherever a `Deno.TcpListener` is.
@@ -120,6 +127,10 @@ const NATIVE_OPTIONS = {
  */
 export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   readonly #driver: ListenerDriver;
+
+  static {
+    construct = (driver) => new TcpListener(driver);
+  }
 
   private constructor(driver: ListenerDriver) {
     this.#driver = driver;
@@ -165,7 +176,21 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
     if (onAcceptError !== undefined && typeof onAcceptError !== "function") {
       throw new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`);
     }
-    chooseEngine(options.engine, "bind TCP listener");
+    const engine = chooseEngine(options.engine, "bind TCP listener");
+    if (engine === "native") {
+      const { backlog = DEFAULT_BACKLOG, ipv6Only = false } = options;
+      const socketOptions: [SocketOption, number | undefined][] = [
+        ["SO_REUSEADDR", Number(reuseAddress)],
+        ["SO_REUSEPORT", Number(reusePort)],
+        ["IPV6_V6ONLY", Number(ipv6Only)],
+        ["SO_RCVBUF", options.receiveBufferSize],
+        ["SO_SNDBUF", options.sendBufferSize],
+        ["TCP_DEFER_ACCEPT", options.deferAccept],
+        ["TCP_FASTOPEN", options.fastOpen],
+      ];
+      const given = socketOptions.filter((option): option is [SocketOption, number] => option[1] !== undefined);
+      return new TcpListener(bindNative({ hostname, port, backlog, options: given, onAcceptError }));
+    }
     for (const [name, what] of Object.entries(NATIVE_OPTIONS)) {
       const value = options[name as keyof typeof NATIVE_OPTIONS];
       if (value !== undefined && value !== false) throw needsNative(`set ${what}`);
@@ -187,7 +212,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   static fromFd(fd: number): TcpListener {
     checkInteger(fd, "fd", 0, 2 ** 31 - 1);
     chooseEngine("native", "take over a descriptor");
-    throw needsNative("take over a descriptor");
+    return new TcpListener(NativeListener.adopt(fd));
   }
 
   /** The address the socket is bound to, with the port that the kernel picked for 0. */
@@ -203,6 +228,14 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   /** The descriptor; `undefined` on the runtime engine and after `close()` or `detach()`. */
   get fd(): number | undefined {
     return this.#driver.fd;
+  }
+
+  /**
+   * The number of the socket's inode, which `ss -e` and /proc show; `undefined`
+   * on the runtime engine and after `close()` or `detach()`.
+   */
+  get inode(): number | undefined {
+    return this.#driver.inode;
   }
 
   /**
@@ -318,6 +351,11 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
       yield conn;
     }
   }
+}
+
+/** Makes the public object for a listener that an engine has opened. */
+export function wrapListener(driver: ListenerDriver): TcpListener {
+  return construct(driver);
 }
 
 /** Whether `Deno.listen` obeys `reusePort`; where it does not, it says nothing. */

@@ -204,6 +204,8 @@ Deno.test({
   async fn() {
     await using server = await startEcho();
     using conn = await TcpConn.connect({ port: server.port });
+    await conn.writeAll(encode("accepted?"));
+    assertEquals(await readText(conn), "accepted?");
     const begin = performance.now();
     assertEquals(await server.stop("SIGTERM"), 0);
     const took = performance.now() - begin;

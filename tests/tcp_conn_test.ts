@@ -365,7 +365,7 @@ engineTest("TcpConn.read() fails with ConnectionReset when the peer resets", asy
   peer.resetAndDestroy();
   const error = await reading;
   const { syscall, code, errno } = error.cause as { syscall: string; code: string; errno: number };
-  assertEquals([syscall, code], ["read", "ECONNRESET"]);
+  assertEquals([syscall, code], ["recv", "ECONNRESET"]);
   assert(errno > 0);
   await assertRejects(() => server.writeAll(encode("x")), Deno.errors.BrokenPipe);
 });

@@ -1,0 +1,56 @@
+/**
+ * One owner a descriptor. A socket holds a {@linkcode Descriptor} and never
+ * calls close(2) itself.
+ */
+
+import { libc } from "./libc.ts";
+
+const waitingForRoom = new Set<() => void>();
+
+/**
+ * Calls `retry` once when a descriptor of this isolate has been closed, for
+ * those who found the table full.
+ *
+ * @returns A function that takes the wish back.
+ */
+export function whenDescriptorCloses(retry: () => void): () => void {
+  waitingForRoom.add(retry);
+  return () => waitingForRoom.delete(retry);
+}
+
+/** A descriptor and the right to close it. */
+export class Descriptor {
+  #fd: number;
+
+  /** Takes over `fd`. */
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** The number, -1 once it was closed or given away: the kernel may hand it out again at once. */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  get isOpen(): boolean {
+    return this.#fd >= 0;
+  }
+
+  /** Gives the number away. */
+  detach(): number {
+    const fd = this.#fd;
+    this.#fd = -1;
+    return fd;
+  }
+
+  /** Closes the descriptor, if it is open: close(2). */
+  close(): void {
+    if (this.#fd < 0) return;
+    // Marked first. Never tried again: on Linux the number is free even if close(2) fails.
+    libc.close(this.detach());
+    if (waitingForRoom.size === 0) return;
+    const retries = [...waitingForRoom];
+    waitingForRoom.clear();
+    for (const retry of retries) queueMicrotask(retry);
+  }
+}

@@ -1,0 +1,103 @@
+/**
+ * The C library: the only place that opens it, and the declarations of all
+ * that is called in it.
+ *
+ * Lengths are declared as `i32` and `u32` although C says `size_t`: as such
+ * they would come back as BigInt, and none here exceeds 2 GiB.
+ */
+
+const FD = "i32";
+
+const SYMBOLS = {
+  socket: { parameters: ["i32", "i32", "i32"], result: FD },
+  bind: { parameters: [FD, "buffer", "u32"], result: "i32" },
+  listen: { parameters: [FD, "i32"], result: "i32" },
+  accept4: { parameters: [FD, "buffer", "buffer", "i32"], result: FD },
+  connect: { parameters: [FD, "buffer", "u32"], result: "i32" },
+  recv: { parameters: [FD, "buffer", "u32", "i32"], result: "i32" },
+  send: { parameters: [FD, "buffer", "u32", "i32"], result: "i32" },
+  shutdown: { parameters: [FD, "i32"], result: "i32" },
+  close: { parameters: [FD], result: "i32" },
+  getsockname: { parameters: [FD, "buffer", "buffer"], result: "i32" },
+  getpeername: { parameters: [FD, "buffer", "buffer"], result: "i32" },
+  getsockopt: { parameters: [FD, "i32", "i32", "buffer", "buffer"], result: "i32" },
+  setsockopt: { parameters: [FD, "i32", "i32", "buffer", "u32"], result: "i32" },
+  fcntl: { parameters: [FD, "i32", "i32"], result: "i32" },
+  ioctl: { parameters: [FD, "u32", "buffer"], result: "i32" },
+  read: { parameters: [FD, "buffer", "u32"], result: "i32" },
+  write: { parameters: [FD, "buffer", "u32"], result: "i32" },
+  readlink: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
+  eventfd: { parameters: ["u32", "i32"], result: FD },
+  epoll_create1: { parameters: ["i32"], result: FD },
+  epoll_ctl: { parameters: [FD, "i32", FD, "buffer"], result: "i32" },
+  epoll_wait: { parameters: [FD, "buffer", "i32", "i32"], result: "i32" },
+  /** Linux 5.11 and glibc 2.35; absent before. */
+  epoll_pwait2: { parameters: [FD, "buffer", "i32", "buffer", "pointer", "u32"], result: "i32", optional: true },
+  /** {@linkcode epoll_wait} on another thread, whose errno cannot be read. */
+  epoll_wait_elsewhere: {
+    name: "epoll_wait",
+    parameters: [FD, "buffer", "i32", "i32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  usleep: { parameters: ["u32"], result: "i32" },
+  if_nametoindex: { parameters: ["buffer"], result: "u32" },
+  if_indextoname: { parameters: ["u32", "buffer"], result: "pointer" },
+  getaddrinfo: { parameters: ["buffer", "buffer", "buffer", "buffer"], result: "i32" },
+  freeaddrinfo: { parameters: ["usize"], result: "void" },
+  __errno_location: { parameters: [], result: "pointer" },
+  memcpy: { parameters: ["buffer", "pointer", "u32"], result: "pointer" },
+  /** {@linkcode memcpy} from an address that C has put into a struct; works without the right to make pointers. */
+  memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** The functions of the C library that are called here. */
+export type Libc = Deno.StaticForeignLibraryInterface<typeof SYMBOLS>;
+
+const MACHINE = Deno.build.arch === "aarch64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
+
+/** By its name where `--allow-ffi` is unlimited, else by the paths that a grant is likely to name. */
+const CANDIDATES = [
+  "libc.so.6",
+  `/lib/${MACHINE}/libc.so.6`,
+  `/usr/lib/${MACHINE}/libc.so.6`,
+  "/lib64/libc.so.6",
+  "/usr/lib64/libc.so.6",
+  "/lib/libc.so.6",
+  "/usr/lib/libc.so.6",
+];
+
+/** The C library's functions; {@linkcode loadLibc} must have succeeded. */
+export let libc: Libc;
+
+let loaded: string | undefined;
+
+function granted(path: string): boolean {
+  return Deno.permissions.querySync({ name: "ffi", path }).state === "granted";
+}
+
+/**
+ * Opens the C library, if that is possible here and granted already; never
+ * prompts. A grant that was revoked since counts as none.
+ *
+ * @returns Why it is not possible, `undefined` if it is open.
+ */
+export function loadLibc(): string | undefined {
+  const { os, arch, env } = Deno.build;
+  if (os !== "linux") return `the native engine runs on Linux only, not on ${os}`;
+  if (arch !== "x86_64" && arch !== "aarch64") return `the native engine does not run on ${arch}`;
+  if (env !== "gnu") return `the native engine needs glibc, not ${env ?? "another C library"}`;
+  if (loaded !== undefined && granted(loaded)) return undefined;
+  let problem = "run with --allow-ffi";
+  for (const path of CANDIDATES) {
+    if (!granted(path)) continue;
+    try {
+      libc = Deno.dlopen(path, SYMBOLS).symbols as Libc;
+      loaded = path;
+      return undefined;
+    } catch (error) {
+      problem = `the C library cannot be opened (${error instanceof Error ? error.message : error})`;
+    }
+  }
+  return problem;
+}

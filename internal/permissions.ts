@@ -1,0 +1,42 @@
+/**
+ * The permissions of the native engine. A foreign call goes around
+ * `--allow-net`, so the library asks for the very host and port itself, and
+ * refuses as Deno does.
+ */
+
+import { formatAddress, type HostPort, splitZone } from "./address.ts";
+
+function descriptor({ hostname, port }: HostPort): Deno.NetPermissionDescriptor {
+  return { name: "net", host: formatAddress({ hostname: splitZone(hostname)[0], port }) };
+}
+
+/**
+ * Checks that the program may bind to or connect to an address, by the name
+ * that it asked for. Where Deno itself would prompt, this does.
+ *
+ * @param action What is attempted, for the error.
+ * @throws {Deno.errors.NotCapable} If it may not.
+ */
+export function requireNet(address: HostPort, action: string): void {
+  const wanted = descriptor(address);
+  let { state } = Deno.permissions.querySync(wanted);
+  if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
+  if (state !== "granted") throw refusal(wanted, action);
+}
+
+/**
+ * Checks that an address that a permitted name has resolved to is not itself
+ * denied, so that a name cannot get around `--deny-net`.
+ *
+ * @throws {Deno.errors.NotCapable} If it is.
+ */
+export function refuseDenied(address: HostPort, action: string): void {
+  const resolved = descriptor(address);
+  if (Deno.permissions.querySync(resolved).state === "denied") throw refusal(resolved, action);
+}
+
+function refusal({ host }: Deno.NetPermissionDescriptor, action: string): Error {
+  return new Deno.errors.NotCapable(
+    `Cannot ${action}: requires net access to "${host}", run again with the --allow-net flag`,
+  );
+}

@@ -1,0 +1,89 @@
+/**
+ * The gate for system calls: errno is read in the statement after the call,
+ * before anything else can overwrite it.
+ *
+ * The one policy on EINTR: a call is made again, except where a wait should
+ * return; that is up to who waits, and `epoll_wait` is not called from here.
+ */
+
+import { constants } from "node:os";
+import { SyscallError } from "./errors.ts";
+import { type Libc, libc } from "./libc.ts";
+
+const { EINTR } = constants.errno;
+export const { EAGAIN, EINPROGRESS } = constants.errno;
+
+const NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+// These share a number with others; the kernel's manual pages use these names.
+NAMES.set(EAGAIN, "EAGAIN");
+NAMES.set(constants.errno.EOPNOTSUPP, "EOPNOTSUPP");
+
+const errnoBytes = new Uint8Array(4);
+const errnoValue = new Int32Array(errnoBytes.buffer);
+
+/** Returns errno of this thread, which must have made the failed call just before. */
+export function lastErrno(): number {
+  libc.memcpy(errnoBytes, libc.__errno_location(), 4);
+  return errnoValue[0] as number;
+}
+
+/** Returns the error for a call that failed with `errno`. */
+export function syscallError(syscall: string, errno: number): SyscallError {
+  return new SyscallError(syscall, NAMES.get(errno) ?? `E${errno}`, errno);
+}
+
+type Call = {
+  [K in keyof Libc]: Libc[K] extends (...args: never[]) => number ? K : never;
+}[keyof Libc];
+
+/**
+ * Makes a system call.
+ *
+ * @throws {SyscallError} If the call fails.
+ */
+export function syscall<K extends Call>(name: K, ...args: Parameters<Libc[K]>): number {
+  while (true) {
+    const result = (libc[name] as (...args: unknown[]) => number)(...args);
+    if (result !== -1) return result;
+    const errno = lastErrno();
+    if (errno !== EINTR) throw syscallError(name, errno);
+  }
+}
+
+// The three below are {@linkcode syscall} without a thrown error and without
+// an array of arguments: they are called for every message.
+
+/** recv(2); returns the number of bytes, or errno as a negative number. */
+export function receive(fd: number, p: Uint8Array, flags: number): number {
+  while (true) {
+    const n = libc.recv(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags);
+    if (n >= 0) return n;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
+/** send(2); returns the number of bytes, or errno as a negative number. */
+export function transmit(fd: number, p: Uint8Array, flags: number): number {
+  while (true) {
+    const n = libc.send(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags);
+    if (n >= 0) return n;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
+/** accept4(2); returns the descriptor, or errno as a negative number. */
+export function takeConnection(
+  fd: number,
+  address: Uint8Array<ArrayBuffer>,
+  length: Uint8Array<ArrayBuffer>,
+  flags: number,
+): number {
+  while (true) {
+    const result = libc.accept4(fd, address, length, flags);
+    if (result >= 0) return result;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}

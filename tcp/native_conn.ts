@@ -1,0 +1,219 @@
+/** A connection on the kernel's own socket. */
+
+import { formatAddress } from "../internal/address.ts";
+import { closedError } from "../internal/errors.ts";
+import {
+  addressOf,
+  adoptTcp,
+  getCongestion,
+  getSocketOption,
+  getTcpStruct,
+  ioctlInteger,
+  setCongestion,
+  setSocketOption,
+} from "../internal/socket.ts";
+import { decodeSockaddr } from "../internal/sockaddr.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
+import type { Source } from "../mux/reactor.ts";
+import { Ready } from "../mux/selector.ts";
+import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
+import { NativeReader } from "./native_reader.ts";
+import { NativeSocket } from "./native_socket.ts";
+import { NativeWriter } from "./native_writer.ts";
+import { decodeTcpInfo, TCP_INFO, TCP_INFO_SIZE, type TcpInfo } from "./tcp_info.ts";
+
+// sys/socket.h, linux/sockios.h
+const SHUT_RD = 0;
+const SHUT_RDWR = 2;
+const SIOCINQ = 0x541b;
+const SIOCOUTQ = 0x5411;
+
+const READ_SIDE = Ready.READABLE | Ready.READ_CLOSED | Ready.PRIORITY | Ready.ERROR;
+const WRITE_SIDE = Ready.WRITABLE | Ready.WRITE_CLOSED | Ready.ERROR;
+
+/** {@linkcode ConnDriver} on a descriptor. */
+export class NativeConn implements ConnDriver, Source {
+  readonly engine = "native";
+  readonly #socket: NativeSocket;
+  readonly #reader: NativeReader;
+  readonly #writer: NativeWriter;
+  #local: Deno.NetAddr | Uint8Array<ArrayBuffer>;
+  #remote: Deno.NetAddr | Uint8Array<ArrayBuffer>;
+
+  /**
+   * Takes over a connected, nonblocking, close-on-exec socket.
+   *
+   * @param local Its address, as the kernel wrote it or decoded.
+   * @param remote The peer's address; decoded when somebody looks.
+   */
+  constructor(
+    fd: number,
+    local: Deno.NetAddr | Uint8Array<ArrayBuffer>,
+    remote: Deno.NetAddr | Uint8Array<ArrayBuffer>,
+  ) {
+    this.#local = local;
+    this.#remote = remote;
+    this.#socket = new NativeSocket(fd, this, () => `TCP connection with ${formatAddress(this.remoteAddr)}`);
+    this.#reader = new NativeReader(this.#socket);
+    this.#writer = new NativeWriter(this.#socket);
+  }
+
+  /** Takes over a connected socket that comes from elsewhere, once it is checked. */
+  static adopt(fd: number): NativeConn {
+    adoptTcp(fd, "connected");
+    return NativeConn.connected(fd);
+  }
+
+  /** Takes over a connected socket of ours. */
+  static connected(fd: number): NativeConn {
+    const [local, remote] = [addressOf(fd, "getsockname"), addressOf(fd, "getpeername")];
+    return new NativeConn(fd, { transport: "tcp", ...local }, { transport: "tcp", ...remote });
+  }
+
+  get localAddr(): Deno.NetAddr {
+    return this.#local instanceof Uint8Array ? this.#local = netAddr(this.#local) : this.#local;
+  }
+
+  get remoteAddr(): Deno.NetAddr {
+    return this.#remote instanceof Uint8Array ? this.#remote = netAddr(this.#remote) : this.#remote;
+  }
+
+  get fd(): number | undefined {
+    return this.#socket.isOpen ? this.#socket.fd : undefined;
+  }
+
+  get inode(): number | undefined {
+    return this.#socket.inode;
+  }
+
+  onReady(ready: number): void {
+    if (ready & READ_SIDE) this.#reader.onReady(ready);
+    // What the reader woke runs later, so the socket is open still.
+    if (ready & WRITE_SIDE) this.#writer.onReady();
+  }
+
+  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("read from"));
+    return this.#reader.read(p, signal);
+  }
+
+  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("peek at"));
+    return this.#reader.peek(p, signal);
+  }
+
+  tryRead(p: Uint8Array): number | null | undefined {
+    if (!this.#socket.isOpen) throw this.#closedError("read from");
+    return this.#reader.tryRead(p);
+  }
+
+  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("write to"));
+    return this.#writer.write(p, signal);
+  }
+
+  writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("write to"));
+    return this.#writer.writeAll(p, signal);
+  }
+
+  tryWrite(p: Uint8Array): number | undefined {
+    if (!this.#socket.isOpen) throw this.#closedError("write to");
+    return this.#writer.tryWrite(p);
+  }
+
+  closeWrite(): Promise<void> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("close the write side of"));
+    return this.#writer.end();
+  }
+
+  shutdown(how: "read" | "write" | "both"): void {
+    if (!this.#socket.isOpen) throw this.#closedError("shut down");
+    // A failure means that the connection is gone, which reads and writes tell.
+    if (how === "write") this.#writer.end().catch(() => {});
+    else this.#socket.shutdown(how === "read" ? SHUT_RD : SHUT_RDWR);
+  }
+
+  reset(): void {
+    this.#attempt("reset", (fd) => setSocketOption(fd, "SO_LINGER", 0));
+    this.close();
+  }
+
+  setNoDelay(on: boolean): void {
+    this.setOption("TCP_NODELAY", on ? 1 : 0);
+  }
+
+  setKeepAlive(on: boolean, times: KeepAliveTimes | undefined): void {
+    if (times?.idle !== undefined) this.setOption("TCP_KEEPIDLE", times.idle);
+    if (times?.interval !== undefined) this.setOption("TCP_KEEPINTVL", times.interval);
+    if (times?.count !== undefined) this.setOption("TCP_KEEPCNT", times.count);
+    this.setOption("SO_KEEPALIVE", on ? 1 : 0);
+  }
+
+  getOption(option: SocketOption): number {
+    return this.#attempt(`get ${option} of`, (fd) => getSocketOption(fd, option));
+  }
+
+  setOption(option: SocketOption, value: number): void {
+    this.#attempt(`set ${option} on`, (fd) => setSocketOption(fd, option, value));
+  }
+
+  getCongestion(): string {
+    return this.#attempt("get TCP_CONGESTION of", getCongestion);
+  }
+
+  setCongestion(name: string): void {
+    this.#attempt("set TCP_CONGESTION on", (fd) => setCongestion(fd, name));
+  }
+
+  info(): TcpInfo {
+    const bytes = new Uint8Array(TCP_INFO_SIZE);
+    return decodeTcpInfo(bytes, this.#attempt("get TCP_INFO of", (fd) => getTcpStruct(fd, TCP_INFO, bytes)));
+  }
+
+  queues(): { receive: number; send: number } {
+    return this.#attempt("see the queues of", (fd) => ({
+      receive: ioctlInteger(fd, SIOCINQ),
+      send: ioctlInteger(fd, SIOCOUTQ),
+    }));
+  }
+
+  ref(): void {
+    this.#reader.ref(true);
+  }
+
+  unref(): void {
+    this.#reader.ref(false);
+  }
+
+  detach(): number {
+    if (!this.#socket.isOpen) throw this.#closedError("detach");
+    const fd = this.#socket.detach();
+    this.#wake();
+    return fd;
+  }
+
+  close(): void {
+    if (!this.#socket.isOpen) return;
+    this.#socket.close();
+    this.#wake();
+  }
+
+  #wake(): void {
+    this.#reader.close();
+    this.#writer.close();
+  }
+
+  #attempt<T>(action: string, call: (fd: number) => T): T {
+    if (!this.#socket.isOpen) throw this.#closedError(action);
+    return this.#socket.attempt(action, call);
+  }
+
+  #closedError(action: string): Error {
+    return closedError(`${action} ${this.#socket.name}`, "connection");
+  }
+}
+
+function netAddr(sockaddr: Uint8Array<ArrayBuffer>): Deno.NetAddr {
+  return { transport: "tcp", ...decodeSockaddr(sockaddr) };
+}

@@ -1,0 +1,155 @@
+/** Connecting on the native engine: nonblocking connect(2), and RFC 8305 over several addresses. */
+
+import { formatAddress, type HostPort } from "../internal/address.ts";
+import { socketError, SyscallError } from "../internal/errors.ts";
+import { refuseDenied, requireNet } from "../internal/permissions.ts";
+import { resolveAll, type Resolved } from "../internal/resolve.ts";
+import { pendingErrno, setSocketOption, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM } from "../internal/socket.ts";
+import { AF_INET, AF_INET6 } from "../internal/sockaddr.ts";
+import { EINPROGRESS, syscall, syscallError } from "../internal/syscall.ts";
+import { NativeConn } from "./native_conn.ts";
+import { NativeSocket } from "./native_socket.ts";
+
+/** How long an attempt has for itself before the next begins, in milliseconds (RFC 8305, section 5). */
+const ATTEMPT_DELAY = 250;
+
+/** Where and how to connect; checked. */
+export interface NativeConnectOptions extends HostPort {
+  localAddress: string | undefined;
+  localPort: number | undefined;
+}
+
+/** Opens a TCP socket: socket(2). */
+export function openTcp(family: "IPv4" | "IPv6"): number {
+  return syscall("socket", family === "IPv4" ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+/**
+ * Shakes hands on an open socket, and takes it over: connect(2). When
+ * `signal` is aborted, or the attempt fails, the socket is closed.
+ *
+ * @throws {SyscallError} If the attempt fails.
+ */
+export async function shakeHands(fd: number, to: Resolved, signal: AbortSignal): Promise<NativeConn> {
+  let tell: () => void = () => {};
+  const socket = new NativeSocket(fd, { onReady: () => tell() }, () => `TCP socket for ${formatAddress(to)}`);
+  try {
+    try {
+      syscall("connect", fd, to.sockaddr, to.sockaddr.length);
+    } catch (error) {
+      if (!(error instanceof SyscallError) || error.errno !== EINPROGRESS) throw error;
+      socket.register();
+      socket.reactor.hold(true);
+      try {
+        await new Promise<void>((resolve) => {
+          tell = resolve;
+          signal.addEventListener("abort", () => resolve(), { once: true });
+        });
+      } finally {
+        socket.reactor.release(true);
+      }
+      signal.throwIfAborted();
+      const errno = pendingErrno(fd);
+      if (errno !== 0) throw syscallError("connect", errno);
+    }
+    return NativeConn.connected(socket.detach());
+  } finally {
+    socket.close();
+  }
+}
+
+/** One attempt, to one address. */
+function attempt(to: Resolved, from: Resolved | undefined, signal: AbortSignal): Promise<NativeConn> {
+  const fd = openTcp(to.family);
+  try {
+    if (from !== undefined) {
+      setSocketOption(fd, "SO_REUSEADDR", 1);
+      syscall("bind", fd, from.sockaddr, from.sockaddr.length);
+    }
+  } catch (error) {
+    syscall("close", fd);
+    throw error;
+  }
+  return shakeHands(fd, to, signal);
+}
+
+/** The addresses to try, each with the address to come from. */
+async function candidates(
+  { hostname, port, localAddress, localPort }: NativeConnectOptions,
+  action: string,
+): Promise<[to: Resolved, from: Resolved | undefined][]> {
+  const targets = await resolveAll({ hostname, port });
+  for (const target of targets) refuseDenied(target, action);
+  if (localAddress === undefined && localPort === undefined) return targets.map((to) => [to, undefined]);
+  const pairs: [Resolved, Resolved][] = [];
+  for (const to of targets) {
+    const any = to.family === "IPv4" ? "0.0.0.0" : "::";
+    const local = await resolveAll({ hostname: localAddress ?? any, port: localPort ?? 0 });
+    const from = local.find(({ family }) => family === to.family);
+    if (from !== undefined) pairs.push([to, from]);
+  }
+  if (pairs.length === 0) throw new SyscallError("bind", "EAFNOSUPPORT");
+  return pairs;
+}
+
+/**
+ * Connects to the first address that answers. Attempts begin 250 ms after
+ * each other, or as soon as the one before has failed.
+ *
+ * @param signal Ends all attempts.
+ * @throws {SyscallError} If all have failed: what the first one met.
+ */
+export async function connectNative(options: NativeConnectOptions, signal: AbortSignal): Promise<NativeConn> {
+  const action = `connect TCP to ${formatAddress(options)}`;
+  requireNet(options, action);
+  if (options.localAddress !== undefined || options.localPort !== undefined) {
+    const local = { hostname: options.localAddress ?? "0.0.0.0", port: options.localPort ?? 0 };
+    requireNet(local, `bind TCP socket to ${formatAddress(local)}`);
+  }
+  try {
+    const pairs = await candidates(options, action);
+    signal.throwIfAborted();
+    const [only] = pairs;
+    return pairs.length === 1 && only !== undefined ? await attempt(...only, signal) : await race(pairs, signal);
+  } catch (error) {
+    throw error instanceof SyscallError ? socketError(action, error) : error;
+  }
+}
+
+/** Resolves to the first success; the losers' sockets are closed. */
+function race(pairs: [Resolved, Resolved | undefined][], signal: AbortSignal): Promise<NativeConn> {
+  const losers = new AbortController();
+  const over = AbortSignal.any([signal, losers.signal]);
+  const { promise, resolve, reject } = Promise.withResolvers<NativeConn>();
+  let next = 0;
+  let pending = 0;
+  let won = false;
+  let firstFailure: unknown;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+
+  async function begin(): Promise<void> {
+    clearTimeout(timer);
+    const pair = pairs[next++];
+    if (pair === undefined) return;
+    pending++;
+    if (next < pairs.length) timer = setTimeout(begin, ATTEMPT_DELAY);
+    try {
+      const conn = await attempt(...pair, over);
+      if (won) return conn.close();
+      won = true;
+      losers.abort();
+      resolve(conn);
+    } catch (error) {
+      firstFailure ??= error;
+    } finally {
+      pending--;
+    }
+    if (won || over.aborted) {
+      clearTimeout(timer);
+      if (!won && pending === 0) reject(firstFailure);
+    } else if (next < pairs.length) begin();
+    else if (pending === 0) reject(firstFailure);
+  }
+  begin();
+  return promise;
+}

@@ -1,0 +1,200 @@
+/**
+ * The receiving side of a connection on the kernel's own socket.
+ *
+ * Readiness is kept here: the socket is registered edge-triggered, so that
+ * after "would block", or after less than was asked for, nothing is tried
+ * until the reactor tells of more.
+ */
+
+import { interruptedError, socketError } from "../internal/errors.ts";
+import { MSG_PEEK } from "../internal/socket.ts";
+import { EAGAIN, receive, syscallError } from "../internal/syscall.ts";
+import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+import type { Reactor } from "../mux/reactor.ts";
+import { Ready } from "../mux/selector.ts";
+import type { NativeSocket } from "./native_socket.ts";
+
+interface Read extends Waiter<number | null> {
+  readonly p: Uint8Array;
+  readonly flags: number;
+}
+
+/** Reads of one connection, in order. */
+export class NativeReader {
+  readonly #socket: NativeSocket;
+  readonly #reactor: Reactor;
+  /** Something may be there; not known before the first try. */
+  #readable = true;
+  /** After less than was asked for there may still be more: a FIN or urgent data has been told already. */
+  #mayHideMore = false;
+  /**
+   * The call that waits when nothing else is going on, without a signal: the
+   * usual case, and all it costs is one promise.
+   */
+  #p: Uint8Array | undefined;
+  #resolve!: (n: number | null) => void;
+  #reject!: (reason: unknown) => void;
+  readonly #capture = (resolve: (n: number | null) => void, reject: (reason: unknown) => void): void => {
+    this.#resolve = resolve;
+    this.#reject = reject;
+  };
+  /** All others. */
+  readonly #line = new WaiterQueue<Read>();
+  #lineHolds = false;
+  #deferred = false;
+  #ref = true;
+
+  constructor(socket: NativeSocket) {
+    this.#socket = socket;
+    this.#reactor = socket.reactor;
+  }
+
+  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+    if (p.length === 0) return Promise.resolve(0);
+    if (signal === undefined && this.#p === undefined && !this.#lineHolds) {
+      if (this.#readable && this.#reactor.mayProceed()) {
+        try {
+          const n = this.#receive(p, 0);
+          if (n !== undefined) return Promise.resolve(n);
+        } catch (error) {
+          return Promise.reject(error);
+        }
+      }
+      this.#p = p;
+      this.#hold();
+      return new Promise(this.#capture);
+    }
+    return this.#wait(p, signal, 0);
+  }
+
+  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+    if (p.length === 0) return Promise.resolve(0);
+    return this.#wait(p, signal, MSG_PEEK);
+  }
+
+  tryRead(p: Uint8Array): number | null | undefined {
+    if (p.length === 0) return 0;
+    // Those who wait came first. Nobody tells of news while nobody waits, so the kernel is asked.
+    if (this.#p !== undefined || this.#lineHolds) return undefined;
+    return this.#receive(p, 0);
+  }
+
+  /** The reactor tells of news. */
+  onReady(ready: number): void {
+    if (ready & (Ready.READ_CLOSED | Ready.ERROR | Ready.PRIORITY)) this.#mayHideMore = true;
+    this.#readable = true;
+    this.#serve();
+  }
+
+  ref(on: boolean): void {
+    if (on === this.#ref) return;
+    const holds = (this.#p === undefined ? 0 : 1) + (this.#lineHolds ? 1 : 0);
+    for (let i = 0; i < holds; i++) this.#reactor.release(this.#ref);
+    this.#ref = on;
+    for (let i = 0; i < holds; i++) this.#reactor.hold(on);
+  }
+
+  /** Wakes all who wait. */
+  close(): void {
+    if (this.#p !== undefined) {
+      this.#release();
+      this.#reject(this.#interrupted(0));
+    }
+    for (const read of this.#line.drain()) read.reject(this.#interrupted(read.flags));
+    this.#updateLineHold();
+  }
+
+  #wait(p: Uint8Array, signal: AbortSignal | undefined, flags: number): Promise<number | null> {
+    const waiter = new Waiter<number | null>(signal, () => this.#updateLineHold());
+    this.#line.push(Object.assign(waiter, { p, flags }));
+    this.#updateLineHold();
+    this.#serve();
+    if (!waiter.settled) this.#socket.register();
+    return waiter.promise;
+  }
+
+  #hold(): void {
+    this.#socket.register();
+    this.#reactor.hold(this.#ref);
+    if (this.#readable) this.#defer();
+  }
+
+  #release(): void {
+    this.#p = undefined;
+    this.#reactor.release(this.#ref);
+  }
+
+  #updateLineHold(): void {
+    const holds = this.#line.first !== undefined;
+    if (holds === this.#lineHolds) return;
+    this.#lineHolds = holds;
+    if (holds) this.#reactor.hold(this.#ref);
+    else this.#reactor.release(this.#ref);
+  }
+
+  /** Goes on after a turn of the event loop, because others have had none for long. */
+  #defer(): void {
+    if (this.#deferred) return;
+    this.#deferred = true;
+    this.#reactor.defer(() => {
+      this.#deferred = false;
+      this.#serve();
+    });
+  }
+
+  /** Serves those who wait from what is there. */
+  #serve(): void {
+    const p = this.#p;
+    if (p !== undefined && this.#readable) {
+      try {
+        const n = this.#receive(p, 0);
+        if (n === undefined) return;
+        this.#release();
+        this.#resolve(n);
+      } catch (error) {
+        this.#release();
+        this.#reject(error);
+      }
+    }
+    if (this.#lineHolds) this.#serveLine();
+  }
+
+  #serveLine(): void {
+    for (let read = this.#line.first; read !== undefined && this.#readable; read = this.#line.first) {
+      if (!this.#reactor.mayProceed()) {
+        this.#defer();
+        break;
+      }
+      try {
+        const n = this.#receive(read.p, read.flags);
+        if (n === undefined) break;
+        read.resolve(n);
+      } catch (error) {
+        read.reject(error);
+      }
+    }
+    this.#updateLineHold();
+  }
+
+  /** recv(2); `undefined` if nothing is there. */
+  #receive(p: Uint8Array, flags: number): number | null | undefined {
+    const { length } = p;
+    // Resized or transferred while the call waited: reading nothing would look like end-of-file.
+    if (length === 0) throw new TypeError("p was detached or emptied while the read waited");
+    const n = receive(this.#socket.fd, p, flags);
+    if (n > 0) {
+      if (n < length && flags === 0 && !this.#mayHideMore) this.#readable = false;
+      return n;
+    }
+    if (n === 0) return null;
+    if (n === -EAGAIN) {
+      this.#readable = false;
+      return undefined;
+    }
+    throw socketError(`${flags === 0 ? "read from" : "peek at"} ${this.#socket.name}`, syscallError("recv", -n));
+  }
+
+  #interrupted(flags: number): Error {
+    return interruptedError(`${flags === 0 ? "read from" : "peek at"} ${this.#socket.name}`, "connection");
+  }
+}

@@ -1,0 +1,93 @@
+/** A descriptor of the native engine and its registration with the reactor. */
+
+import { Descriptor } from "../internal/descriptor.ts";
+import { socketError, SyscallError } from "../internal/errors.ts";
+import { inodeOf } from "../internal/socket.ts";
+import { syscall } from "../internal/syscall.ts";
+import { type Reactor, reactor, type Source } from "../mux/reactor.ts";
+
+/** What listeners and connections have in common below their driver. */
+export class NativeSocket {
+  readonly reactor: Reactor = reactor();
+  readonly #descriptor: Descriptor;
+  readonly #source: Source;
+  readonly #describe: () => string;
+  #registered = false;
+
+  /** Takes over `fd`; `source` is told of what happens on it, once that is asked for. */
+  constructor(fd: number, source: Source, describe: () => string) {
+    this.#descriptor = new Descriptor(fd);
+    this.#source = source;
+    this.#describe = describe;
+  }
+
+  /** The number, -1 once closed. */
+  get fd(): number {
+    return this.#descriptor.fd;
+  }
+
+  get isOpen(): boolean {
+    return this.#descriptor.isOpen;
+  }
+
+  /** What errors call the socket. */
+  get name(): string {
+    return this.#describe();
+  }
+
+  get inode(): number | undefined {
+    return this.isOpen ? inodeOf(this.fd) : undefined;
+  }
+
+  /**
+   * Registers with the reactor, before the first call waits: many connections
+   * are served without one. The kernel tells at once of what is there already.
+   */
+  register(): void {
+    if (this.#registered) return;
+    try {
+      this.reactor.register(this.fd, this.#source);
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      throw socketError(`wait for ${this.name}`, error);
+    }
+    this.#registered = true;
+  }
+
+  /** Makes system calls in the words of this library; `action` ends in what the socket is called. */
+  attempt<T>(action: string, call: (fd: number) => T): T {
+    try {
+      return call(this.fd);
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      throw socketError(`${action} ${this.name}`, error);
+    }
+  }
+
+  /** shutdown(2). */
+  shutdown(how: number): void {
+    try {
+      this.attempt("shut down", (fd) => syscall("shutdown", fd, how));
+    } catch (error) {
+      // A connection that the peer has reset has no side left to close.
+      if (!(error instanceof Deno.errors.NotConnected)) throw error;
+    }
+  }
+
+  /** Gives the descriptor away. */
+  detach(): number {
+    this.#unregister();
+    return this.#descriptor.detach();
+  }
+
+  close(): void {
+    this.#unregister();
+    this.#descriptor.close();
+  }
+
+  #unregister(): void {
+    if (!this.#registered) return;
+    this.#registered = false;
+    this.reactor.unregister(this.fd);
+  }
+}

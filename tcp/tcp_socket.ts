@@ -1,0 +1,224 @@
+/** The socket before it listens or connects. */
+
+import { formatAddress, type HostPort } from "../internal/address.ts";
+import { Descriptor } from "../internal/descriptor.ts";
+import { chooseEngine } from "../internal/engine.ts";
+import { closedError, socketError, SyscallError } from "../internal/errors.ts";
+import { refuseDenied, requireNet } from "../internal/permissions.ts";
+import { resolveAll } from "../internal/resolve.ts";
+import { addressOf, getSocketOption, setSocketOption } from "../internal/socket.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
+import { syscall } from "../internal/syscall.ts";
+import {
+  checkDuration,
+  checkHostname,
+  checkInteger,
+  checkOptions,
+  checkPort,
+  checkSignal,
+  checkSocketOption,
+  quote,
+} from "../internal/validate.ts";
+import { withDeadline } from "./connect.ts";
+import { permittedLocal } from "./native_bind.ts";
+import type { NativeConn } from "./native_conn.ts";
+import { openTcp, shakeHands } from "./native_connect.ts";
+import { NativeListener } from "./native_listener.ts";
+import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
+import { type TcpListener, wrapListener } from "./tcp_listener.ts";
+
+/** How {@linkcode TcpSocket.connect} connects. */
+export interface TcpSocketConnectOptions extends WaitOptions {
+  /**
+   * Milliseconds within which there must be a connection.
+   *
+   * @default {Infinity}
+   */
+  timeout?: number;
+}
+
+/**
+ * The calls of the textbook one by one: socket, setsockopt, bind, then listen
+ * or connect. Native engine only; {@linkcode TcpListener.bind} and
+ * {@linkcode TcpConn.connect} do it in one step on every engine.
+ *
+ * The first `listen` or `connect` takes the descriptor over, whatever comes of
+ * it, and leaves this object closed.
+ *
+ * Requires `--allow-net` and `--allow-ffi`.
+ *
+ * @example Options that must be set before bind
+ * ```ts
+ * import { engineSupport, TcpSocket } from "@c10k/sockets/tcp";
+ *
+ * if (engineSupport().engine === "native") {
+ *   using socket = TcpSocket.open("IPv4");
+ *   socket.setOption("SO_REUSEADDR", 1);
+ *   socket.setOption("SO_RCVBUF", 64 * 1024);
+ *   socket.bind({ hostname: "127.0.0.1", port: 0 });
+ *   using listener = socket.listen(128);
+ *   console.log(listener.addr);
+ * }
+ * ```
+ */
+export class TcpSocket implements Disposable {
+  readonly #descriptor: Descriptor;
+  readonly #family: "IPv4" | "IPv6";
+
+  private constructor(fd: number, family: "IPv4" | "IPv6") {
+    this.#descriptor = new Descriptor(fd);
+    this.#family = family;
+  }
+
+  /**
+   * Opens a socket: socket(2) with `AF_INET` or `AF_INET6`, and `SOCK_STREAM`.
+   *
+   * @param family The address family: `"IPv4"` or `"IPv6"`.
+   * @returns The socket.
+   * @throws {Deno.errors.NotSupported} If there is no native engine.
+   */
+  static open(family: "IPv4" | "IPv6"): TcpSocket {
+    if (family !== "IPv4" && family !== "IPv6") {
+      throw new TypeError(`family must be "IPv4" or "IPv6", received ${quote(family)}`);
+    }
+    chooseEngine("native", "open TCP socket");
+    try {
+      return new TcpSocket(openTcp(family), family);
+    } catch (error) {
+      throw error instanceof SyscallError ? socketError("open TCP socket", error) : error;
+    }
+  }
+
+  /** The descriptor; `undefined` once the socket is closed, listens or connects. */
+  get fd(): number | undefined {
+    return this.#descriptor.isOpen ? this.#descriptor.fd : undefined;
+  }
+
+  /**
+   * Reads a socket option: getsockopt(2).
+   *
+   * @param o The option.
+   * @returns Its value.
+   */
+  getOption(o: SocketOption): number {
+    checkSocketOption(o);
+    return this.#attempt(`get ${o} of TCP socket`, (fd) => getSocketOption(fd, o));
+  }
+
+  /**
+   * Sets a socket option: setsockopt(2).
+   *
+   * @param o The option.
+   * @param value Its value.
+   */
+  setOption(o: SocketOption, value: number): void {
+    checkSocketOption(o);
+    checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1);
+    this.#attempt(`set ${o} on TCP socket`, (fd) => setSocketOption(fd, o, value));
+  }
+
+  /**
+   * Gives the socket its local address: bind(2).
+   *
+   * Requires `--allow-net` for the host and port.
+   *
+   * @param addr A local host and a port; 0 lets the kernel choose.
+   * @throws {Deno.errors.AddrInUse} If somebody is bound to it.
+   * @throws {Deno.errors.NotCapable} If the permission is not given.
+   */
+  bind(addr: { hostname: string; port: number }): void {
+    checkOptions(addr, "addr");
+    const address = { hostname: checkHostname(addr.hostname), port: checkPort(addr.port) };
+    const action = `bind TCP socket to ${formatAddress(address)}`;
+    this.#attempt(action, (fd) => {
+      const { sockaddr } = permittedLocal(address, action);
+      syscall("bind", fd, sockaddr, sockaddr.length);
+    });
+  }
+
+  /**
+   * Makes it a listening socket: listen(2).
+   *
+   * An unbound socket listens on a port that the kernel picks, on all
+   * addresses; that requires `--allow-net` for `0.0.0.0:0` or `[::]:0`.
+   *
+   * @param backlog Connections that may wait to be accepted.
+   * @returns The listener, which owns the descriptor from now on.
+   */
+  listen(backlog: number = 4096): TcpListener {
+    checkInteger(backlog, "backlog", 0, 2 ** 31 - 1);
+    const action = "listen on TCP socket";
+    return this.#attempt(action, (fd) => {
+      // Bound already, or else the kernel binds it to all addresses now.
+      if (!this.#isBound(fd)) requireNet(this.#anyAddress(), action);
+      syscall("listen", fd, backlog);
+      return wrapListener(new NativeListener(this.#descriptor.detach()));
+    });
+  }
+
+  /**
+   * Connects to a server: connect(2).
+   *
+   * Requires `--allow-net` for the host and port.
+   *
+   * @param addr The server's host, of the socket's family, and its port.
+   * @param o A deadline, and a signal.
+   * @returns The connection, which owns the descriptor from now on.
+   * @throws {Deno.errors.ConnectionRefused} If nobody listens there.
+   * @throws {Deno.errors.TimedOut} If there is no connection within `timeout`.
+   * @throws {Deno.errors.NotCapable} If the permission is not given.
+   */
+  async connect(addr: { hostname: string; port: number }, o: TcpSocketConnectOptions = {}): Promise<TcpConn> {
+    checkOptions(addr, "addr");
+    const address = { hostname: checkHostname(addr.hostname), port: checkPort(addr.port, "port", 1) };
+    const signal = checkSignal(o);
+    const timeout = checkDuration(o.timeout ?? Infinity, "timeout");
+    const action = `connect TCP to ${formatAddress(address)}`;
+    if (!this.#descriptor.isOpen) throw closedError(action, "socket");
+    requireNet(address, action);
+    return wrapConn(
+      await withDeadline<NativeConn>(action, { timeout, signal }, async (over) => {
+        const fd = this.#descriptor.detach();
+        const owner = new Descriptor(fd);
+        try {
+          const to = (await resolveAll(address)).find(({ family }) => family === this.#family);
+          if (to === undefined) throw new SyscallError("connect", "EAFNOSUPPORT");
+          refuseDenied(to, action);
+          over.throwIfAborted();
+          return await shakeHands(owner.detach(), to, over);
+        } catch (error) {
+          throw error instanceof SyscallError ? socketError(action, error) : error;
+        } finally {
+          owner.close();
+        }
+      }),
+    );
+  }
+
+  /** Closes the socket: close(2). Calling it again, or after `listen` or `connect`, does nothing. */
+  close(): void {
+    this.#descriptor.close();
+  }
+
+  /** Closes the socket, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #anyAddress(): HostPort {
+    return { hostname: this.#family === "IPv4" ? "0.0.0.0" : "::", port: 0 };
+  }
+
+  #isBound(fd: number): boolean {
+    return addressOf(fd, "getsockname").port !== 0;
+  }
+
+  #attempt<T>(action: string, call: (fd: number) => T): T {
+    if (!this.#descriptor.isOpen) throw closedError(action, "socket");
+    try {
+      return call(this.#descriptor.fd);
+    } catch (error) {
+      throw error instanceof SyscallError ? socketError(action, error) : error;
+    }
+  }
+}
