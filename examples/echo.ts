@@ -4,7 +4,8 @@
  *     deno task example:echo
  *     deno run --allow-net examples/echo.ts --port 8080
  *
- * Ctrl-C or SIGTERM: no new connections, open ones may finish for 5 s.
+ * Ctrl-C or SIGTERM: no new connections, open ones may finish for 5 s or until
+ * the next Ctrl-C.
  */
 
 import { type EngineOption, engineSupport, type TcpConn, TcpListener } from "@c10k/sockets/tcp";
@@ -73,10 +74,17 @@ const open = new Map<TcpConn, Promise<void>>();
 
 const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
 
+let stopped: number | undefined;
+
 function stop(): void {
-  // A second Ctrl-C ends the program at once.
-  for (const signal of signals) Deno.removeSignalListener(signal, stop);
-  listener.close();
+  if (stopped === undefined) {
+    stopped = performance.now();
+    listener.close();
+    if (open.size > 0) console.log(`stopping: ${open.size} open, Ctrl-C again to cut`);
+  } else if (performance.now() - stopped > 500) {
+    // Sooner it is the same Ctrl-C, which a task runner passes on a second time.
+    for (const conn of open.keys()) conn.close();
+  }
 }
 for (const signal of signals) Deno.addSignalListener(signal, stop);
 
@@ -99,3 +107,4 @@ const late = setTimeout(() => {
 }, GRACE);
 await Promise.all(open.values());
 clearTimeout(late);
+Deno.exit(0);

@@ -120,7 +120,7 @@ export function formatAddress({ hostname, port }: HostPort): string {
  */
 export function parseAddress(text: string): HostPort {
   if (typeof text !== "string") {
-    throw new TypeError(`Cannot parse address: expected a string, received ${Deno.inspect(text)}`);
+    throw new TypeError(`Cannot parse address: expected a string, received a value of type ${typeof text}`);
   }
   const match = /^(?:\[([^[\]]*)\]|([^[\]:]*)):(\d+)$/.exec(text);
   const hostname = match?.[1] ?? match?.[2] ?? "";

@@ -17,7 +17,13 @@ export function acceptTrouble(code: string | undefined): AcceptTrouble {
     case "ENOTCONN":
     case "EPROTO":
     case "ENETDOWN":
+    case "EHOSTDOWN":
     case "EHOSTUNREACH":
+    case "ENONET":
+    case "ENOPROTOOPT":
+    case "EOPNOTSUPP":
+    case "EPERM":
+    case "ETIMEDOUT":
     case "ENETUNREACH":
     case "EINTR":
       return "retry";

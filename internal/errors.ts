@@ -6,7 +6,7 @@
 
 import { constants } from "node:os";
 
-/** What the kernel answered: which call failed, and how. The `cause` of every error that a socket throws. */
+/** What the kernel answered: which call failed, and how. The `cause` of every error with a `code`. */
 export class SyscallError extends Error {
   /** Always `"SyscallError"`. */
   override readonly name = "SyscallError";
@@ -97,14 +97,32 @@ export function socketError(action: string, cause: SyscallError, detail?: string
   return Object.assign(error, { code });
 }
 
+/** The system call that an action of this library stands for, by the action's first word. */
+const SYSCALLS: Readonly<Record<string, string>> = {
+  accept: "accept4",
+  close: "shutdown",
+  connect: "connect",
+  get: "getsockopt",
+  listen: "listen",
+  peek: "recv",
+  read: "recv",
+  set: "setsockopt",
+  shut: "shutdown",
+  write: "send",
+};
+
+function syscallOf(action: string): string {
+  return SYSCALLS[action.split(" ", 1)[0] as string] ?? "fcntl";
+}
+
 /** Returns the error for a call on a socket that was closed before. */
 export function closedError(action: string, what: string): Error {
-  return socketError(action, new SyscallError(action.split(" ", 1)[0] as string, "EBADF"), `${what} is closed`);
+  return socketError(action, new SyscallError(syscallOf(action), "EBADF"), `${what} is closed`);
 }
 
 /** Returns the error that wakes a call which waited while its socket was closed. */
 export function interruptedError(action: string, what: string): Error {
-  const cause = new SyscallError(action.split(" ", 1)[0] as string, "EINTR");
+  const cause = new SyscallError(syscallOf(action), "EINTR");
   return socketError(action, cause, `${what} was closed meanwhile`);
 }
 

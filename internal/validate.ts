@@ -9,7 +9,11 @@ import { SocketOption } from "./socket_option.ts";
 
 /** Returns a value as an error message quotes it. */
 export function quote(value: unknown): string {
-  return Deno.inspect(value, { depth: 0, strAbbreviateSize: 80, colors: false, breakLength: Infinity });
+  try {
+    return Deno.inspect(value, { depth: 0, strAbbreviateSize: 80, colors: false, breakLength: Infinity });
+  } catch {
+    return `a value of type ${typeof value}`; // it has an inspector of its own, which throws
+  }
 }
 
 /** Checks an integer option. */
@@ -69,6 +73,7 @@ export function checkOptions(value: unknown, name = "options"): void {
 export function checkSignal(options: { signal?: AbortSignal | undefined } | undefined): AbortSignal | undefined {
   if (options === undefined) return undefined;
   checkOptions(options);
+  if (options instanceof AbortSignal) throw new TypeError("options must hold the signal: { signal }");
   const { signal } = options;
   if (signal === undefined) return undefined;
   if (!(signal instanceof AbortSignal)) throw new TypeError(`signal must be an AbortSignal, received ${quote(signal)}`);

@@ -46,10 +46,11 @@ export class Waiter<T> {
   }
 }
 
-/** A first-in, first-out line of waiters; leaving from the middle costs nothing until its turn comes. */
+/** A first-in, first-out line of waiters, any of whom may leave early. */
 export class WaiterQueue<W extends { readonly settled: boolean }> {
   #items: W[] = [];
   #head = 0;
+  #left = 0;
 
   /** The first that still waits, `undefined` if nobody does. */
   get first(): W | undefined {
@@ -77,6 +78,14 @@ export class WaiterQueue<W extends { readonly settled: boolean }> {
       this.#head = 0;
     }
     this.#items.push(item);
+  }
+
+  /** To be called when one has left: behind one who stays, those who left would pile up. */
+  compact(): void {
+    if (++this.#left < 64 || this.#left * 2 < this.#items.length) return;
+    this.#items = this.#items.slice(this.#head).filter((item) => !item.settled);
+    this.#head = 0;
+    this.#left = 0;
   }
 
   /** Empties the line, and returns those who still waited. */

@@ -73,7 +73,10 @@ export class NativeListener implements ListenerDriver, Source {
         return Promise.reject(error);
       }
     }
-    const waiter = new Waiter<ConnDriver>(signal, () => this.#updateHold());
+    const waiter = new Waiter<ConnDriver>(signal, () => {
+      this.#waiting.compact();
+      this.#updateHold();
+    });
     this.#waiting.push(waiter);
     this.#updateHold();
     this.#socket.register();

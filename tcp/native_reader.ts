@@ -105,7 +105,10 @@ export class NativeReader {
   }
 
   #wait(p: Uint8Array, signal: AbortSignal | undefined, flags: number): Promise<number | null> {
-    const waiter = new Waiter<number | null>(signal, () => this.#updateLineHold());
+    const waiter = new Waiter<number | null>(signal, () => {
+      this.#line.compact();
+      this.#updateLineHold();
+    });
     this.#line.push(Object.assign(waiter, { p, flags }));
     this.#updateLineHold();
     this.#serve();

@@ -24,6 +24,7 @@ interface Job extends Waiter<number> {
 const SHUT_WR = 1;
 
 const DONE = Promise.resolve();
+const NOTHING = new Uint8Array(0);
 
 /** Writes of one connection, in order. */
 export class NativeWriter {
@@ -76,7 +77,7 @@ export class NativeWriter {
   }
 
   end(): Promise<void> {
-    return this.#ended ??= this.#wait(new Uint8Array(0), 0, undefined, false, true).then(() => {});
+    return this.#ended ??= this.#wait(NOTHING, 0, undefined, false, true).then(() => {});
   }
 
   /** The reactor tells of room, or of an error. */
@@ -97,8 +98,13 @@ export class NativeWriter {
 
   #wait(p: Uint8Array, size: number, signal: AbortSignal | undefined, all: boolean, end: boolean): Promise<number> {
     if (this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
-    const waiter = new Waiter<number>(signal, () => this.#updateHold());
-    this.#line.push(Object.assign(waiter, { p, size, all, end }));
+    const waiter = new Waiter<number>(signal, () => {
+      job.p = NOTHING;
+      this.#line.compact();
+      this.#updateHold();
+    });
+    const job: Job = Object.assign(waiter, { p, size, all, end });
+    this.#line.push(job);
     const first = !this.#holds;
     this.#updateHold();
     if (first) this.#serve();

@@ -83,34 +83,42 @@ export class RuntimeConn implements ConnDriver {
   }
 
   getOption(option: SocketOption): number {
+    this.#checkOpen(`get ${option} of`);
     throw needsNative(`get ${option}`);
   }
 
   setOption(option: SocketOption): void {
+    this.#checkOpen(`set ${option} on`);
     throw needsNative(`set ${option}`);
   }
 
   getCongestion(): string {
+    this.#checkOpen("get TCP_CONGESTION of");
     throw needsNative("get TCP_CONGESTION");
   }
 
   setCongestion(): void {
+    this.#checkOpen("set TCP_CONGESTION on");
     throw needsNative("set TCP_CONGESTION");
   }
 
   info(): TcpInfo {
+    this.#checkOpen("get TCP_INFO of");
     throw needsNative("get TCP_INFO");
   }
 
   queues(): { receive: number; send: number } {
+    this.#checkOpen("see the queues of");
     throw needsNative("see the kernel's queues of a connection");
   }
 
   reset(): void {
+    this.#checkOpen("reset");
     throw needsNative("reset a connection");
   }
 
   detach(): number {
+    this.#checkOpen("detach");
     throw needsNative("detach the descriptor");
   }
 
@@ -131,7 +139,7 @@ export class RuntimeConn implements ConnDriver {
   }
 
   #set(action: string, set: () => void): void {
-    if (this.#closed) throw this.#closedError(action);
+    this.#checkOpen(action);
     try {
       set();
     } catch (error) {
@@ -141,6 +149,10 @@ export class RuntimeConn implements ConnDriver {
       }
       throw fromRuntimeError(error, `${action} ${this.#name}`, "setsockopt");
     }
+  }
+
+  #checkOpen(action: string): void {
+    if (this.#closed) throw this.#closedError(action);
   }
 
   #closedError(action: string): Error {

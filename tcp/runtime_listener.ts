@@ -53,6 +53,7 @@ export class RuntimeListener implements ListenerDriver {
   accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
     if (this.#closed) return Promise.reject(this.#closedError());
     const waiter = new Waiter<ConnDriver>(signal, () => {
+      this.#waiting.compact();
       if (this.#waiting.first === undefined) this.#backoff.cancel();
       this.#updateRef();
     });
@@ -68,10 +69,12 @@ export class RuntimeListener implements ListenerDriver {
     const conn = this.#ahead;
     this.#ahead = undefined;
     if (!this.#accepting) this.#acceptOne();
+    this.#updateRef();
     return conn === undefined ? undefined : new RuntimeConn(conn);
   }
 
   queue(): { length: number; limit: number } {
+    if (this.#closed) throw this.#closedError("see the accept queue of");
     throw needsNative("see the accept queue");
   }
 
@@ -88,6 +91,7 @@ export class RuntimeListener implements ListenerDriver {
   }
 
   detach(): number {
+    if (this.#closed) throw this.#closedError("detach");
     throw needsNative("detach the descriptor");
   }
 

@@ -32,6 +32,30 @@ export class RuntimeReader {
   #busy = false;
   /** It is one that runs ahead. */
   #ahead = false;
+  /** It is a caller's own, who waits. */
+  #direct = false;
+  #resolve!: (n: number | null) => void;
+  #reject!: (reason: unknown) => void;
+  // Made once a connection, not once a read.
+  readonly #capture = (resolve: (n: number | null) => void, reject: (reason: unknown) => void): void => {
+    this.#resolve = resolve;
+    this.#reject = reject;
+  };
+  readonly #onRead = (n: number | null): void => {
+    this.#busy = false;
+    if (!this.#direct) return;
+    this.#direct = false;
+    if (n === null) this.#finished = true;
+    this.#resolve(n);
+    this.#pump();
+  };
+  readonly #onFailure = (error: unknown): void => {
+    this.#busy = false;
+    if (!this.#direct) return;
+    this.#direct = false;
+    this.#reject(fromRuntimeError(error, `read from ${this.#name}`, "recv"));
+    this.#pump();
+  };
   #closed = false;
   /** What was read ahead stands in `#buffer` from `#start` to `#end`. */
   #buffer: Uint8Array = NOTHING;
@@ -79,6 +103,11 @@ export class RuntimeReader {
     this.#closed = true;
     this.#buffer = NOTHING;
     this.#start = this.#end = 0;
+    if (this.#direct) {
+      // Deno's own read ends with the connection, which close() may keep for what is still to be sent.
+      this.#direct = false;
+      this.#reject(this.#interrupted(false));
+    }
     for (const read of this.#waiting.drain()) read.reject(this.#interrupted(read.peek));
   }
 
@@ -88,6 +117,7 @@ export class RuntimeReader {
 
   #wait(p: Uint8Array, signal: AbortSignal | undefined, peek: boolean): Promise<number | null> {
     const waiter = new Waiter<number | null>(signal, () => {
+      this.#waiting.compact();
       this.#pump();
       this.#updateRef();
     });
@@ -142,18 +172,10 @@ export class RuntimeReader {
     return this.#finished ? null : undefined;
   }
 
-  async #readDirect(p: Uint8Array): Promise<number | null> {
-    this.#busy = true;
-    try {
-      const n = await this.#conn.read(p);
-      if (n === null) this.#finished = true;
-      return n;
-    } catch (error) {
-      throw this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `read from ${this.#name}`, "recv");
-    } finally {
-      this.#busy = false;
-      this.#pump();
-    }
+  #readDirect(p: Uint8Array): Promise<number | null> {
+    this.#busy = this.#direct = true;
+    this.#conn.read(p).then(this.#onRead, this.#onFailure);
+    return new Promise(this.#capture);
   }
 
   /** Reads into the buffer, so that `wanted` bytes fit into it at least. */

@@ -16,8 +16,10 @@ const CHUNK = 64 * 1024;
 /** How long `close()` goes on sending what `tryWrite` took, in milliseconds. */
 const LINGER = 5_000;
 
+const NOTHING = new Uint8Array(0);
+
 interface Job extends Waiter<number> {
-  readonly p: Uint8Array;
+  p: Uint8Array;
   /** Write all of `p`, not just what fits. */
   readonly all: boolean;
   /** Send FIN, write nothing. */
@@ -78,7 +80,7 @@ export class RuntimeWriter {
   }
 
   end(): Promise<void> {
-    return this.#ended ??= this.#wait(new Uint8Array(0), undefined, false, true).then(() => {});
+    return this.#ended ??= this.#wait(NOTHING, undefined, false, true).then(() => {});
   }
 
   /** Refuses further writes at once, wakes those that wait, and closes the connection when that loses nothing. */
@@ -101,8 +103,12 @@ export class RuntimeWriter {
 
   #wait(p: Uint8Array, signal: AbortSignal | undefined, all: boolean, end: boolean): Promise<number> {
     if (this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
-    const waiter = new Waiter<number>(signal, () => {});
-    this.#waiting.push(Object.assign(waiter, { p, all, end, copies: signal !== undefined }));
+    const waiter = new Waiter<number>(signal, () => {
+      job.p = NOTHING;
+      this.#waiting.compact();
+    });
+    const job: Job = Object.assign(waiter, { p, all, end, copies: signal !== undefined });
+    this.#waiting.push(job);
     if (!this.#busy) this.#next();
     return waiter.promise;
   }
@@ -138,13 +144,15 @@ export class RuntimeWriter {
   }
 
   async #writeCopies(job: Job): Promise<number> {
+    const size = job.p.length;
     let sent = 0;
     do {
       const copy = job.p.slice(sent, sent + CHUNK);
       await this.#push(copy, true);
       sent += copy.length;
-    } while (job.all && sent < job.p.length && !job.settled && !this.#closed);
-    return sent;
+      if (job.settled || !job.all || sent >= size) return sent;
+      if (this.#closed) throw this.#interrupted(false);
+    } while (true);
   }
 
   /** Sends what nobody waits for. */

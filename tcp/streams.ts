@@ -6,7 +6,7 @@
 
 /** The part of a connection that its streams use. */
 interface Duplex {
-  read(p: Uint8Array): Promise<number | null>;
+  read(p: Uint8Array, options: { signal: AbortSignal }): Promise<number | null>;
   writeAll(p: Uint8Array): Promise<void>;
   closeWrite(): Promise<void>;
   close(): void;
@@ -20,6 +20,7 @@ export class ConnStreams {
   readonly #conn: Duplex;
   #readable: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
   #writable: WritableStream<Uint8Array<ArrayBufferLike>> | undefined;
+  readonly #pulling = new AbortController();
   #readDone = false;
   #writeDone = false;
 
@@ -32,7 +33,11 @@ export class ConnStreams {
       {
         type: "bytes",
         pull: (controller) => this.#pull(controller),
-        cancel: () => this.#finishRead(),
+        cancel: () => {
+          // A read that waits must not take what the next one should get.
+          this.#pulling.abort();
+          this.#finishRead();
+        },
       },
       // Nothing is read before somebody asks, so that conn.read() beside the stream misses nothing.
       { highWaterMark: 0 },
@@ -41,14 +46,20 @@ export class ConnStreams {
 
   get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
     return this.#writable ??= new WritableStream({
-      write: (chunk) => this.#conn.writeAll(chunk),
+      // At once: the sink's own abort() would wait for a write that may never end.
+      start: (controller) => controller.signal.addEventListener("abort", () => this.#conn.close()),
+      write: async (chunk) => {
+        try {
+          await this.#conn.writeAll(chunk);
+        } catch (error) {
+          this.#finishWrite();
+          throw error;
+        }
+      },
       close: async () => {
         await this.#conn.closeWrite();
-        this.#writeDone = true;
-        this.#closeIfDone();
+        this.#finishWrite();
       },
-      // A stream that was cut must not look finished to the peer.
-      abort: () => this.#conn.close(),
     });
   }
 
@@ -56,7 +67,14 @@ export class ConnStreams {
     const request = controller.byobRequest;
     const view = request?.view;
     const buffer = view ? new Uint8Array(view.buffer, view.byteOffset, view.byteLength) : new Uint8Array(CHUNK);
-    const n = await this.#conn.read(buffer);
+    let n: number | null;
+    try {
+      n = await this.#conn.read(buffer, { signal: this.#pulling.signal });
+    } catch (error) {
+      if (this.#pulling.signal.aborted) return;
+      this.#finishRead();
+      throw error;
+    }
     if (n === null) {
       this.#finishRead();
       controller.close();
@@ -71,6 +89,11 @@ export class ConnStreams {
 
   #finishRead(): void {
     this.#readDone = true;
+    this.#closeIfDone();
+  }
+
+  #finishWrite(): void {
+    this.#writeDone = true;
     this.#closeIfDone();
   }
 

@@ -112,6 +112,7 @@ export class TcpConn implements Deno.TcpConn {
   }
 
   private constructor(driver: ConnDriver) {
+    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpConn.connect or TcpListener.accept");
     this.#driver = driver;
   }
 
@@ -488,6 +489,13 @@ export class TcpConn implements Deno.TcpConn {
    */
   close(): void {
     this.#driver.close();
+  }
+
+  /** What `console.log` shows. */
+  [Symbol.for("Deno.customInspect")](inspect: typeof Deno.inspect, options: Deno.InspectOptions): string {
+    return `TcpConn ${
+      inspect({ localAddr: this.localAddr, remoteAddr: this.remoteAddr, engine: this.engine, fd: this.fd }, options)
+    }`;
   }
 
   /** Closes the connection, at the end of a `using` block. */

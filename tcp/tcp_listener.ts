@@ -133,6 +133,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   }
 
   private constructor(driver: ListenerDriver) {
+    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpListener.bind");
     this.#driver = driver;
   }
 
@@ -328,6 +329,11 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    */
   close(): void {
     this.#driver.close();
+  }
+
+  /** What `console.log` shows. */
+  [Symbol.for("Deno.customInspect")](inspect: typeof Deno.inspect, options: Deno.InspectOptions): string {
+    return `TcpListener ${inspect({ addr: this.addr, engine: this.engine, fd: this.fd }, options)}`;
   }
 
   /** Closes the listener, at the end of a `using` block. */
