@@ -175,13 +175,14 @@ function configPath(): string {
 /** A server program in a process of its own; `await using` ends it. */
 export class ServerProcess implements AsyncDisposable {
   readonly stdout: string[] = [];
+  readonly stderr: string[] = [];
   readonly #child: Deno.ChildProcess;
   readonly #reading: Promise<void>;
   #port = 0;
 
   private constructor(child: Deno.ChildProcess) {
     this.#child = child;
-    this.#reading = this.#read();
+    this.#reading = Promise.all([this.#read(), this.#readErrors()]).then(() => {});
   }
 
   /** Starts `deno run` with arguments and waits until it says which port it listens on. */
@@ -193,10 +194,13 @@ export class ServerProcess implements AsyncDisposable {
         env: { NO_COLOR: "1" },
         stdin: "null",
         stdout: "piped",
-        stderr: "inherit",
+        stderr: "piped",
       }).spawn(),
     );
-    await eventually(() => server.#port > 0 ? true : undefined);
+    await eventually(() => {
+      if (server.stderr.length > 0) throw new Error(server.stderr.join(""));
+      return server.#port > 0 ? true : undefined;
+    });
     return server;
   }
 
@@ -214,6 +218,10 @@ export class ServerProcess implements AsyncDisposable {
       const port = /listening on .*:(\d+)/.exec(this.stdout.join(""))?.[1];
       if (port !== undefined) this.#port = Number(port);
     }
+  }
+
+  async #readErrors(): Promise<void> {
+    for await (const text of this.#child.stderr.pipeThrough(new TextDecoderStream())) this.stderr.push(text);
   }
 
   /** Resident memory in bytes, from /proc. */

@@ -50,15 +50,20 @@ for (const engine of ENGINES) {
     assertEquals(await checksum(echoed), await checksum(data));
   });
 
-  clientTest(["nc"], `[${engine}] echo example gives a client that shuts down its side all its echoes`, async () => {
-    await using server = await startEcho(engine);
-    const data = randomBytes(1024 * 1024);
-    // -N: shutdown(2) after end-of-file on stdin; the server ends the connection.
-    assertEquals(
-      await checksum(await feed("nc", ["-N", "127.0.0.1", String(server.port)], data)),
-      await checksum(data),
-    );
-  });
+  // Only OpenBSD's nc, of Debian's netcat-openbsd, has -N; macOS gives it another meaning.
+  clientTest(
+    [Deno.build.os === "linux" ? "nc.openbsd" : "netcat-openbsd"],
+    `[${engine}] echo example gives a client that shuts down its side all its echoes`,
+    async () => {
+      await using server = await startEcho(engine);
+      const data = randomBytes(1024 * 1024);
+      // -N: shutdown(2) after end-of-file on stdin; the server ends the connection.
+      assertEquals(
+        await checksum(await feed("nc.openbsd", ["-N", "127.0.0.1", String(server.port)], data)),
+        await checksum(data),
+      );
+    },
+  );
 
   Deno.test(`[${engine}] echo example serves 200 clients at once, each with its own data`, async () => {
     await using server = await startEcho(engine);
@@ -104,7 +109,7 @@ for (const engine of ENGINES) {
       await writing;
       await echo();
     }
-    assertEquals(server.stdout.join("").includes("Cannot"), false);
+    assertEquals(server.stderr.join(""), "");
   });
 
   Deno.test({
