@@ -54,6 +54,8 @@ export class WaiterQueue<W extends { readonly settled: boolean }> {
 
   /** The first that still waits, `undefined` if nobody does. */
   get first(): W | undefined {
+    // Asked for every message; setting the length of an array is not free, even to what it is.
+    if (this.#items.length === 0) return undefined;
     while (this.#head < this.#items.length) {
       const item = this.#items[this.#head] as W;
       if (!item.settled) return item;
