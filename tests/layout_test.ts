@@ -1,0 +1,163 @@
+/** Layouts of C structs, against bytes that a C program wrote here and now, and against the kernel's. */
+
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import fc from "fast-check";
+import { formatIPv6, parseIPv6 } from "../internal/address.ts";
+import { loadLibc } from "../internal/libc.ts";
+import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
+import { decodeTcpInfo } from "../tcp/tcp_info.ts";
+import { ENGINES, hasCommand } from "./_util.ts";
+
+const native = ENGINES.includes("native");
+if (native) loadLibc();
+
+/** Prints, in hexadecimal, what the headers of this machine make of the structs that are laid out by hand. */
+const PROGRAM = String.raw`
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <linux/tcp.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+static void dump(const char *name, const void *p, size_t n) {
+  printf("%s ", name);
+  for (size_t i = 0; i < n; i++) printf("%02x", ((const unsigned char *)p)[i]);
+  printf("\n");
+}
+int main(void) {
+  struct sockaddr_in four; memset(&four, 0, sizeof four);
+  four.sin_family = AF_INET; four.sin_port = htons(8080);
+  inet_pton(AF_INET, "192.0.2.1", &four.sin_addr);
+  dump("192.0.2.1", &four, sizeof four);
+  struct sockaddr_in6 six; memset(&six, 0, sizeof six);
+  six.sin6_family = AF_INET6; six.sin6_port = htons(443);
+  inet_pton(AF_INET6, "2001:db8::ff", &six.sin6_addr);
+  dump("2001:db8::ff", &six, sizeof six);
+  inet_pton(AF_INET6, "fe80::1", &six.sin6_addr); six.sin6_scope_id = 1;
+  dump("fe80::1%lo", &six, sizeof six);
+  inet_pton(AF_INET6, "::ffff:192.0.2.1", &six.sin6_addr); six.sin6_scope_id = 0;
+  dump("::ffff:192.0.2.1", &six, sizeof six);
+  struct epoll_event event; memset(&event, 0, sizeof event);
+  event.events = EPOLLIN; event.data.u64 = 0x1122334455667788ull;
+  dump("epoll_event", &event, sizeof event);
+  struct tcp_info info; unsigned char *bytes = (unsigned char *)&info;
+  for (size_t i = 0; i < sizeof info; i++) bytes[i] = 0;
+  info.tcpi_state = 8; info.tcpi_retransmits = 2; info.tcpi_rto = 3; info.tcpi_snd_mss = 4; info.tcpi_rcv_mss = 5;
+  info.tcpi_unacked = 6; info.tcpi_lost = 7; info.tcpi_last_data_sent = 8; info.tcpi_last_data_recv = 9;
+  info.tcpi_pmtu = 10; info.tcpi_rtt = 11; info.tcpi_rttvar = 12; info.tcpi_snd_ssthresh = 13; info.tcpi_snd_cwnd = 14;
+  info.tcpi_rcv_space = 15; info.tcpi_total_retrans = 16; info.tcpi_bytes_acked = 17; info.tcpi_bytes_received = 18;
+  info.tcpi_min_rtt = 19; info.tcpi_delivery_rate = 20;
+  dump("tcp_info", &info, sizeof info > 168 ? 168 : sizeof info);
+  printf("addrinfo %zu %zu %zu %zu %zu\n", sizeof(struct addrinfo), offsetof(struct addrinfo, ai_socktype),
+         offsetof(struct addrinfo, ai_addrlen), offsetof(struct addrinfo, ai_addr), offsetof(struct addrinfo, ai_next));
+  return 0;
+}`;
+
+const compiler = hasCommand("cc");
+
+Deno.test({
+  name: `struct layouts are those of a C program (${compiler ? "with cc" : "missing: cc"})`,
+  ignore: !native || !compiler && Deno.env.get("CI") !== "true",
+  async fn() {
+    const folder = await Deno.makeTempDir();
+    try {
+      await Deno.writeTextFile(`${folder}/layout.c`, PROGRAM);
+      const built = await new Deno.Command("cc", { args: ["-o", `${folder}/layout`, `${folder}/layout.c`] }).output();
+      assert(built.success, new TextDecoder().decode(built.stderr));
+      const { stdout } = await new Deno.Command(`${folder}/layout`).output();
+      const lines = new TextDecoder().decode(stdout).trim().split("\n").map((line) => line.split(" "));
+      const printed = new Map(lines.map(([name = "", ...rest]) => [name, rest]));
+      const bytesOf = (name: string) => Uint8Array.fromHex(printed.get(name)?.[0] ?? "");
+
+      const ports = { "192.0.2.1": 8080, "2001:db8::ff": 443, "fe80::1%lo": 443, "::ffff:192.0.2.1": 443 };
+      for (const [hostname, port] of Object.entries(ports)) {
+        assertEquals(encodeSockaddr({ hostname, port }), bytesOf(hostname), hostname);
+        assertEquals(decodeSockaddr(bytesOf(hostname)), { hostname, port });
+      }
+      const event = bytesOf("epoll_event");
+      const words = Deno.build.arch === "x86_64" ? 3 : 4;
+      assertEquals(event.length, words * 4);
+      assertEquals(new Uint32Array(event.buffer)[words - 2], 0x55667788);
+      assertEquals(new Uint32Array(event.buffer)[words - 1], 0x11223344);
+      assertEquals(printed.get("addrinfo"), ["48", "8", "16", "24", "40"]);
+      const info = bytesOf("tcp_info");
+      assertEquals(decodeTcpInfo(info, info.length), {
+        state: "CLOSE_WAIT",
+        retransmits: 2,
+        retransmitTimeout: 3,
+        sendSegmentSize: 4,
+        receiveSegmentSize: 5,
+        unacknowledged: 6,
+        lost: 7,
+        lastDataSent: 8,
+        lastDataReceived: 9,
+        pathMtu: 10,
+        rtt: 11,
+        rttVariance: 12,
+        slowStartThreshold: 13,
+        congestionWindow: 14,
+        receiveSpace: 15,
+        totalRetransmits: 16,
+        bytesAcknowledged: 17,
+        bytesReceived: 18,
+        minRtt: 19,
+        deliveryRate: 20,
+      });
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
+
+Deno.test("decodeTcpInfo() gives 0 for what an older kernel does not write", () => {
+  const info = decodeTcpInfo(new Uint8Array(168).fill(1), 104);
+  assertEquals([info.bytesReceived, info.minRtt, info.deliveryRate], [0, 0, 0]);
+  assert(info.totalRetransmits > 0);
+});
+
+Deno.test({
+  name: "decodeSockaddr() after encodeSockaddr() is the identity",
+  ignore: !native,
+  fn() {
+    const ipv6 = fc.uint8Array({ minLength: 16, maxLength: 16 }).map(formatIPv6);
+    fc.assert(fc.property(fc.oneof(fc.ipV4(), ipv6), fc.integer({ min: 0, max: 65535 }), (hostname, port) => {
+      const bytes = encodeSockaddr({ hostname, port });
+      assert(bytes !== undefined);
+      assertEquals(decodeSockaddr(bytes), { hostname, port });
+    }));
+  },
+});
+
+Deno.test({
+  name: "decodeSockaddr() of any bytes gives an address or a TypeError",
+  ignore: !native,
+  fn() {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 40 }), fc.constantFrom(2, 10, 1, 77), (list, family) => {
+        const bytes = new Uint8Array(list);
+        if (bytes.length > 1) bytes.set([family, 0]);
+        try {
+          const { hostname, port } = decodeSockaddr(bytes);
+          assert(port >= 0 && port <= 65535);
+          if (family === 10) assert(parseIPv6(hostname.split("%", 1)[0] as string) !== undefined);
+        } catch (error) {
+          assert(error instanceof TypeError, Deno.inspect(error));
+        }
+      }),
+      { numRuns: 5_000 },
+    );
+    assertThrows(() => decodeSockaddr(new Uint8Array(0)), TypeError, "Cannot decode a socket address");
+  },
+});
+
+Deno.test({
+  name: "encodeSockaddr() gives nothing for names and for interfaces that are not there",
+  ignore: !native,
+  fn() {
+    assertEquals(encodeSockaddr({ hostname: "localhost", port: 1 }), undefined);
+    assertEquals(encodeSockaddr({ hostname: "fe80::1%nosuch0", port: 1 }), undefined);
+  },
+});
