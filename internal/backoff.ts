@@ -47,12 +47,13 @@ export class Backoff {
     return this.#timer !== undefined;
   }
 
-  /** Calls `retry` after the next pause. */
-  wait(retry: () => void): void {
+  /** Calls `retry` after the next pause, which holds the process unless `ref` is false. */
+  wait(retry: () => void, ref = true): void {
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       retry();
     }, this.#pause);
+    if (!ref) Deno.unrefTimer(this.#timer as unknown as number);
     this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
   }
 

@@ -4,6 +4,7 @@
  * refuses as Deno does.
  */
 
+import { fromRuntimeError } from "./errors.ts";
 import { formatAddress, type HostPort, splitZone } from "./address.ts";
 
 function descriptor({ hostname, port }: HostPort): Deno.NetPermissionDescriptor {
@@ -19,8 +20,14 @@ function descriptor({ hostname, port }: HostPort): Deno.NetPermissionDescriptor 
  */
 export function requireNet(address: HostPort, action: string): void {
   const wanted = descriptor(address);
-  let { state } = Deno.permissions.querySync(wanted);
-  if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
+  let state: Deno.PermissionState;
+  try {
+    ({ state } = Deno.permissions.querySync(wanted));
+    if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
+  } catch (error) {
+    // A host that Deno cannot read.
+    throw fromRuntimeError(error, action, "getaddrinfo");
+  }
   if (state !== "granted") throw refusal(wanted, action);
 }
 

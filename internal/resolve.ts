@@ -65,15 +65,19 @@ export function resolveSync({ hostname, port }: HostPort): Resolved {
  * Resolves a name on another thread; for connect. The order is getaddrinfo's
  * (RFC 6724), with the families taken in turn (RFC 8305, section 4).
  *
+ * @param signal Ends the wait.
  * @throws {SyscallError} If it does not resolve.
  */
-export async function resolveAll({ hostname, port }: HostPort): Promise<Resolved[]> {
+export async function resolveAll({ hostname, port }: HostPort, signal: AbortSignal): Promise<Resolved[]> {
   if (hostKind(hostname) !== "name") return [literal({ hostname, port })];
   const addresses = await new Promise<{ address: string }[]>((resolve, reject) => {
     // Deno's lookup checks the permission for a port too, if it is told which.
     const options = { all: true, verbatim: true, port } as const;
+    // The look-up cannot be taken back; nobody waits for it any longer.
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
     dns.lookup(hostname, options, (error, addresses) => error ? reject(error) : resolve(addresses));
   }).catch((error) => {
+    signal.throwIfAborted();
     throw failed(error?.code === "EAI_AGAIN" ? "EAI_AGAIN" : "ENOTFOUND", Number(error?.errno) || 0);
   });
   const resolved = addresses.map(({ address }) => literal({ hostname: address, port }));

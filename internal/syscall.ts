@@ -50,13 +50,16 @@ export function syscall<K extends Call>(name: K, ...args: Parameters<Libc[K]>): 
   }
 }
 
+/** What one call moves at most, in bytes (`MAX_RW_COUNT` of the kernel, read(2)). */
+export const LARGEST_TRANSFER = 0x7ffff000;
+
 // The three below are {@linkcode syscall} without a thrown error and without
 // an array of arguments: they are called for every message.
 
 /** recv(2); returns the number of bytes, or errno as a negative number. */
 export function receive(fd: number, p: Uint8Array, flags: number): number {
   while (true) {
-    const n = libc.recv(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags);
+    const n = libc.recv(fd, p as Uint8Array<ArrayBuffer>, Math.min(p.byteLength, LARGEST_TRANSFER), flags);
     if (n >= 0) return n;
     const errno = lastErrno();
     if (errno !== EINTR) return -errno;
@@ -66,7 +69,7 @@ export function receive(fd: number, p: Uint8Array, flags: number): number {
 /** send(2); returns the number of bytes, or errno as a negative number. */
 export function transmit(fd: number, p: Uint8Array, flags: number): number {
   while (true) {
-    const n = libc.send(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags);
+    const n = libc.send(fd, p as Uint8Array<ArrayBuffer>, Math.min(p.byteLength, LARGEST_TRANSFER), flags);
     if (n >= 0) return n;
     const errno = lastErrno();
     if (errno !== EINTR) return -errno;

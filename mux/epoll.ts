@@ -6,7 +6,7 @@ import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { constants } from "node:os";
 import { Interest, Ready, type Selector } from "./selector.ts";
 
-const { EINTR, ENOSYS } = constants.errno;
+const { EINTR } = constants.errno;
 
 // sys/epoll.h
 const EPOLL_CLOEXEC = 0o2000000;
@@ -44,7 +44,7 @@ export class EpollSelector implements Selector {
   readonly #time = new BigInt64Array(2);
   readonly #timeBytes = new Uint8Array(this.#time.buffer);
 
-  /** Whether waits of less than a millisecond are possible; ENOSYS under some sandboxes. */
+  /** Whether waits of less than a millisecond are possible; ENOSYS or EPERM under some sandboxes. */
   #fine = libc.epoll_pwait2 !== null;
 
   constructor(maxEvents: number) {
@@ -72,8 +72,7 @@ export class EpollSelector implements Selector {
       this.#time[1] = BigInt(Math.ceil(timeout * 1e6));
       const n = libc.epoll_pwait2(this.#epoll.fd, this.#eventBytes, this.#maxEvents, this.#timeBytes, null, 8);
       if (n >= 0) return n;
-      const errno = lastErrno();
-      if (errno !== ENOSYS) return this.#failed(errno);
+      if (lastErrno() === EINTR) return 0;
       this.#fine = false;
     }
     return this.#count(libc.epoll_wait(this.#epoll.fd, this.#eventBytes, this.#maxEvents, milliseconds(timeout)));

@@ -35,13 +35,18 @@ const SLICE = 0.2;
 /** How many fruitless slices are waited at most, after many fruitful ones. */
 const HOTTEST = 4;
 /** Longest time between two turns of the event loop, in milliseconds. */
-const TURN = 1;
+const TURN = 0.5;
 /** Calls that may go ahead without waiting between two turns. */
 const BUDGET = 128;
 /** Turns of the microtask queue in which a woken handler gets to its next wait. */
 const MICROTURNS = 12;
 /** Events taken at a time. */
 const MAX_EVENTS = 256;
+/**
+ * Longest wait on the other thread, in milliseconds: when a Worker is
+ * terminated its waiting thread ends no sooner.
+ */
+const LONGEST_WAIT = 30_000;
 /** First pause for the other thread to return, in microseconds. */
 const FIRST_PAUSE = 25;
 /** How often sockets are looked at while only unreferenced calls wait, in milliseconds. */
@@ -61,8 +66,8 @@ function turn(): Promise<void> {
 }
 
 class Reactor {
-  readonly #selector = new EpollSelector(MAX_EVENTS);
-  readonly #wakeup = new Descriptor(syscall("eventfd", 0, EFD_NONBLOCK | EFD_CLOEXEC));
+  readonly #selector: EpollSelector;
+  readonly #wakeup: Descriptor;
   /** By descriptor. */
   readonly #sources: (Source | undefined)[] = [];
   readonly #generations: number[] = [];
@@ -78,8 +83,18 @@ class Reactor {
   #poll: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
-    const { fd } = this.#wakeup;
-    this.register(fd, { onReady: () => void libc.read(fd, drained, drained.length) });
+    this.#wakeup = new Descriptor(syscall("eventfd", 0, EFD_NONBLOCK | EFD_CLOEXEC));
+    let selector: EpollSelector | undefined;
+    try {
+      this.#selector = selector = new EpollSelector(MAX_EVENTS);
+      const { fd } = this.#wakeup;
+      this.register(fd, { onReady: () => void libc.read(fd, drained, drained.length) });
+    } catch (error) {
+      // The table of descriptors is full; who tries again must not find it fuller.
+      selector?.close();
+      this.#wakeup.close();
+      throw error;
+    }
   }
 
   /** Begins to tell `source` of what happens on `fd`. */
@@ -150,31 +165,36 @@ class Reactor {
     while (this.#waiting > 0) {
       if (this.#budget <= 0 || this.#deferred.length > 0) await this.#turn();
       if (this.#take(this.#selector.select(0))) {
-        if (performance.now() - this.#lastTurn > TURN) await this.#turn();
-        else for (let i = 0; i < MICROTURNS; i++) await undefined;
+        await this.#letHandlersRun();
       } else if (this.#deferred.length > 0) {
         continue;
       } else if (this.#hot > 0) {
         if (this.#take(this.#selector.select(SLICE))) {
           this.#hot = Math.min(this.#hot + 1, HOTTEST);
-          for (let i = 0; i < MICROTURNS; i++) await undefined;
+          await this.#letHandlersRun();
         } else {
           this.#hot--;
           await this.#turn();
         }
       } else {
         this.#elsewhere = true;
-        const n = await this.#selector.selectElsewhere(-1);
+        const n = await this.#selector.selectElsewhere(LONGEST_WAIT);
         this.#elsewhere = false;
         this.#lastTurn = performance.now();
         this.#budget = BUDGET;
         this.#hot = this.#selector.canWaitFractions ? 1 : 0;
         this.#take(n);
-        for (let i = 0; i < MICROTURNS; i++) await undefined;
+        await this.#letHandlersRun();
       }
     }
     this.#running = false;
     if (this.#waitingUnref > 0) this.#pollLater();
+  }
+
+  /** Lets what was woken get to its next wait, by a turn of the event loop if one is due. */
+  async #letHandlersRun(): Promise<void> {
+    if (performance.now() - this.#lastTurn > TURN) return await this.#turn();
+    for (let i = 0; i < MICROTURNS; i++) await undefined;
   }
 
   async #turn(): Promise<void> {

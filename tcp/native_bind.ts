@@ -1,6 +1,7 @@
 /** Binding and listening on the native engine: bind(2), listen(2). */
 
 import { formatAddress, type HostPort } from "../internal/address.ts";
+import { Descriptor } from "../internal/descriptor.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { refuseDenied, requireNet } from "../internal/permissions.ts";
 import { type Resolved, resolveSync } from "../internal/resolve.ts";
@@ -35,7 +36,8 @@ export function bindNative({ hostname, port, backlog, options, onAcceptError }: 
   const action = `bind TCP listener to ${formatAddress({ hostname, port })}`;
   try {
     const local = permittedLocal({ hostname, port }, action);
-    const fd = openTcp(local.family);
+    const socket = new Descriptor(openTcp(local.family));
+    const { fd } = socket;
     try {
       for (const [option, value] of options) {
         if (option === "IPV6_V6ONLY" && local.family === "IPv4") continue;
@@ -43,10 +45,11 @@ export function bindNative({ hostname, port, backlog, options, onAcceptError }: 
       }
       syscall("bind", fd, local.sockaddr, local.sockaddr.length);
       syscall("listen", fd, backlog);
-      return new NativeListener(fd, onAcceptError);
-    } catch (error) {
-      syscall("close", fd);
-      throw error;
+      const listener = new NativeListener(fd, onAcceptError);
+      socket.detach();
+      return listener;
+    } finally {
+      socket.close();
     }
   } catch (error) {
     throw error instanceof SyscallError ? socketError(action, error) : error;

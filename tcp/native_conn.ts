@@ -61,11 +61,6 @@ export class NativeConn implements ConnDriver, Source {
   /** Takes over a connected socket that comes from elsewhere, once it is checked. */
   static adopt(fd: number): NativeConn {
     adoptTcp(fd, "connected");
-    return NativeConn.connected(fd);
-  }
-
-  /** Takes over a connected socket of ours. */
-  static connected(fd: number): NativeConn {
     const [local, remote] = [addressOf(fd, "getsockname"), addressOf(fd, "getpeername")];
     return new NativeConn(fd, { transport: "tcp", ...local }, { transport: "tcp", ...remote });
   }

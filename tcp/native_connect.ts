@@ -1,10 +1,18 @@
 /** Connecting on the native engine: nonblocking connect(2), and RFC 8305 over several addresses. */
 
 import { formatAddress, type HostPort } from "../internal/address.ts";
+import { Descriptor } from "../internal/descriptor.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveAll, type Resolved } from "../internal/resolve.ts";
-import { pendingErrno, setSocketOption, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM } from "../internal/socket.ts";
+import {
+  addressOf,
+  pendingErrno,
+  setSocketOption,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  SOCK_STREAM,
+} from "../internal/socket.ts";
 import { AF_INET, AF_INET6 } from "../internal/sockaddr.ts";
 import { EINPROGRESS, syscall, syscallError } from "../internal/syscall.ts";
 import { NativeConn } from "./native_conn.ts";
@@ -32,13 +40,17 @@ export function openTcp(family: "IPv4" | "IPv6"): number {
  */
 export async function shakeHands(fd: number, to: Resolved, signal: AbortSignal): Promise<NativeConn> {
   let tell: () => void = () => {};
-  const socket = new NativeSocket(fd, { onReady: () => tell() }, () => `TCP socket for ${formatAddress(to)}`);
+  const owner = new Descriptor(fd);
+  let socket: NativeSocket | undefined;
   try {
+    socket = new NativeSocket(fd, { onReady: () => tell() }, () => `TCP socket for ${formatAddress(to)}`);
+    owner.detach();
     try {
       syscall("connect", fd, to.sockaddr, to.sockaddr.length);
     } catch (error) {
       if (!(error instanceof SyscallError) || error.errno !== EINPROGRESS) throw error;
-      socket.register();
+      const refusal = socket.register();
+      if (refusal !== undefined) throw refusal.cause ?? refusal;
       socket.reactor.hold(true);
       try {
         await new Promise<void>((resolve) => {
@@ -52,41 +64,47 @@ export async function shakeHands(fd: number, to: Resolved, signal: AbortSignal):
       const errno = pendingErrno(fd);
       if (errno !== 0) throw syscallError("connect", errno);
     }
-    return NativeConn.connected(socket.detach());
+    const [local, remote] = [addressOf(fd, "getsockname"), addressOf(fd, "getpeername")];
+    return new NativeConn(socket.detach(), { transport: "tcp", ...local }, { transport: "tcp", ...remote });
   } finally {
-    socket.close();
+    socket?.close();
+    owner.close();
   }
 }
 
 /** One attempt, to one address. */
 function attempt(to: Resolved, from: Resolved | undefined, signal: AbortSignal): Promise<NativeConn> {
-  const fd = openTcp(to.family);
+  const socket = new Descriptor(openTcp(to.family));
   try {
     if (from !== undefined) {
-      setSocketOption(fd, "SO_REUSEADDR", 1);
-      syscall("bind", fd, from.sockaddr, from.sockaddr.length);
+      setSocketOption(socket.fd, "SO_REUSEADDR", 1);
+      syscall("bind", socket.fd, from.sockaddr, from.sockaddr.length);
     }
-  } catch (error) {
-    syscall("close", fd);
-    throw error;
+    return shakeHands(socket.detach(), to, signal);
+  } finally {
+    socket.close();
   }
-  return shakeHands(fd, to, signal);
 }
 
 /** The addresses to try, each with the address to come from. */
 async function candidates(
   { hostname, port, localAddress, localPort }: NativeConnectOptions,
   action: string,
+  signal: AbortSignal,
 ): Promise<[to: Resolved, from: Resolved | undefined][]> {
-  const targets = await resolveAll({ hostname, port });
+  const targets = await resolveAll({ hostname, port }, signal);
   for (const target of targets) refuseDenied(target, action);
   if (localAddress === undefined && localPort === undefined) return targets.map((to) => [to, undefined]);
   const pairs: [Resolved, Resolved][] = [];
   for (const to of targets) {
     const any = to.family === "IPv4" ? "0.0.0.0" : "::";
-    const local = await resolveAll({ hostname: localAddress ?? any, port: localPort ?? 0 });
-    const from = local.find(({ family }) => family === to.family);
-    if (from !== undefined) pairs.push([to, from]);
+    const local = { hostname: localAddress ?? any, port: localPort ?? 0 };
+    const bindAction = `bind TCP socket to ${formatAddress(local)}`;
+    requireNet(local, bindAction);
+    const from = (await resolveAll(local, signal)).find(({ family }) => family === to.family);
+    if (from === undefined) continue;
+    refuseDenied(from, bindAction);
+    pairs.push([to, from]);
   }
   if (pairs.length === 0) throw new SyscallError("bind", "EAFNOSUPPORT");
   return pairs;
@@ -102,12 +120,8 @@ async function candidates(
 export async function connectNative(options: NativeConnectOptions, signal: AbortSignal): Promise<NativeConn> {
   const action = `connect TCP to ${formatAddress(options)}`;
   requireNet(options, action);
-  if (options.localAddress !== undefined || options.localPort !== undefined) {
-    const local = { hostname: options.localAddress ?? "0.0.0.0", port: options.localPort ?? 0 };
-    requireNet(local, `bind TCP socket to ${formatAddress(local)}`);
-  }
   try {
-    const pairs = await candidates(options, action);
+    const pairs = await candidates(options, action, signal);
     signal.throwIfAborted();
     const [only] = pairs;
     return pairs.length === 1 && only !== undefined ? await attempt(...only, signal) : await race(pairs, signal);

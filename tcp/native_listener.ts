@@ -14,6 +14,9 @@ import { NativeConn } from "./native_conn.ts";
 import { NativeSocket } from "./native_socket.ts";
 import { decodeAcceptQueue, TCP_INFO, TCP_INFO_SIZE } from "./tcp_info.ts";
 
+/** Connections in a row that may be gone before accept, until a pause is made. */
+const MOST_RETRIES = 64;
+
 const peer = new Uint8Array(SOCKADDR_SIZE);
 const peerLength = new Uint32Array(1);
 const peerLengthBytes = new Uint8Array(peerLength.buffer);
@@ -79,7 +82,11 @@ export class NativeListener implements ListenerDriver, Source {
     });
     this.#waiting.push(waiter);
     this.#updateHold();
-    this.#socket.register();
+    const refusal = this.#socket.register();
+    if (refusal !== undefined) {
+      waiter.reject(refusal);
+      this.#updateHold();
+    }
     if (this.#mayTry()) this.#defer();
     return waiter.promise;
   }
@@ -157,7 +164,7 @@ export class NativeListener implements ListenerDriver, Source {
 
   /** accept4(2); `undefined` if nothing is there, or there is no room for it now. */
   #take(): ConnDriver | undefined {
-    while (true) {
+    for (let tries = 0;; tries++) {
       peerLength[0] = peer.length;
       const fd = takeConnection(this.#socket.fd, peer, peerLengthBytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (fd >= 0) {
@@ -170,7 +177,7 @@ export class NativeListener implements ListenerDriver, Source {
       }
       const cause = syscallError("accept4", -fd);
       const trouble = acceptTrouble(cause.code);
-      if (trouble === "retry") continue;
+      if (trouble === "retry" && tries < MOST_RETRIES) continue;
       const error = socketError(`accept on ${this.#name}`, cause);
       if (trouble === "fatal") throw error;
       this.#backOff(error);
@@ -191,8 +198,8 @@ export class NativeListener implements ListenerDriver, Source {
       this.#stopBackoff();
       this.#serve();
     };
-    if (!this.#backoff.waiting) {
-      this.#backoff.wait(retry);
+    if (!this.#backoff.waiting && this.#holds) {
+      this.#backoff.wait(retry, this.#ref);
       this.#stopWatching = whenDescriptorCloses(retry);
     }
     const report = this.#onAcceptError;

@@ -8,7 +8,7 @@
 
 import { interruptedError, socketError } from "../internal/errors.ts";
 import { MSG_PEEK } from "../internal/socket.ts";
-import { EAGAIN, receive, syscallError } from "../internal/syscall.ts";
+import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
 import { Ready } from "../mux/selector.ts";
@@ -60,8 +60,11 @@ export class NativeReader {
           return Promise.reject(error);
         }
       }
+      const refusal = this.#socket.register();
+      if (refusal !== undefined) return Promise.reject(refusal);
       this.#p = p;
-      this.#hold();
+      this.#reactor.hold(this.#ref);
+      if (this.#readable) this.#defer();
       return new Promise(this.#capture);
     }
     return this.#wait(p, signal, 0);
@@ -112,14 +115,12 @@ export class NativeReader {
     this.#line.push(Object.assign(waiter, { p, flags }));
     this.#updateLineHold();
     this.#serve();
-    if (!waiter.settled) this.#socket.register();
+    const refusal = waiter.settled ? undefined : this.#socket.register();
+    if (refusal !== undefined) {
+      waiter.reject(refusal);
+      this.#updateLineHold();
+    }
     return waiter.promise;
-  }
-
-  #hold(): void {
-    this.#socket.register();
-    this.#reactor.hold(this.#ref);
-    if (this.#readable) this.#defer();
   }
 
   #release(): void {
@@ -186,7 +187,7 @@ export class NativeReader {
     if (length === 0) throw new TypeError("p was detached or emptied while the read waited");
     const n = receive(this.#socket.fd, p, flags);
     if (n > 0) {
-      if (n < length && flags === 0 && !this.#mayHideMore) this.#readable = false;
+      if (n < Math.min(length, LARGEST_TRANSFER) && flags === 0 && !this.#mayHideMore) this.#readable = false;
       return n;
     }
     if (n === 0) return null;

@@ -42,16 +42,19 @@ export class NativeSocket {
   /**
    * Registers with the reactor, before the first call waits: many connections
    * are served without one. The kernel tells at once of what is there already.
+   *
+   * @returns Why it cannot, `undefined` if it can.
    */
-  register(): void {
-    if (this.#registered) return;
+  register(): Error | undefined {
+    if (this.#registered) return undefined;
     try {
       this.reactor.register(this.fd, this.#source);
+      this.#registered = true;
+      return undefined;
     } catch (error) {
-      if (!(error instanceof SyscallError)) throw error;
-      throw socketError(`wait for ${this.name}`, error);
+      // The kernel limits what may be watched (ENOSPC), and memory.
+      return error instanceof SyscallError ? socketError(`wait for ${this.name}`, error) : error as Error;
     }
-    this.#registered = true;
   }
 
   /** Makes system calls in the words of this library; `action` ends in what the socket is called. */

@@ -6,7 +6,7 @@
 
 import { interruptedError, socketError, SyscallError } from "../internal/errors.ts";
 import { MSG_NOSIGNAL } from "../internal/socket.ts";
-import { EAGAIN, syscallError, transmit } from "../internal/syscall.ts";
+import { EAGAIN, LARGEST_TRANSFER, syscallError, transmit } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
 import type { NativeSocket } from "./native_socket.ts";
@@ -102,13 +102,19 @@ export class NativeWriter {
       job.p = NOTHING;
       this.#line.compact();
       this.#updateHold();
+      // Who is first now may need no room: FIN.
+      if (this.#holds) this.#serve();
     });
     const job: Job = Object.assign(waiter, { p, size, all, end });
     this.#line.push(job);
     const first = !this.#holds;
     this.#updateHold();
     if (first) this.#serve();
-    if (!waiter.settled) this.#socket.register();
+    const refusal = waiter.settled ? undefined : this.#socket.register();
+    if (refusal !== undefined) {
+      waiter.reject(refusal);
+      this.#updateHold();
+    }
     return waiter.promise;
   }
 
@@ -162,7 +168,7 @@ export class NativeWriter {
     if (length === 0) return 0;
     const n = transmit(this.#socket.fd, p, MSG_NOSIGNAL);
     if (n >= 0) {
-      if (n < length) this.#writable = false;
+      if (n < Math.min(length, LARGEST_TRANSFER)) this.#writable = false;
       return n;
     }
     if (n === -EAGAIN) {

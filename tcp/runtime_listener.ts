@@ -154,7 +154,7 @@ export class RuntimeListener implements ListenerDriver {
     if (trouble === "retry") return;
     const error = fromRuntimeError(cause, `accept on ${this.#name}`, "accept");
     if (trouble === "wait") {
-      if (this.#waiting.first !== undefined && !this.#paused) this.#backoff.wait(() => this.#pump());
+      if (this.#waiting.first !== undefined && !this.#paused) this.#backoff.wait(() => this.#pump(), this.#wantsRef);
       // In a turn of its own: a report that throws is the program's error, not the loop's.
       const report = this.#onAcceptError;
       if (report !== undefined) queueMicrotask(() => report(error));

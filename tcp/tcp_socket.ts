@@ -152,7 +152,9 @@ export class TcpSocket implements Disposable {
       // Bound already, or else the kernel binds it to all addresses now.
       if (!this.#isBound(fd)) requireNet(this.#anyAddress(), action);
       syscall("listen", fd, backlog);
-      return wrapListener(new NativeListener(this.#descriptor.detach()));
+      const listener = new NativeListener(fd);
+      this.#descriptor.detach();
+      return wrapListener(listener);
     });
   }
 
@@ -178,10 +180,9 @@ export class TcpSocket implements Disposable {
     requireNet(address, action);
     return wrapConn(
       await withDeadline<NativeConn>(action, { timeout, signal }, async (over) => {
-        const fd = this.#descriptor.detach();
-        const owner = new Descriptor(fd);
+        const owner = new Descriptor(this.#descriptor.detach());
         try {
-          const to = (await resolveAll(address)).find(({ family }) => family === this.#family);
+          const to = (await resolveAll(address, over)).find(({ family }) => family === this.#family);
           if (to === undefined) throw new SyscallError("connect", "EAFNOSUPPORT");
           refuseDenied(to, action);
           over.throwIfAborted();
