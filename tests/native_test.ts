@@ -11,6 +11,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { delay } from "@std/async";
+import dns from "node:dns";
 import {
   clientTest,
   decode,
@@ -615,4 +616,114 @@ nativeTest("100,000 connections one after the other leave memory and descriptors
   const { descriptors, growth } = JSON.parse(stdout) as { descriptors: number; growth: number };
   assertEquals(descriptors, 0);
   assertLess(growth, 24 * 1024 * 1024, "bytes of RSS more after the last 80,000 than before");
+});
+
+// --- what broke once
+
+nativeTest("messages that come one by one, at any pace, starve no timer", async () => {
+  // Each arrived within a short wait on this thread, and none of those gave the event loop a turn.
+  using listener = TcpListener.bind({ ...LOCAL });
+  const source = `
+    import { TcpConn } from "@c10k/sockets/tcp";
+    const conn = await TcpConn.connect({ port: ${listener.addr.port}, engine: "native" });
+    const end = performance.now() + 1_200;
+    for (let next = performance.now(); next < end; next += 0.12) {
+      while (performance.now() < next);
+      await conn.writeAll(new Uint8Array(1));
+    }
+    conn.close();`;
+  const sending = runDeno(["--allow-all"], source);
+  using conn = await listener.accept();
+  let worst = 0;
+  let last = performance.now();
+  const timer = setInterval(() => {
+    worst = Math.max(worst, performance.now() - last - 10);
+    last = performance.now();
+  }, 10);
+  const p = new Uint8Array(64);
+  while (await conn.read(p) !== null);
+  clearInterval(timer);
+  assertEquals((await sending).code, 0);
+  assertLess(worst, 50, "the worst delay of a 10 ms timer");
+});
+
+nativeTest("TcpConn.closeWrite() does not wait behind a write that was cancelled", async () => {
+  using pair = await Pair.open("native");
+  const abort = new AbortController();
+  const writing = pair.client.writeAll(new Uint8Array(32 * 1024 * 1024), { signal: abort.signal });
+  const closing = pair.client.closeWrite();
+  await delay(10);
+  abort.abort("enough");
+  assertEquals(await writing.catch((error) => error), "enough");
+  await closing; // nobody reads
+});
+
+nativeTest("a registration that the kernel refuses rejects the call, and disturbs no other", async () => {
+  using pair = await Pair.open("native");
+  using other = await Pair.open("native");
+  const { fd } = pair.server;
+  const first = pair.server.read(new Uint8Array(1)).catch((error) => error);
+  const second = TcpConn.fromFd(fd as number); // a second owner: a mistake, but not one that may spread
+  const waiting = other.server.read(new Uint8Array(9));
+  const { signal } = new AbortController();
+  await assertRejects(() => second.read(new Uint8Array(1)), Deno.errors.AlreadyExists, "(EEXIST)");
+  await assertRejects(() => second.read(new Uint8Array(1), { signal }), Deno.errors.AlreadyExists, "(EEXIST)");
+  second.detach();
+  await other.client.writeAll(encode("fine"));
+  assertEquals(await waiting, 4);
+  pair.server.close();
+  assert(await first instanceof Deno.errors.Interrupted);
+});
+
+nativeTest("TcpConn.connect() obeys timeout and signal while a name is looked up", async () => {
+  const { lookup } = dns;
+  const pending = Promise.withResolvers<void>();
+  dns.lookup = ((...args: unknown[]) => {
+    const callback = args.at(-1) as (error: null, addresses: { address: string }[]) => void;
+    pending.promise.then(() => callback(null, [{ address: "127.0.0.1" }]));
+  }) as unknown as typeof dns.lookup;
+  try {
+    const options = { hostname: "slow.invalid", port: 9, engine: "native" } as const;
+    await assertRejects(() => TcpConn.connect({ ...options, timeout: 30 }), Deno.errors.TimedOut, "within 30 ms");
+    const signal = AbortSignal.timeout(30);
+    assertEquals(await TcpConn.connect({ ...options, signal }).catch((error) => error), signal.reason);
+    using socket = TcpSocket.open("IPv4");
+    await assertRejects(() => socket.connect(options, { timeout: 30 }), Deno.errors.TimedOut);
+  } finally {
+    dns.lookup = lookup;
+    pending.resolve();
+  }
+});
+
+nativeTest("connecting when descriptors have run out leaves none behind", async () => {
+  const source = `
+    import { TcpConn } from "@c10k/sockets/tcp";
+    const open = () => [...Deno.readDirSync("/proc/self/fd")].length;
+    const port = Number(Deno.args[0]);
+    const conns = [];
+    const before = open();
+    try { while (true) conns.push(await TcpConn.connect({ port, engine: "native" })); }
+    catch (error) { if (error.code !== "EMFILE") throw error; }
+    for (let i = 0; i < 50; i++) await TcpConn.connect({ port, engine: "native" }).catch(() => {});
+    for (const conn of conns) conn.close();
+    console.log(open() - before);`;
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  using listener = TcpListener.bind({ ...LOCAL });
+  const accepting = (async () => {
+    const held: TcpConn[] = [];
+    for await (const conn of listener) held.push(conn);
+    for (const conn of held) conn.close();
+  })();
+  try {
+    await Deno.writeTextFile(file, source);
+    const config = new URL("../deno.json", import.meta.url).pathname;
+    const shell = `ulimit -n 80; exec "$0" run -q --no-lock --config "$1" -A "$2" "$3"`;
+    const left = await output("sh", "-c", shell, Deno.execPath(), config, file, String(listener.addr.port));
+    // The reactor's own two, which it keeps.
+    assertLess(Number(left), 3);
+  } finally {
+    listener.close();
+    await accepting;
+    await Deno.remove(file);
+  }
 });

@@ -71,6 +71,8 @@ Deno.test("permissions: an unused import needs none, and asks for none", async (
 const native = ENGINES.includes("native");
 const FFI = "--allow-ffi";
 const local = (call: string, engine: string) => call.replaceAll(" })", `, engine: "${engine}" })`);
+const connectFrom = (localAddress: string | undefined, localPort: number) =>
+  `await TcpConn.connect({ port: 9, localPort: ${localPort}, localAddress: ${JSON.stringify(localAddress)} })`;
 const socketBind = (host: string, port: number) =>
   `using s = TcpSocket.open("IPv4"); s.bind({ hostname: "${host}", port: ${port} })`;
 const socketConnect = (host: string, port: number) =>
@@ -114,6 +116,11 @@ for (
     [[FFI, "--allow-net", "--deny-net=127.0.0.1"], connect("0x7f000001", 9), "NotCapable"],
     [[FFI, "--allow-net", "--deny-net=127.0.0.1"], listen("localhost", 0), "NotCapable"],
     [[FFI, "--allow-net", "--deny-net=127.0.0.1"], socketConnect("localhost", 9), "NotCapable"],
+    // Nor does a connection come from one.
+    [[FFI, "--allow-net", "--deny-net=127.0.0.5"], connectFrom("127.0.0.5", 0), "NotCapable"],
+    [[FFI, "--allow-net", "--deny-net=127.0.0.5"], connectFrom("127.5", 0), "NotCapable"],
+    [[FFI, "--allow-net", "--deny-net=0.0.0.0:4567"], connectFrom(undefined, 4567), "NotCapable"],
+    [[FFI, "--allow-net=127.0.0.1:9"], connectFrom("127.0.0.1", 0), needs("bind TCP socket to", "127.0.0.1:0")],
     [[FFI, "--allow-net"], listen("127.0.0.1", 0), ["ok", 0]],
     [[FFI, "--allow-net=127.0.0.1:0"], listen("127.0.0.1", 0), ["ok", 0]],
     [[FFI, "--allow-net=localhost"], listen("localhost", 0), ["ok", 0]],
