@@ -40,8 +40,8 @@ const TURN = 0.5;
 const BUDGET = 128;
 /** Turns of the microtask queue in which a woken handler gets to its next wait. */
 const MICROTURNS = 12;
-/** Events taken at a time. */
-const MAX_EVENTS = 256;
+/** Events taken at a time: few enough that what was received is still in the cache when its handler runs. */
+const MAX_EVENTS = 64;
 /**
  * Longest wait on the other thread, in milliseconds: when a Worker is
  * terminated its waiting thread ends no sooner.
