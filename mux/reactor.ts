@@ -47,8 +47,9 @@ const MAX_EVENTS = 64;
  * terminated its waiting thread ends no sooner.
  */
 const LONGEST_WAIT = 30_000;
-/** First pause for the other thread to return, in microseconds. */
+/** First and longest pause for the other thread to return, in microseconds; long only if it gets no processor. */
 const FIRST_PAUSE = 25;
+const LONGEST_PAUSE = 2_000;
 /** How often sockets are looked at while only unreferenced calls wait, in milliseconds. */
 const UNREF_POLL = 10;
 
@@ -154,7 +155,7 @@ class Reactor {
   #awaitReturn(pause: number): void {
     if (!this.#elsewhere || this.#waiting > 0) return;
     libc.usleep(pause);
-    setImmediate(() => this.#awaitReturn(Math.min(pause * 2, SLICE * 1000)));
+    setImmediate(() => this.#awaitReturn(Math.min(pause * 2, LONGEST_PAUSE)));
   }
 
   async #run(): Promise<void> {

@@ -1,7 +1,7 @@
 /** The test vocabulary: engines, pairs of connections, real clients, child processes. */
 
 import { type Engine, engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assertEquals } from "@std/assert";
+import { assert } from "@std/assert";
 import { delay } from "@std/async";
 
 /** The engines that can be tested here. */
@@ -11,16 +11,22 @@ export const ENGINES: readonly Engine[] = engineSupport().engine === "native" ? 
 export const ROOT = new URL("../", import.meta.url);
 
 /** Declares a test once for each engine, with the engine in its name. */
-export function engineTest(name: string, fn: (engine: Engine) => Promise<void> | void): void {
+export function engineTest(name: string, fn: (engine: Engine) => Promise<void> | void, ignore = false): void {
   for (const engine of ENGINES) {
-    Deno.test(`[${engine}] ${name}`, async () => {
-      const before = openDescriptors();
-      await fn(engine);
-      // The runtime drops a socket at a turn of its loop after close().
-      for (let i = 0; i < 100 && openDescriptors() > before; i++) await delay(5);
-      assertEquals(openDescriptors(), Math.min(before, openDescriptors()), "descriptors left open by the test");
-    });
+    Deno.test({ name: `[${engine}] ${name}`, ignore, fn: () => withoutLeaks(() => fn(engine)) });
   }
+}
+
+/** Runs a test and fails it if it leaves sockets open. */
+export async function withoutLeaks(fn: () => Promise<void> | void): Promise<void> {
+  const before = openDescriptors();
+  await fn();
+  // The reactor's other thread returns within microseconds, where it gets a processor.
+  await delay(2);
+  // The runtime drops a socket at a turn of its loop after close().
+  for (let i = 0; i < 100 && openDescriptors() > before; i++) await delay(5);
+  const left = openDescriptors() - before;
+  assert(left <= 0, `the test left ${left} descriptors open`);
 }
 
 /** Sockets of this process, 0 where that cannot be told. */

@@ -18,12 +18,12 @@ import {
   encode,
   ENGINES,
   eventually,
-  openDescriptors,
   Pair,
   readExactly,
   readText,
   run,
   runDeno,
+  withoutLeaks,
 } from "./_util.ts";
 
 const native = ENGINES.includes("native");
@@ -31,16 +31,7 @@ const LOCAL = { hostname: "127.0.0.1", port: 0, engine: "native" } as const;
 
 /** Declares a test of the native engine, ignored where there is none. */
 function nativeTest(name: string, fn: () => Promise<void> | void): void {
-  Deno.test({
-    name: `[native] ${name}`,
-    ignore: !native,
-    async fn() {
-      const before = openDescriptors();
-      await fn();
-      for (let i = 0; i < 100 && openDescriptors() > before; i++) await delay(5);
-      assertLess(openDescriptors(), before + 1, "descriptors left open by the test");
-    },
-  });
+  Deno.test({ name: `[native] ${name}`, ignore: !native, fn: () => withoutLeaks(fn) });
 }
 
 /** Runs a program and returns what it printed. */

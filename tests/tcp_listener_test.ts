@@ -28,14 +28,13 @@ engineTest("TcpListener.bind() takes names, IPv6 addresses and brackets", async 
 });
 
 engineTest("TcpListener.bind() to :: serves IPv4 clients too", async (engine) => {
-  // Windows has IPV6_V6ONLY on by default, and the runtime gives no way to it.
-  if (Deno.build.os === "windows") return;
   using listener = TcpListener.bind({ hostname: "::", port: 0, engine });
   using client = await TcpConn.connect({ port: listener.addr.port, engine });
   using server = await listener.accept();
   assertEquals(server.remoteAddr.hostname, "::ffff:127.0.0.1");
   assertEquals(client.remoteAddr.hostname, "127.0.0.1");
-});
+  // Windows has IPV6_V6ONLY on by default, and the runtime gives no way to it.
+}, Deno.build.os === "windows");
 
 engineTest("TcpListener.accept() hands out a connection that was waiting before the call", async (engine) => {
   using listener = TcpListener.bind({ ...LOCAL, engine });
