@@ -407,20 +407,32 @@ nativeTest("a closed number that the kernel gives out again is not touched by it
   }
 });
 
-nativeTest("a flood on one connection starves neither others nor timers", async () => {
-  using flood = await Pair.open("native");
-  using quiet = await Pair.open("native");
-  let stop = false;
+/** Sends and reads over a pair as fast as it goes; `stop()` ends it and returns the number of bytes. */
+function startFlood({ client, server }: Pair): { stop(): Promise<number> } {
+  let stopped = false;
   let moved = 0;
   const chunk = new Uint8Array(64 * 1024);
   const sending = (async () => {
-    while (!stop) await flood.client.writeAll(chunk);
-    flood.client.close();
+    while (!stopped) await client.writeAll(chunk);
+    client.close();
   })();
   const receiving = (async () => {
     const p = new Uint8Array(64 * 1024);
-    for (let n; (n = await flood.server.read(p)) !== null;) moved += n;
+    for (let n; (n = await server.read(p)) !== null;) moved += n;
   })();
+  return {
+    async stop() {
+      stopped = true;
+      await Promise.all([sending, receiving]);
+      return moved;
+    },
+  };
+}
+
+nativeTest("a flood on one connection starves neither others nor timers", async () => {
+  using pair = await Pair.open("native");
+  using quiet = await Pair.open("native");
+  const flood = startFlood(pair);
   const echoing = quiet.server.readable.pipeTo(quiet.server.writable);
   let worstTimer = 0;
   let worstEcho = 0;
@@ -433,8 +445,7 @@ nativeTest("a flood on one connection starves neither others nor timers", async 
     assertEquals(await readText(quiet.client), "ping");
     worstEcho = Math.max(worstEcho, performance.now() - woken);
   }
-  stop = true;
-  await Promise.all([sending, receiving]);
+  const moved = await flood.stop();
   await quiet.client.closeWrite();
   await echoing;
   assertGreater(moved, 10 * 1024 * 1024);
@@ -443,22 +454,12 @@ nativeTest("a flood on one connection starves neither others nor timers", async 
 });
 
 nativeTest("a flood does not starve the program's other I/O", async () => {
-  using flood = await Pair.open("native");
-  let stop = false;
-  const chunk = new Uint8Array(64 * 1024);
-  const sending = (async () => {
-    while (!stop) await flood.client.writeAll(chunk);
-    flood.client.close();
-  })();
-  const receiving = (async () => {
-    const p = new Uint8Array(64 * 1024);
-    while (await flood.server.read(p) !== null);
-  })();
+  using pair = await Pair.open("native");
+  const flood = startFlood(pair);
   const begin = performance.now();
   for (let i = 0; i < 50; i++) await Deno.readTextFile("deno.json");
   assertLess(performance.now() - begin, 50 * 50);
-  stop = true;
-  await Promise.all([sending, receiving]);
+  await flood.stop();
 });
 
 nativeTest("an idle listener and connection use no CPU", async () => {
