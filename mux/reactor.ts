@@ -164,7 +164,11 @@ class Reactor {
     // What else this turn begins to wait for is waited for together.
     await undefined;
     while (this.#waiting > 0) {
-      if (this.#budget <= 0 || this.#deferred.length > 0) await this.#turn();
+      if (this.#budget <= 0 || this.#deferred.length > 0) {
+        await this.#turn();
+        // The deferred calls may have been the last that waited.
+        if (this.#waiting === 0) break;
+      }
       if (this.#take(this.#selector.select(0))) {
         await this.#letHandlersRun();
       } else if (this.#deferred.length > 0) {
@@ -181,9 +185,8 @@ class Reactor {
         this.#elsewhere = true;
         const n = await this.#selector.selectElsewhere(LONGEST_WAIT);
         this.#elsewhere = false;
-        this.#lastTurn = performance.now();
-        this.#budget = BUDGET;
         this.#hot = this.#selector.canWaitFractions ? 1 : 0;
+        this.#turned();
         this.#take(n);
         await this.#letHandlersRun();
       }
@@ -200,6 +203,10 @@ class Reactor {
 
   async #turn(): Promise<void> {
     await turn();
+    this.#turned();
+  }
+
+  #turned(): void {
     this.#lastTurn = performance.now();
     this.#budget = BUDGET;
     const deferred = this.#deferred;

@@ -714,3 +714,19 @@ nativeTest("connecting when descriptors have run out leaves none behind", async 
     await Deno.remove(file);
   }
 });
+
+nativeTest("a deferred call that was the last to wait lets the process end at once", async () => {
+  // More writes than may go ahead between two turns: nobody woke the wait that began after the last.
+  const source = `
+    import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+    const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+    const client = await TcpConn.connect({ port: listener.addr.port, engine: "native" });
+    const server = await listener.accept();
+    for (let i = 0; i < 1_000; i++) await client.writeAll(new Uint8Array(1));
+    for (const socket of [client, server, listener]) socket.close();
+    const start = performance.now();
+    addEventListener("unload", () => console.log(performance.now() - start));`;
+  const { code, stdout, stderr } = await runDeno(["--allow-all"], source);
+  assertEquals([code, stderr], [0, ""]);
+  assertLess(Number(stdout), 5_000, "milliseconds until the process ended");
+});
