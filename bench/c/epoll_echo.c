@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BUFFER (64 * 1024)
+#define BUFFER (32 * 1024)
 #define EVENTS 1024
 
 // A connection, and what could not be sent yet.

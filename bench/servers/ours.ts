@@ -2,8 +2,8 @@
 
 import { type TcpConn, TcpListener } from "../../tcp/mod.ts";
 
-// 64 KiB, as in the other servers; `--buffer BYTES` for idle connections.
-const BUFFER = Deno.args[2] === "--buffer" ? Number(Deno.args[3]) : 64 * 1024;
+// 32 KiB, twice the largest message, as in the other servers; `--buffer BYTES` for idle connections.
+const BUFFER = Deno.args[2] === "--buffer" ? Number(Deno.args[3]) : 32 * 1024;
 
 async function serve(conn: TcpConn): Promise<void> {
   const buffer = new Uint8Array(BUFFER);
