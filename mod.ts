@@ -14,3 +14,4 @@
  */
 
 export * from "./tcp/mod.ts";
+export * from "./mux/mod.ts";

@@ -136,12 +136,16 @@ export function addressOf(fd: number, side: "getsockname" | "getpeername"): Host
   return decodeSockaddr(bytes.subarray(0, length[0]));
 }
 
-/** Number of the socket's inode: what `ss -e` and /proc show as `ino` and `socket:[…]`. */
-export function inodeOf(fd: number): number {
+/** What /proc says that a descriptor is, for example `socket:[12345]`. */
+export function linkOf(fd: number): string {
   const target = new Uint8Array(64);
   const n = syscall("readlink", new TextEncoder().encode(`/proc/self/fd/${fd}\0`), target, target.length);
-  const text = new TextDecoder().decode(target.subarray(0, n));
-  return Number(/\[(\d+)\]/.exec(text)?.[1] ?? 0);
+  return new TextDecoder().decode(target.subarray(0, n));
+}
+
+/** Number of the socket's inode: what `ss -e` and /proc show as `ino` and `socket:[…]`. */
+export function inodeOf(fd: number): number {
+  return Number(/\[(\d+)\]/.exec(linkOf(fd))?.[1] ?? 0);
 }
 
 /**

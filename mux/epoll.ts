@@ -4,7 +4,8 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { constants } from "node:os";
-import { Interest, Ready, type Selector } from "./selector.ts";
+import { Timespec, toEvents, toReady, wholeMilliseconds } from "./poll_events.ts";
+import { InterestBit, type Selector } from "./selector.ts";
 
 const { EINTR } = constants.errno;
 
@@ -13,11 +14,7 @@ const EPOLL_CLOEXEC = 0o2000000;
 const EPOLL_CTL_ADD = 1;
 const EPOLL_CTL_DEL = 2;
 const EPOLL_CTL_MOD = 3;
-const EPOLLIN = 0x1;
-const EPOLLPRI = 0x2;
-const EPOLLOUT = 0x4;
-const EPOLLERR = 0x8;
-const EPOLLHUP = 0x10;
+// What is asked for and told is in poll_events.ts.
 const EPOLLRDHUP = 0x2000;
 const EPOLLEXCLUSIVE = 1 << 28;
 const EPOLLONESHOT = 1 << 30;
@@ -34,16 +31,19 @@ const DATA = WORDS - 2;
 /** {@linkcode Selector} on epoll. */
 export class EpollSelector implements Selector {
   readonly backend = "epoll";
+  readonly supports: number = InterestBit.READABLE | InterestBit.WRITABLE | InterestBit.PRIORITY | InterestBit.EDGE |
+    InterestBit.ONESHOT | InterestBit.EXCLUSIVE;
+  readonly live = true;
   readonly #epoll: Descriptor;
   readonly #maxEvents: number;
   readonly #events: Int32Array<ArrayBuffer>;
   readonly #eventBytes: Uint8Array<ArrayBuffer>;
   readonly #change = new Int32Array(WORDS);
   readonly #changeBytes = new Uint8Array(this.#change.buffer);
-  /** `struct timespec` for waits of less than a millisecond. */
-  readonly #time = new BigInt64Array(2);
-  readonly #timeBytes = new Uint8Array(this.#time.buffer);
-
+  /** For waits of less than a millisecond. */
+  readonly #time = new Timespec();
+  /** Who is registered as exclusive, which cannot be modified. */
+  readonly #exclusive = new Set<number>();
   /** Whether waits of less than a millisecond are possible; ENOSYS or EPERM under some sandboxes. */
   #fine = libc.epoll_pwait2 !== null;
 
@@ -59,33 +59,38 @@ export class EpollSelector implements Selector {
   }
 
   modify(fd: number, generation: number, interest: number): void {
-    this.#control(EPOLL_CTL_MOD, fd, generation, interest);
+    if ((interest & InterestBit.EXCLUSIVE) === 0 && !this.#exclusive.has(fd)) {
+      return this.#control(EPOLL_CTL_MOD, fd, generation, interest);
+    }
+    // epoll_ctl(2): what is or becomes exclusive cannot be modified.
+    this.unregister(fd);
+    this.#control(EPOLL_CTL_ADD, fd, generation, interest);
   }
 
   unregister(fd: number): void {
+    if (this.#exclusive.size > 0) this.#exclusive.delete(fd);
     // A descriptor that somebody closed behind our back is registered no more.
     libc.epoll_ctl(this.#epoll.fd, EPOLL_CTL_DEL, fd, this.#changeBytes);
   }
 
   select(timeout: number): number {
     if (timeout > 0 && timeout < 1 && this.#fine && libc.epoll_pwait2 !== null) {
-      this.#time[1] = BigInt(Math.ceil(timeout * 1e6));
-      const n = libc.epoll_pwait2(this.#epoll.fd, this.#eventBytes, this.#maxEvents, this.#timeBytes, null, 8);
+      const time = this.#time.set(timeout);
+      const n = libc.epoll_pwait2(this.#epoll.fd, this.#eventBytes, this.#maxEvents, time, null, 8);
       if (n >= 0) return n;
       if (lastErrno() === EINTR) return 0;
       this.#fine = false;
     }
-    return this.#count(libc.epoll_wait(this.#epoll.fd, this.#eventBytes, this.#maxEvents, milliseconds(timeout)));
+    return this.#count(libc.epoll_wait(this.#epoll.fd, this.#eventBytes, this.#maxEvents, wholeMilliseconds(timeout)));
   }
 
-  /** Whether {@linkcode EpollSelector.select} can wait for less than a millisecond. */
-  get canWaitFractions(): boolean {
-    return this.#fine;
+  get finestWait(): number {
+    return this.#fine ? 0.001 : 1;
   }
 
   async selectElsewhere(timeout: number): Promise<number> {
     const { fd } = this.#epoll;
-    const n = await libc.epoll_wait_elsewhere(fd, this.#eventBytes, this.#maxEvents, milliseconds(timeout));
+    const n = await libc.epoll_wait_elsewhere(fd, this.#eventBytes, this.#maxEvents, wholeMilliseconds(timeout));
     // Its errno is another thread's. EINTR is a spurious wake-up; what is worse, the next wait here will say.
     return Math.max(n, 0);
   }
@@ -99,15 +104,7 @@ export class EpollSelector implements Selector {
   }
 
   ready(index: number): number {
-    const events = this.#events[index * WORDS] as number;
-    let ready = 0;
-    if (events & EPOLLIN) ready |= Ready.READABLE;
-    if (events & EPOLLOUT) ready |= Ready.WRITABLE;
-    if (events & EPOLLPRI) ready |= Ready.PRIORITY;
-    if (events & (EPOLLRDHUP | EPOLLHUP)) ready |= Ready.READ_CLOSED;
-    if (events & EPOLLHUP) ready |= Ready.WRITE_CLOSED;
-    if (events & EPOLLERR) ready |= Ready.ERROR;
-    return ready;
+    return toReady(this.#events[index * WORDS] as number);
   }
 
   close(): void {
@@ -115,10 +112,11 @@ export class EpollSelector implements Selector {
   }
 
   #control(operation: number, fd: number, generation: number, interest: number): void {
-    this.#change[0] = toEvents(interest);
+    this.#change[0] = toEpollEvents(interest);
     this.#change[DATA] = fd;
     this.#change[DATA + 1] = generation;
     syscall("epoll_ctl", this.#epoll.fd, operation, fd, this.#changeBytes);
+    if (interest & InterestBit.EXCLUSIVE) this.#exclusive.add(fd);
   }
 
   #count(result: number): number {
@@ -131,20 +129,11 @@ export class EpollSelector implements Selector {
   }
 }
 
-function toEvents(interest: number): number {
-  let events = 0;
-  // The end of the peer's data makes a socket readable, so it is part of being interested in reading.
-  if (interest & Interest.READABLE) events |= EPOLLIN | EPOLLRDHUP;
-  if (interest & Interest.WRITABLE) events |= EPOLLOUT;
-  if (interest & Interest.PRIORITY) events |= EPOLLPRI;
-  if (interest & Interest.EDGE) events |= EPOLLET;
-  if (interest & Interest.ONESHOT) events |= EPOLLONESHOT;
+function toEpollEvents(interest: number): number {
+  let events = toEvents(interest);
+  if (interest & InterestBit.EDGE) events |= EPOLLET;
+  if (interest & InterestBit.ONESHOT) events |= EPOLLONESHOT;
   // epoll_ctl(2): EPOLLEXCLUSIVE goes with IN, OUT, WAKEUP and ET only.
-  if (interest & Interest.EXCLUSIVE) events = (events | EPOLLEXCLUSIVE) & ~EPOLLRDHUP;
+  if (interest & InterestBit.EXCLUSIVE) events = (events | EPOLLEXCLUSIVE) & ~EPOLLRDHUP;
   return events;
-}
-
-function milliseconds(timeout: number): number {
-  if (timeout < 0 || timeout > 2 ** 31 - 1) return -1;
-  return Math.ceil(timeout);
 }

@@ -17,11 +17,17 @@
  * - Events stand in the selector until the next wait, and are read by index:
  *   nothing is allocated for an event.
  * - While a wait elsewhere is under way no other wait is made; registering is
- *   allowed, and takes effect at once.
+ *   allowed, and takes effect at once where the selector is `live`, else with
+ *   the next wait.
+ * - When there is more than fits into the events of one wait, the next one
+ *   begins where it ended: nobody is passed over twice.
+ * - A descriptor that was closed without being unregistered is silent.
  */
 
+import type { Pollable } from "./pollable.ts";
+
 /** What to be told of; bits of an interest. */
-export const Interest = {
+export const InterestBit = {
   READABLE: 1,
   WRITABLE: 2,
   /** Out-of-band data. */
@@ -35,7 +41,7 @@ export const Interest = {
 } as const;
 
 /** What happened; bits of an event. */
-export const Ready = {
+export const ReadyBit = {
   READABLE: 1,
   WRITABLE: 2,
   PRIORITY: 4,
@@ -46,21 +52,34 @@ export const Ready = {
   ERROR: 32,
 } as const;
 
+/** The ways to learn of readiness. */
+export type Backend = "epoll" | "poll" | "select" | "runtime";
+
 /** A backend. */
 export interface Selector {
-  readonly backend: string;
-  register(fd: number, generation: number, interest: number): void;
+  readonly backend: Backend;
+  /** The bits of {@linkcode InterestBit} that it knows. */
+  readonly supports: number;
+  /** Whether a wait elsewhere takes in what changes meanwhile; if not, who changes something ends that wait. */
+  readonly live: boolean;
+  /**
+   * The shortest wait on this thread, in milliseconds, to which shorter ones
+   * are rounded up; infinite if it cannot wait on this thread at all.
+   */
+  readonly finestWait: number;
+  /** `pollable` is for backends that ask the socket instead of the kernel, to whom `fd` is just a name. */
+  register(fd: number, generation: number, interest: number, pollable?: Pollable): void;
   modify(fd: number, generation: number, interest: number): void;
   unregister(fd: number): void;
   /** Waits on this thread and returns the number of events. */
   select(timeout: number): number;
-  /** Waits on another thread and resolves to the number of events. */
+  /** Waits without holding this thread and resolves to the number of events. */
   selectElsewhere(timeout: number): Promise<number>;
   /** The descriptor of the event at `index`. */
   fd(index: number): number;
   /** The generation it was registered with. */
   generation(index: number): number;
-  /** What happened: bits of {@linkcode Ready}. */
+  /** What happened: bits of {@linkcode ReadyBit}. */
   ready(index: number): number;
   close(): void;
 }

@@ -17,6 +17,7 @@
  */
 
 import type { Engine } from "../internal/engine.ts";
+import type { Pollable } from "../mux/pollable.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
@@ -27,6 +28,8 @@ export interface SocketDriver {
   readonly fd: number | undefined;
   /** The number of the socket's inode, likewise. */
   readonly inode: number | undefined;
+  /** What a multiplexer asks and watches. */
+  readonly pollable: Pollable;
   /** Gives the descriptor away and leaves the driver closed. */
   detach(): number;
   ref(): void;

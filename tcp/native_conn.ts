@@ -14,8 +14,9 @@ import {
 } from "../internal/socket.ts";
 import { decodeSockaddr } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import type { Pollable } from "../mux/pollable.ts";
 import type { Source } from "../mux/reactor.ts";
-import { Ready } from "../mux/selector.ts";
+import { ReadyBit } from "../mux/selector.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { NativeReader } from "./native_reader.ts";
 import { NativeSocket } from "./native_socket.ts";
@@ -28,8 +29,8 @@ const SHUT_RDWR = 2;
 const SIOCINQ = 0x541b;
 const SIOCOUTQ = 0x5411;
 
-const READ_SIDE = Ready.READABLE | Ready.READ_CLOSED | Ready.PRIORITY | Ready.ERROR;
-const WRITE_SIDE = Ready.WRITABLE | Ready.WRITE_CLOSED | Ready.ERROR;
+const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.PRIORITY | ReadyBit.ERROR;
+const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
 
 /** {@linkcode ConnDriver} on a descriptor. */
 export class NativeConn implements ConnDriver, Source {
@@ -75,6 +76,10 @@ export class NativeConn implements ConnDriver, Source {
 
   get fd(): number | undefined {
     return this.#socket.isOpen ? this.#socket.fd : undefined;
+  }
+
+  get pollable(): Pollable {
+    return this.#socket;
   }
 
   get inode(): number | undefined {

@@ -8,6 +8,7 @@ import { addressOf, adoptTcp, getTcpStruct, SOCK_CLOEXEC, SOCK_NONBLOCK } from "
 import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import { EAGAIN, syscallError, takeConnection } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+import type { Pollable } from "../mux/pollable.ts";
 import type { Source } from "../mux/reactor.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { NativeConn } from "./native_conn.ts";
@@ -55,6 +56,10 @@ export class NativeListener implements ListenerDriver, Source {
 
   get fd(): number | undefined {
     return this.#socket.isOpen ? this.#socket.fd : undefined;
+  }
+
+  get pollable(): Pollable {
+    return this.#socket;
   }
 
   get inode(): number | undefined {

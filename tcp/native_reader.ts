@@ -11,7 +11,7 @@ import { MSG_PEEK } from "../internal/socket.ts";
 import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
-import { Ready } from "../mux/selector.ts";
+import { ReadyBit } from "../mux/selector.ts";
 import type { NativeSocket } from "./native_socket.ts";
 
 interface Read extends Waiter<number | null> {
@@ -84,7 +84,7 @@ export class NativeReader {
 
   /** The reactor tells of news. */
   onReady(ready: number): void {
-    if (ready & (Ready.READ_CLOSED | Ready.ERROR | Ready.PRIORITY)) this.#mayHideMore = true;
+    if (ready & (ReadyBit.READ_CLOSED | ReadyBit.ERROR | ReadyBit.PRIORITY)) this.#mayHideMore = true;
     this.#readable = true;
     this.#serve();
   }

@@ -4,15 +4,18 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { inodeOf } from "../internal/socket.ts";
 import { syscall } from "../internal/syscall.ts";
+import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
 import { type Reactor, reactor, type Source } from "../mux/reactor.ts";
 
 /** What listeners and connections have in common below their driver. */
-export class NativeSocket {
+export class NativeSocket implements Pollable {
+  readonly engine = "native";
   readonly reactor: Reactor = reactor();
   readonly #descriptor: Descriptor;
   readonly #source: Source;
   readonly #describe: () => string;
   #registered = false;
+  #watchers: Watchers | undefined;
 
   /** Takes over `fd`; `source` is told of what happens on it, once that is asked for. */
   constructor(fd: number, source: Source, describe: () => string) {
@@ -77,6 +80,14 @@ export class NativeSocket {
     }
   }
 
+  watch(watcher: Watcher): () => void {
+    return (this.#watchers ??= new Watchers()).add(watcher);
+  }
+
+  poll(): number {
+    throw new TypeError("the kernel is asked");
+  }
+
   /** Gives the descriptor away. */
   detach(): number {
     this.#unregister();
@@ -89,6 +100,7 @@ export class NativeSocket {
   }
 
   #unregister(): void {
+    if (this.isOpen) this.#watchers?.closing();
     if (!this.#registered) return;
     this.#registered = false;
     this.reactor.unregister(this.fd);

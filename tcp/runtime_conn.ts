@@ -4,13 +4,15 @@ import { formatAddress } from "../internal/address.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, fromRuntimeError, notSupportedError } from "../internal/errors.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
+import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
+import { InterestBit } from "../mux/selector.ts";
 import { RuntimeReader } from "./runtime_reader.ts";
 import { RuntimeWriter } from "./runtime_writer.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
 /** {@linkcode ConnDriver} over a `Deno.TcpConn`. */
-export class RuntimeConn implements ConnDriver {
+export class RuntimeConn implements ConnDriver, Pollable {
   readonly engine = "runtime";
   readonly fd = undefined;
   readonly inode = undefined;
@@ -20,6 +22,7 @@ export class RuntimeConn implements ConnDriver {
   readonly #name: string;
   readonly #reader: RuntimeReader;
   readonly #writer: RuntimeWriter;
+  #watchers: Watchers | undefined;
   #closed = false;
 
   constructor(conn: Deno.TcpConn) {
@@ -29,6 +32,33 @@ export class RuntimeConn implements ConnDriver {
     this.#name = `TCP connection with ${formatAddress(this.remoteAddr)}`;
     this.#reader = new RuntimeReader(conn, this.#name);
     this.#writer = new RuntimeWriter(conn, this.#name);
+  }
+
+  get pollable(): Pollable {
+    return this;
+  }
+
+  get name(): string {
+    return this.#name;
+  }
+
+  get isOpen(): boolean {
+    return !this.#closed;
+  }
+
+  watch(watcher: Watcher): () => void {
+    if (this.#watchers === undefined) {
+      const watchers = this.#watchers = new Watchers();
+      this.#reader.onChange = this.#writer.onChange = () => watchers.changed();
+    }
+    return this.#watchers.add(watcher);
+  }
+
+  poll(interest: number): number {
+    let ready = 0;
+    if (interest & InterestBit.READABLE) ready |= this.#reader.poll();
+    if (interest & InterestBit.WRITABLE) ready |= this.#writer.poll();
+    return ready;
   }
 
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
@@ -132,6 +162,7 @@ export class RuntimeConn implements ConnDriver {
 
   close(): void {
     if (this.#closed) return;
+    this.#watchers?.closing();
     this.#closed = true;
     this.#reader.close();
     // Deno's dispose is its close() that may be called twice.

@@ -5,6 +5,8 @@ import { acceptTrouble, Backoff } from "../internal/backoff.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, codeOf, fromRuntimeError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
+import { ReadyBit } from "../mux/selector.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { plainAddr, RuntimeConn } from "./runtime_conn.ts";
 
@@ -15,7 +17,7 @@ export interface RuntimeBindOptions extends HostPort {
 }
 
 /** {@linkcode ListenerDriver} over a `Deno.TcpListener`. */
-export class RuntimeListener implements ListenerDriver {
+export class RuntimeListener implements ListenerDriver, Pollable {
   readonly engine = "runtime";
   readonly fd = undefined;
   readonly inode = undefined;
@@ -24,6 +26,7 @@ export class RuntimeListener implements ListenerDriver {
   readonly #name: string;
   readonly #onAcceptError: ((error: Error) => void) | undefined;
   readonly #waiting = new WaiterQueue<Waiter<ConnDriver>>();
+  readonly #watchers = new Watchers();
   readonly #backoff = new Backoff();
   /** An accept of Deno's is under way; it cannot be taken back. */
   #accepting = false;
@@ -50,11 +53,38 @@ export class RuntimeListener implements ListenerDriver {
     }
   }
 
+  get pollable(): Pollable {
+    return this;
+  }
+
+  get name(): string {
+    return this.#name;
+  }
+
+  get isOpen(): boolean {
+    return !this.#closed;
+  }
+
+  watch(watcher: Watcher): () => void {
+    return this.#watchers.add(watcher);
+  }
+
+  /** What is ready, as bits of `ReadyBit`; if nothing is, an accept begins that runs ahead. */
+  poll(): number {
+    if (this.#paused || this.#waiting.first !== undefined) return 0;
+    if (this.#ahead !== undefined) return ReadyBit.READABLE;
+    if (!this.#accepting && !this.#backoff.waiting) {
+      this.#acceptOne();
+      this.#updateRef();
+    }
+    return 0;
+  }
+
   accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
     if (this.#closed) return Promise.reject(this.#closedError());
     const waiter = new Waiter<ConnDriver>(signal, () => {
       this.#waiting.compact();
-      if (this.#waiting.first === undefined) this.#backoff.cancel();
+      if (this.#waiting.first === undefined && this.#watchers.isEmpty) this.#backoff.cancel();
       this.#updateRef();
     });
     this.#waiting.push(waiter);
@@ -88,6 +118,7 @@ export class RuntimeListener implements ListenerDriver {
     if (this.#closed) throw this.#closedError("resume");
     this.#paused = false;
     this.#pump();
+    this.#watchers.changed();
   }
 
   detach(): number {
@@ -107,6 +138,7 @@ export class RuntimeListener implements ListenerDriver {
 
   close(): void {
     if (this.#closed) return;
+    this.#watchers.closing();
     this.#closed = true;
     this.#backoff.cancel();
     this.#ahead?.close();
@@ -147,14 +179,21 @@ export class RuntimeListener implements ListenerDriver {
     if (this.#closed) return this.#wakeAll();
     this.#pump();
     this.#updateRef();
+    this.#watchers.changed();
   }
 
   #failed(cause: unknown): void {
     const trouble = acceptTrouble(codeOf(cause));
     if (trouble === "retry") return;
     const error = fromRuntimeError(cause, `accept on ${this.#name}`, "accept");
-    if (trouble === "wait") {
-      if (this.#waiting.first !== undefined && !this.#paused) this.#backoff.wait(() => this.#pump(), this.#wantsRef);
+    const isWatched = this.#waiting.first === undefined && !this.#watchers.isEmpty;
+    if (trouble === "wait" || isWatched) {
+      if (!this.#paused && (this.#waiting.first !== undefined || isWatched)) {
+        this.#backoff.wait(() => {
+          this.#pump();
+          this.#watchers.changed();
+        }, this.#wantsRef);
+      }
       // In a turn of its own: a report that throws is the program's error, not the loop's.
       const report = this.#onAcceptError;
       if (report !== undefined) queueMicrotask(() => report(error));

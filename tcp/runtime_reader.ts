@@ -9,6 +9,7 @@
 
 import { fromRuntimeError, interruptedError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+import { ReadyBit } from "../mux/selector.ts";
 
 /** Smallest and largest read that runs ahead, in bytes. */
 const MIN_AHEAD = 16 * 1024;
@@ -25,6 +26,8 @@ interface Read extends Waiter<number | null> {
 
 /** Reads of one connection, in order. */
 export class RuntimeReader {
+  /** Told when what {@linkcode RuntimeReader.poll} says may be another thing. */
+  onChange: (() => void) | undefined;
   readonly #conn: Deno.TcpConn;
   readonly #name: string;
   readonly #waiting = new WaiterQueue<Read>();
@@ -48,6 +51,7 @@ export class RuntimeReader {
     if (n === null) this.#finished = true;
     this.#resolve(n);
     this.#pump();
+    this.onChange?.();
   };
   readonly #onFailure = (error: unknown): void => {
     this.#busy = false;
@@ -55,6 +59,7 @@ export class RuntimeReader {
     this.#direct = false;
     this.#reject(fromRuntimeError(error, `read from ${this.#name}`, "recv"));
     this.#pump();
+    this.onChange?.();
   };
   #closed = false;
   /** What was read ahead stands in `#buffer` from `#start` to `#end`. */
@@ -92,6 +97,16 @@ export class RuntimeReader {
     const n = this.#take(p, false);
     if (n === undefined && !this.#busy) this.#readAhead(p.length);
     return n;
+  }
+
+  /** What is ready, as bits of `ReadyBit`; if nothing is, a read begins that runs ahead. */
+  poll(): number {
+    if (this.#waiting.first !== undefined) return 0;
+    if (this.#end > this.#start) return ReadyBit.READABLE;
+    if (this.#failure !== undefined) return ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
+    if (this.#finished) return ReadyBit.READABLE | ReadyBit.READ_CLOSED;
+    if (!this.#busy) this.#readAhead(MIN_AHEAD);
+    return 0;
   }
 
   ref(on: boolean): void {
@@ -195,6 +210,7 @@ export class RuntimeReader {
     }
     this.#pump();
     this.#updateRef();
+    this.onChange?.();
   }
 
   #makeRoom(wanted: number): void {

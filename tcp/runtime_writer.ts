@@ -9,6 +9,7 @@
 
 import { fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+import { ReadyBit } from "../mux/selector.ts";
 
 /** The largest copy that is on its way at a time, in bytes. */
 const CHUNK = 64 * 1024;
@@ -29,6 +30,8 @@ interface Job extends Waiter<number> {
 
 /** Writes of one connection, in order. */
 export class RuntimeWriter {
+  /** Told when what {@linkcode RuntimeWriter.poll} says may be another thing. */
+  onChange: (() => void) | undefined;
   readonly #conn: Deno.TcpConn;
   readonly #name: string;
   readonly #waiting = new WaiterQueue<Job>();
@@ -79,6 +82,13 @@ export class RuntimeWriter {
     return copy.length;
   }
 
+  /** What is ready, as bits of `ReadyBit`. */
+  poll(): number {
+    if (this.#failure !== undefined) return ReadyBit.WRITABLE | ReadyBit.ERROR;
+    if (this.#busy || this.#waiting.first !== undefined) return 0;
+    return ReadyBit.WRITABLE;
+  }
+
   end(): Promise<void> {
     return this.#ended ??= this.#wait(NOTHING, undefined, false, true).then(() => {});
   }
@@ -118,6 +128,7 @@ export class RuntimeWriter {
     this.#busy = false;
     const job = this.#closed ? undefined : this.#waiting.shift();
     if (job !== undefined) this.#run(job);
+    else this.onChange?.();
   }
 
   async #run(job: Job): Promise<void> {

@@ -13,6 +13,7 @@ import {
   checkSocketOption,
   quote,
 } from "../internal/validate.ts";
+import { announcePollable } from "../mux/pollable.ts";
 import { connect } from "./connect.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { NativeConn } from "./native_conn.ts";
@@ -109,6 +110,7 @@ export class TcpConn implements Deno.TcpConn {
 
   static {
     construct = (driver) => new TcpConn(driver);
+    announcePollable((socket) => #driver in socket ? socket.#driver.pollable : undefined);
   }
 
   private constructor(driver: ConnDriver) {

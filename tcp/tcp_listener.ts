@@ -12,6 +12,7 @@ import {
   checkSignal,
   quote,
 } from "../internal/validate.ts";
+import { announcePollable } from "../mux/pollable.ts";
 import type { ListenerDriver } from "./driver.ts";
 import { bindNative } from "./native_bind.ts";
 import { NativeListener } from "./native_listener.ts";
@@ -130,6 +131,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
 
   static {
     construct = (driver) => new TcpListener(driver);
+    announcePollable((socket) => #driver in socket ? socket.#driver.pollable : undefined);
   }
 
   private constructor(driver: ListenerDriver) {

@@ -1,6 +1,7 @@
-/** `examples/echo.ts` with clients that nobody here wrote, and with clients that misbehave. */
+/** `examples/echo.ts` and `examples/mux_echo.ts` with clients that nobody here wrote, and with clients that misbehave. */
 
-import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { Multiplexer } from "@c10k/sockets/mux";
+import { type Engine, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertLess, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async";
 import net from "node:net";
@@ -20,10 +21,30 @@ import {
 
 const EXAMPLE = "examples/echo.ts";
 
-/** Starts the example with no more permissions than its engine needs. */
-function startEcho(engine: string = "runtime", ...more: string[]): Promise<ServerProcess> {
-  const permissions = engine === "native" ? ["--allow-net", "--allow-ffi"] : ["--allow-net"];
-  return ServerProcess.start([...permissions, EXAMPLE, "--port", "0", "--engine", engine, ...more]);
+/** The echo server in one of its forms. */
+interface Variant {
+  readonly name: string;
+  readonly engine: Engine;
+  start(): Promise<ServerProcess>;
+}
+
+const VARIANTS: readonly Variant[] = [
+  ...ENGINES.map((engine): Variant => ({ name: engine, engine, start: () => startEcho(engine) })),
+  ...Multiplexer.backends().map((backend): Variant => {
+    const engine = backend === "runtime" ? "runtime" : "native";
+    const args = ["examples/mux_echo.ts", "--port", "0", "--backend", backend];
+    return { name: `mux ${backend}`, engine, start: () => ServerProcess.start([...permissions(engine), ...args]) };
+  }),
+];
+
+/** No more than an engine needs. */
+function permissions(engine: string): string[] {
+  return engine === "native" ? ["--allow-net", "--allow-ffi"] : ["--allow-net"];
+}
+
+/** Starts the example on an engine. */
+function startEcho(engine: string = "runtime"): Promise<ServerProcess> {
+  return ServerProcess.start([...permissions(engine), EXAMPLE, "--port", "0", "--engine", engine]);
 }
 
 /** Runs a client program, feeds it, and returns what it printed. */
@@ -40,9 +61,9 @@ async function feed(command: string, args: string[], input: Uint8Array): Promise
   return stdout;
 }
 
-for (const engine of ENGINES) {
-  clientTest(["socat"], `[${engine}] echo example gives back 64 MiB unchanged`, async () => {
-    await using server = await startEcho(engine);
+for (const { name, engine, start } of VARIANTS) {
+  clientTest(["socat"], `[${name}] echo example gives back 64 MiB unchanged`, async () => {
+    await using server = await start();
     const data = randomBytes(64 * 1024 * 1024);
     const args = ["-t", "30", "-b", "65536", "-", `TCP:127.0.0.1:${server.port}`];
     const echoed = await feed("socat", args, data);
@@ -53,9 +74,9 @@ for (const engine of ENGINES) {
   // Only OpenBSD's nc, of Debian's netcat-openbsd, has -N; macOS gives it another meaning.
   clientTest(
     [Deno.build.os === "linux" ? "nc.openbsd" : "netcat-openbsd"],
-    `[${engine}] echo example gives a client that shuts down its side all its echoes`,
+    `[${name}] echo example gives a client that shuts down its side all its echoes`,
     async () => {
-      await using server = await startEcho(engine);
+      await using server = await start();
       const data = randomBytes(1024 * 1024);
       // -N: shutdown(2) after end-of-file on stdin; the server ends the connection.
       assertEquals(
@@ -65,8 +86,8 @@ for (const engine of ENGINES) {
     },
   );
 
-  Deno.test(`[${engine}] echo example serves 200 clients at once, each with its own data`, async () => {
-    await using server = await startEcho(engine);
+  Deno.test(`[${name}] echo example serves 200 clients at once, each with its own data`, async () => {
+    await using server = await start();
     await Promise.all(Array.from({ length: 200 }, async (_, i) => {
       using conn = await TcpConn.connect({ port: server.port, engine });
       for (let round = 0; round < 10; round++) {
@@ -79,8 +100,8 @@ for (const engine of ENGINES) {
     }));
   });
 
-  Deno.test(`[${engine}] echo example is not disturbed by clients that reset, vanish or never read`, async () => {
-    await using server = await startEcho(engine);
+  Deno.test(`[${name}] echo example is not disturbed by clients that reset, vanish or never read`, async () => {
+    await using server = await start();
     using steady = await TcpConn.connect({ port: server.port, engine });
     const echo = async () => {
       await steady.writeAll(encode("are you there?"));
@@ -113,10 +134,10 @@ for (const engine of ENGINES) {
   });
 
   Deno.test({
-    name: `[${engine}] echo example gives slow readers backpressure, not memory`,
+    name: `[${name}] echo example gives slow readers backpressure, not memory`,
     ignore: Deno.build.os !== "linux", // the memory is read from /proc
     async fn() {
-      await using server = await startEcho(engine);
+      await using server = await start();
       const flood = new Uint8Array(1024 * 1024);
       const conns: TcpConn[] = [];
       const writing: Promise<unknown>[] = [];

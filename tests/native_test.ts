@@ -730,3 +730,26 @@ nativeTest("a deferred call that was the last to wait lets the process end at on
   assertEquals([code, stderr], [0, ""]);
   assertLess(Number(stdout), 5_000, "milliseconds until the process ended");
 });
+
+nativeTest("connections that never rest do not starve the other I/O of the program", async () => {
+  // As long as the event loop never rests, the runtime asks for I/O every 61st turn only: 30 ms for a step.
+  const pairs = await Promise.all(Array.from({ length: 20 }, () => Pair.open("native")));
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using client = await Deno.connect({ port: listener.addr.port });
+  using server = await listener.accept();
+  const bounce = async (conn: TcpConn) => {
+    const p = new Uint8Array(64);
+    for (let n = await conn.read(p); n !== null; n = await conn.read(p)) await conn.writeAll(p.subarray(0, n));
+  };
+  const bouncing = pairs.flatMap((pair) => [pair.client, pair.server]).map((conn) => bounce(conn).catch(() => {}));
+  for (const pair of pairs) pair.client.tryWrite(encode("ball"));
+  let echoes = 0;
+  // A buffer that is not filled makes the next read wait for news.
+  for (const end = performance.now() + 500; performance.now() < end; echoes++) {
+    await client.write(new Uint8Array(1));
+    await server.read(new Uint8Array(16));
+  }
+  for (const pair of pairs) pair[Symbol.dispose]();
+  await Promise.all(bouncing);
+  assertGreater(echoes, 80, "echoes in 500 ms");
+});

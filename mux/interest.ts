@@ -1,0 +1,152 @@
+/** What a program wants to be told of, and what it is told. */
+
+import { checkBoolean, checkOptions, quote } from "../internal/validate.ts";
+import { InterestBit, ReadyBit } from "./selector.ts";
+
+/** What to be told of; with none of the first three only of errors and hang-ups. */
+export interface Interest {
+  /**
+   * When a read, accept or receive would not block: data, a connection, the
+   * peer's end-of-file, or an error to fetch.
+   *
+   * @default {false}
+   */
+  readonly readable?: boolean;
+  /**
+   * When a write would not block. Ask for it only while there is something to
+   * write: a socket is writable nearly always.
+   *
+   * @default {false}
+   */
+  readonly writable?: boolean;
+  /**
+   * When there is out-of-band data: `POLLPRI`, or select's exceptional set.
+   *
+   * @default {false}
+   */
+  readonly priority?: boolean;
+  /**
+   * `"level"`: as long as it is so. `"edge"`: once for each arrival, so read
+   * until it would block. Edge on epoll only.
+   *
+   * @default {"level"}
+   */
+  readonly trigger?: "level" | "edge";
+  /**
+   * Once, and then nothing until {@linkcode Multiplexer.modify}.
+   *
+   * @default {false}
+   */
+  readonly oneshot?: boolean;
+  /**
+   * When several multiplexers wait for the same descriptor, wake one of them
+   * (at least) instead of all: `EPOLLEXCLUSIVE`. Epoll only, and neither with
+   * `priority` nor with `oneshot`.
+   *
+   * @default {false}
+   */
+  readonly exclusive?: boolean;
+}
+
+/** That something has happened to a source. */
+export interface ReadyEvent<T = unknown> {
+  /** What was registered. */
+  readonly source: Source;
+  /** What was registered with it. */
+  readonly data: T;
+  /** A read would not block. A hint: it may all the same, see {@linkcode Multiplexer}. */
+  readonly readable: boolean;
+  /** A write would not block. */
+  readonly writable: boolean;
+  /** There is out-of-band data. */
+  readonly priority: boolean;
+  /** The peer has finished, or this side has shut down reading. */
+  readonly readClosed: boolean;
+  /** The connection is down on both sides. */
+  readonly writeClosed: boolean;
+  /** There is an error, which the next read or write throws. */
+  readonly error: boolean;
+}
+
+/**
+ * What can be registered: a socket of this library, or anything with a
+ * descriptor (a pipe, a terminal, an eventfd, a pidfd). `undefined` is the
+ * descriptor of sockets that are closed, or of the runtime engine.
+ */
+export interface Source {
+  /** The descriptor. */
+  readonly fd: number | undefined;
+}
+
+/** The bits of an interest, once it is checked. */
+export function interestBits(interest: Interest): number {
+  checkOptions(interest, "interest");
+  const { trigger } = interest;
+  let bits = 0;
+  if (checkBoolean(interest.readable ?? false, "readable")) bits |= InterestBit.READABLE;
+  if (checkBoolean(interest.writable ?? false, "writable")) bits |= InterestBit.WRITABLE;
+  if (checkBoolean(interest.priority ?? false, "priority")) bits |= InterestBit.PRIORITY;
+  if (checkBoolean(interest.oneshot ?? false, "oneshot")) bits |= InterestBit.ONESHOT;
+  if (checkBoolean(interest.exclusive ?? false, "exclusive")) bits |= InterestBit.EXCLUSIVE;
+  if (trigger === "edge") bits |= InterestBit.EDGE;
+  else if (trigger !== undefined && trigger !== "level") {
+    throw new TypeError(`trigger must be "level" or "edge", received ${quote(trigger)}`);
+  }
+  // epoll_ctl(2) refuses these with EINVAL.
+  if (bits & InterestBit.EXCLUSIVE && bits & (InterestBit.PRIORITY | InterestBit.ONESHOT)) {
+    throw new TypeError("exclusive goes neither with priority nor with oneshot");
+  }
+  return bits;
+}
+
+/** What a backend may lack, as an error calls it. */
+const NAMES: readonly [bit: number, name: string][] = [
+  [InterestBit.PRIORITY, "priority"],
+  [InterestBit.EDGE, 'trigger "edge"'],
+  [InterestBit.ONESHOT, "oneshot"],
+  [InterestBit.EXCLUSIVE, "exclusive"],
+];
+
+/** The names of what is asked for and not supported. */
+export function lacking(bits: number, supports: number): string[] {
+  return NAMES.filter(([bit]) => bits & bit & ~supports).map(([, name]) => name);
+}
+
+/** A registration's one event, written anew each time. */
+export class ReadyRecord<T> implements ReadyEvent<T> {
+  readable = false;
+  writable = false;
+  priority = false;
+  readClosed = false;
+  writeClosed = false;
+  error = false;
+
+  constructor(readonly source: Source, public data: T) {}
+
+  /** Writes what a backend found, as far as it is asked for; returns whether that is anything. */
+  write(ready: number, interest: number): boolean {
+    const error = (ready & ReadyBit.ERROR) !== 0;
+    this.error = error;
+    const readClosed = this.readClosed = (ready & ReadyBit.READ_CLOSED) !== 0;
+    const writeClosed = this.writeClosed = (ready & ReadyBit.WRITE_CLOSED) !== 0;
+    this.readable = (interest & InterestBit.READABLE) !== 0 &&
+      (error || readClosed || (ready & ReadyBit.READABLE) !== 0);
+    this.writable = (interest & InterestBit.WRITABLE) !== 0 &&
+      (error || writeClosed || (ready & ReadyBit.WRITABLE) !== 0);
+    this.priority = (interest & InterestBit.PRIORITY) !== 0 && (ready & ReadyBit.PRIORITY) !== 0;
+    return this.readable || this.writable || error || readClosed || writeClosed || this.priority;
+  }
+
+  /** Takes back what is not asked for any more; the program may have the event before it still. */
+  mask(interest: number): void {
+    if ((interest & InterestBit.READABLE) === 0) this.readable = false;
+    if ((interest & InterestBit.WRITABLE) === 0) this.writable = false;
+    if ((interest & InterestBit.PRIORITY) === 0) this.priority = false;
+  }
+
+  /** Takes everything back. */
+  clear(): void {
+    this.mask(0);
+    this.readClosed = this.writeClosed = this.error = false;
+  }
+}

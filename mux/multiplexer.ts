@@ -1,0 +1,640 @@
+/** One interface to select, poll, epoll and the runtime. */
+
+import { engineSupport } from "../internal/engine.ts";
+import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { checkDuration, checkInteger, checkOptions, checkSignal, quote } from "../internal/validate.ts";
+import { EpollSelector } from "./epoll.ts";
+import { type Interest, interestBits, lacking, type ReadyEvent, ReadyRecord, type Source } from "./interest.ts";
+import { type Pollable, pollableOf } from "./pollable.ts";
+import { PollSelector } from "./poll.ts";
+import { RuntimeSelector, RuntimeWakeup } from "./runtime.ts";
+import { SelectSelector } from "./select.ts";
+import { type Backend, InterestBit, type Selector } from "./selector.ts";
+import { Waiting } from "./waiting.ts";
+import { shareWaker, type Waker } from "./waker.ts";
+import { EventFd, type Wakeup } from "./wakeup.ts";
+
+/** How a {@linkcode Multiplexer} works. */
+export interface MultiplexerOptions {
+  /**
+   * What to learn of readiness from. `"auto"` is epoll where there is a native
+   * engine, else the runtime.
+   *
+   * @default {"auto"}
+   */
+  backend?: "auto" | Backend;
+  /**
+   * How many events one wait returns at most, from 1 to 65536. When more
+   * sources are ready, the next wait goes on with the others.
+   *
+   * @default {256}
+   */
+  maxEvents?: number;
+}
+
+/** How {@linkcode Multiplexer.wait} waits. */
+export interface MultiplexerWaitOptions {
+  /**
+   * Milliseconds after which it returns although nothing is ready; 0 only looks.
+   *
+   * @default {Infinity}
+   */
+  timeout?: number;
+  /** Stops waiting. */
+  signal?: AbortSignal;
+}
+
+/** What {@linkcode Multiplexer.registrations} lists. */
+export interface MuxRegistration<T = unknown> {
+  /** What was registered. */
+  readonly source: Source;
+  /** What to be told of. */
+  readonly interest: Interest;
+  /** What was registered with it. */
+  readonly data: T;
+}
+
+const DEFAULT_MAX_EVENTS = 256;
+/** Longest single wait of `waitSync`, in milliseconds: a Worker can be terminated between two. */
+const LONGEST_SYNC_WAIT = 1_000;
+
+/**
+ * One source in a multiplexer. Its number is the descriptor, or on the runtime
+ * backend just a number; its generation tells it from earlier ones of the same
+ * number.
+ */
+interface Registration<T> {
+  readonly fd: number;
+  readonly generation: number;
+  readonly source: Source;
+  readonly pollable: Pollable | undefined;
+  readonly record: ReadyRecord<T>;
+  bits: number;
+  interest: Interest;
+  stop: () => void;
+}
+
+/**
+ * Watches many sockets with one thread: select(2), poll(2), epoll(7), and on
+ * the runtime engine Deno's own operations, behind one interface and with the
+ * same answers.
+ *
+ * Register sources with what to be told of, wait, and do for each event what
+ * does not block: `tryAccept`, `tryRead`, `tryWrite`, `tryRecvFrom`.
+ *
+ * | | epoll | poll | select | runtime |
+ * |---|---|---|---|---|
+ * | needs | `--allow-ffi`, Linux | the same | the same | nothing |
+ * | sources | native sockets, any `{ fd }` but files | native sockets, any `{ fd }` | the same, descriptors below 1,024 | sockets of the runtime engine |
+ * | cost of a wait grows with | what is ready | what is registered | the highest descriptor | what is ready |
+ * | `readable`, `writable` | yes | yes | yes | yes |
+ * | `readClosed` with `readable` | yes | yes | yes | once the data before it is read |
+ * | `error`, `writeClosed` | always | always | with `readable` or `writable` | once a read or write has met it |
+ * | `priority` | yes | yes | yes | – |
+ * | `trigger: "edge"` | yes | – | – | – |
+ * | `oneshot` | yes | yes | yes | yes |
+ * | `exclusive` | yes | – | – | – |
+ * | `waitSync` | yes | yes | yes | – |
+ * | `waker().fd` | yes | yes | yes | – |
+ *
+ * What a backend lacks throws `Deno.errors.NotSupported`.
+ *
+ * - **Level-triggered** (the default): an event comes as long as it is so; what
+ *   you leave comes again. **Edge-triggered**: an event comes once for each
+ *   arrival. Then read (or write, or accept) until the call returns
+ *   `undefined`, or what is left stays until more arrives.
+ * - **Spurious events** are possible: an event is a hint, and `tryRead` may
+ *   return `undefined` all the same.
+ * - **Events are used again**: they and the array are valid until the next
+ *   wait. Nothing is allocated for an event. When a source is closed,
+ *   unregistered or modified, an event of it that you have before you still is
+ *   emptied: all its flags turn false.
+ * - A socket of this library unregisters itself when it is closed or
+ *   detached. Unregister any other `{ fd }` before you close it.
+ * - A waiting call and `try…` can be mixed on one socket, but the waiting call
+ *   gets what arrives first.
+ *
+ * Requires no permission of its own.
+ *
+ * @example An echo server in one thread
+ * ```ts
+ * import { Multiplexer } from "@c10k/sockets/mux";
+ * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * await client.writeAll(new TextEncoder().encode("hello"));
+ *
+ * using mux = new Multiplexer<TcpConn | undefined>();
+ * mux.register(listener, { readable: true });
+ * const p = new Uint8Array(16 * 1024);
+ * let served = false;
+ * while (!served) {
+ *   for (const { data: conn } of await mux.wait()) {
+ *     if (conn === undefined) {
+ *       const conn = listener.tryAccept();
+ *       if (conn !== undefined) mux.register(conn, { readable: true }, conn);
+ *     } else {
+ *       const n = conn.tryRead(p);
+ *       if (typeof n === "number") conn.tryWrite(p.subarray(0, n)); // a real one keeps what did not fit
+ *       if (n !== undefined) served = true;
+ *       if (n === null) conn.close();
+ *     }
+ *   }
+ * }
+ * for (const { data: conn } of mux.registrations()) conn?.close();
+ * ```
+ */
+export class Multiplexer<T = unknown> {
+  readonly #selector: Selector;
+  readonly #waiting: Waiting;
+  readonly #wakeup: Wakeup;
+  readonly #waker: Waker;
+  /** The number that the wake-up is registered as. */
+  readonly #wakeupFd: number;
+  /** By number; most are descriptors. */
+  readonly #registrations: (Registration<T> | undefined)[] = [];
+  readonly #pollables = new Map<Pollable, Registration<T>>();
+  /** Numbers that the runtime backend can give again. */
+  readonly #free: number[] = [];
+  /** What the last wait returned. */
+  readonly #events: ReadyRecord<T>[] = [];
+  #generation = 0;
+  #size = 0;
+  /** A wait is under way. */
+  #busy = false;
+  #woken = false;
+  /** Signals that only end a wait elsewhere, for this object to go on. */
+  #interrupts = 0;
+  #closed = false;
+
+  /**
+   * Makes a multiplexer: on epoll epoll_create1(2), and eventfd(2) on all
+   * backends but the runtime.
+   *
+   * @param options The backend, and how many events a wait returns.
+   * @throws {TypeError} If there is no such backend.
+   * @throws {Deno.errors.NotSupported} If the backend cannot be used here.
+   */
+  constructor(options: MultiplexerOptions = {}) {
+    checkOptions(options);
+    const { backend = "auto", maxEvents = DEFAULT_MAX_EVENTS } = options;
+    checkInteger(maxEvents, "maxEvents", 1, 65536);
+    const chosen = chooseBackend(backend);
+    const wakeup = this.#wakeup = chosen === "runtime" ? new RuntimeWakeup() : new EventFd();
+    this.#wakeupFd = chosen === "runtime" ? 0 : wakeup.fd;
+    let selector: Selector | undefined;
+    try {
+      selector = this.#selector = makeSelector(chosen, maxEvents);
+      const pollable = wakeup instanceof RuntimeWakeup ? wakeup : undefined;
+      selector.register(this.#wakeupFd, ++this.#generation, InterestBit.READABLE, pollable);
+    } catch (error) {
+      selector?.close();
+      wakeup.close();
+      if (error instanceof SyscallError) throw socketError("make a multiplexer", error);
+      throw error;
+    }
+    this.#waiting = new Waiting(selector, () => !this.#closed);
+    this.#waker = shareWaker(wakeup);
+  }
+
+  /**
+   * Lists the backends that can be used here and now, the best one first.
+   *
+   * Requires no permission, and asks for none.
+   */
+  static backends(): Backend[] {
+    return engineSupport().engine === "native" ? ["epoll", "poll", "select", "runtime"] : ["runtime"];
+  }
+
+  /** What it learns of readiness from. */
+  get backend(): Backend {
+    return this.#selector.backend;
+  }
+
+  /** How many sources are registered. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /**
+   * Begins to watch a source: epoll_ctl(2) with `EPOLL_CTL_ADD`.
+   *
+   * @param source A socket of this library, or anything with a descriptor.
+   * @param interest What to be told of.
+   * @param data What its events carry, `undefined` if left out.
+   * @throws {TypeError} If an argument has the wrong type.
+   * @throws {RangeError} If select has no room for the descriptor.
+   * @throws {Deno.errors.AlreadyExists} If the source is registered.
+   * @throws {Deno.errors.BadResource} If the source or the multiplexer is closed.
+   * @throws {Deno.errors.PermissionDenied} If epoll cannot watch it (a file).
+   * @throws {Deno.errors.NotSupported} If the backend lacks an interest, or cannot watch sockets of that engine.
+   */
+  register(source: Source, interest: Interest, data?: T): void {
+    this.#checkOpen("register with");
+    const { pollable, fd, name } = this.#identify(source, "register");
+    const bits = this.#bitsOf(interest);
+    const existing = this.#find(pollable, fd);
+    // Another object with the same number may stand for another descriptor by now: the kernel knows.
+    if (existing !== undefined && (existing.source === source || existing.pollable !== undefined)) {
+      throw this.#failed(`register ${name} with`, "EEXIST");
+    }
+    const number = fd ?? this.#free.pop() ?? Math.max(this.#registrations.length, 1);
+    const generation = this.#generation = (this.#generation + 1) & 0x3fffffff || 1;
+    this.#attempt(`register ${name} with`, () => this.#selector.register(number, generation, bits, pollable));
+    // One whose descriptor was closed behind our back, and that the kernel has forgotten.
+    this.#registrations[number]?.record.clear();
+    if (this.#registrations[number] === undefined) this.#size++;
+    const record = new ReadyRecord(source, data as T);
+    const registration: Registration<T> = {
+      fd: number,
+      generation,
+      source,
+      pollable,
+      record,
+      bits,
+      interest: Object.freeze({ ...interest }),
+      stop: () => {},
+    };
+    this.#registrations[number] = registration;
+    if (pollable !== undefined) {
+      this.#pollables.set(pollable, registration);
+      registration.stop = pollable.watch({ changed: () => {}, closing: () => this.#forget(registration) });
+    }
+    this.#interruptUnlessLive();
+  }
+
+  /**
+   * Changes what to be told of, and rearms a `oneshot`: epoll_ctl(2) with
+   * `EPOLL_CTL_MOD`.
+   *
+   * @param source What was registered.
+   * @param interest What to be told of from now on.
+   * @param data What its events carry from now on, if given.
+   * @throws {Deno.errors.NotFound} If the source is not registered.
+   * @throws {Deno.errors.BadResource} If the source or the multiplexer is closed.
+   * @throws {Deno.errors.NotSupported} If the backend lacks an interest.
+   */
+  modify(source: Source, interest: Interest, data?: T): void {
+    this.#checkOpen("modify in");
+    const { pollable, fd, name } = this.#identify(source, "modify");
+    const bits = this.#bitsOf(interest);
+    const registration = this.#find(pollable, fd);
+    if (registration === undefined) throw this.#failed(`modify ${name} in`, "ENOENT");
+    this.#attempt(
+      `modify ${name} in`,
+      () => this.#selector.modify(registration.fd, registration.generation, bits),
+    );
+    registration.bits = bits;
+    registration.interest = Object.freeze({ ...interest });
+    if (data !== undefined) registration.record.data = data;
+    registration.record.mask(bits);
+    this.#interruptUnlessLive();
+  }
+
+  /**
+   * Stops watching a source: epoll_ctl(2) with `EPOLL_CTL_DEL`. For a socket
+   * that has been closed, which is unregistered already, it does nothing.
+   *
+   * @param source What was registered.
+   * @throws {Deno.errors.NotFound} If the source is not registered.
+   * @throws {Deno.errors.BadResource} If the multiplexer is closed.
+   */
+  unregister(source: Source): void {
+    this.#checkOpen("unregister from");
+    const pollable = pollableIn(source);
+    if (pollable?.isOpen === false) return;
+    const registration = this.#find(pollable, source.fd);
+    if (registration === undefined) {
+      throw this.#failed(`unregister ${pollable?.name ?? `descriptor ${source.fd}`} from`, "ENOENT");
+    }
+    this.#forget(registration);
+  }
+
+  /**
+   * Tells whether a source is registered.
+   *
+   * @param source What may be registered.
+   */
+  has(source: Source): boolean {
+    return this.#find(pollableIn(source), source.fd) !== undefined;
+  }
+
+  /** Lists what is registered. */
+  *registrations(): IterableIterator<MuxRegistration<T>> {
+    for (const registration of [...this.#registrations]) {
+      if (registration === undefined) continue;
+      const { source, interest, record } = registration;
+      yield { source, interest, data: record.data };
+    }
+  }
+
+  /**
+   * Waits until something is ready, and lets the rest of the program go on
+   * meanwhile: epoll_wait(2), poll(2), select(2).
+   *
+   * @param options A timeout and a signal.
+   * @returns The events, valid until the next wait; none if the time is over or somebody called {@linkcode Multiplexer.wake}.
+   * @throws {Deno.errors.Interrupted} If the multiplexer is closed meanwhile.
+   * @throws {Deno.errors.BadResource} If it is closed already.
+   * @throws {Deno.errors.Busy} If another wait is under way.
+   */
+  async wait(options?: MultiplexerWaitOptions): Promise<readonly ReadyEvent<T>[]> {
+    const signal = checkSignal(options);
+    const timeout = checkDuration(options?.timeout ?? Infinity, "timeout");
+    this.#begin();
+    try {
+      const waiting = this.#waiting;
+      if (waiting.isTurnDue) {
+        await waiting.turn();
+        if (this.#closed) throw this.#interrupted();
+        signal?.throwIfAborted();
+      }
+      if (timeout === 0 || !waiting.isHot) {
+        if (this.#take(this.#selector.select(0)) || timeout === 0) return this.#events;
+      }
+      return await this.#waitLonger(performance.now() + timeout, signal);
+    } finally {
+      this.#end();
+    }
+  }
+
+  /**
+   * Waits and blocks the thread, as in C: nothing else runs meanwhile, so this
+   * is for a Worker that has nothing else to do.
+   *
+   * @param timeout Milliseconds after which it returns although nothing is ready; 0 only looks, by default there is no limit.
+   * @returns The events, valid until the next wait.
+   * @throws {Deno.errors.NotSupported} On the runtime backend.
+   * @throws {Deno.errors.BadResource} If the multiplexer is closed.
+   * @throws {Deno.errors.Busy} If another wait is under way.
+   */
+  waitSync(timeout: number = Infinity): readonly ReadyEvent<T>[] {
+    checkDuration(timeout, "timeout");
+    if (this.#selector.finestWait === Infinity) {
+      throw notSupportedError("block the thread on the runtime backend", "use wait, or run with --allow-ffi");
+    }
+    this.#begin();
+    try {
+      if (timeout === 0) {
+        this.#take(this.#selector.select(0));
+        return this.#events;
+      }
+      const end = performance.now() + timeout;
+      // A wait that returns early (EINTR) is not over.
+      for (let left = timeout; left > 0; left = end - performance.now()) {
+        if (this.#take(this.#selector.select(Math.min(left, LONGEST_SYNC_WAIT)))) break;
+      }
+      return this.#events;
+    } finally {
+      this.#end();
+    }
+  }
+
+  /**
+   * Ends the wait that is under way, or else the next one, with no event.
+   * Several calls before a wait end one.
+   *
+   * @throws {Deno.errors.BadResource} If the multiplexer is closed.
+   */
+  wake(): void {
+    this.#checkOpen("wake");
+    this.#wakeup.signal();
+  }
+
+  /**
+   * Returns what wakes this multiplexer from elsewhere, always the same one.
+   *
+   * @throws {Deno.errors.BadResource} If the multiplexer is closed.
+   */
+  waker(): Waker {
+    this.#checkOpen("wake");
+    return this.#waker;
+  }
+
+  /**
+   * Stops watching and waiting; a wait that is under way is woken with
+   * `Deno.errors.Interrupted`. The sources stay open. Calling it again does nothing.
+   */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const registration of this.#registrations) {
+      registration?.stop();
+      registration?.record.clear();
+    }
+    this.#registrations.length = 0;
+    this.#pollables.clear();
+    this.#size = 0;
+    if (!this.#busy) return this.#dispose();
+    // The other thread, or the turn that the wait gives, comes back to it; #end() closes the descriptors.
+    this.#interrupt();
+    this.#waiting.letReturn();
+  }
+
+  /** Closes the multiplexer, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Waits again and again, until the multiplexer is closed. */
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<readonly ReadyEvent<T>[]> {
+    while (!this.#closed) {
+      let events: readonly ReadyEvent<T>[];
+      try {
+        events = await this.wait();
+      } catch (error) {
+        if (this.#closed) return;
+        throw error;
+      }
+      yield events;
+    }
+  }
+
+  /** What `console.log` shows. */
+  [Symbol.for("Deno.customInspect")](inspect: typeof Deno.inspect, options: Deno.InspectOptions): string {
+    return `Multiplexer ${inspect({ backend: this.backend, size: this.size }, options)}`;
+  }
+
+  /** Waits on this thread while that is promising, then elsewhere. */
+  async #waitLonger(end: number, signal: AbortSignal | undefined): Promise<readonly ReadyEvent<T>[]> {
+    const abort = () => this.#interrupt();
+    signal?.addEventListener("abort", abort);
+    try {
+      while (true) {
+        const left = end - performance.now();
+        if (left <= 0) return this.#events;
+        const here = this.#waiting.isHot;
+        const n = here ? this.#waiting.here(left) : await this.#waiting.elsewhere(left);
+        if (this.#closed) throw this.#interrupted();
+        // What was found is told rather than lost, even if the signal came first.
+        if (this.#take(n)) return this.#events;
+        if (here) await this.#waiting.turn();
+        if (this.#closed) throw this.#interrupted();
+        signal?.throwIfAborted();
+      }
+    } finally {
+      signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  /** Takes over what a wait has found; returns whether the wait is over. */
+  #take(count: number): boolean {
+    const selector = this.#selector;
+    const events = this.#events;
+    let length = 0;
+    for (let i = 0; i < count; i++) {
+      const fd = selector.fd(i);
+      if (fd === this.#wakeupFd) {
+        this.#drain();
+        continue;
+      }
+      const registration = this.#registrations[fd];
+      // Closed after the kernel has looked, and perhaps opened anew.
+      if (registration === undefined || registration.generation !== selector.generation(i)) continue;
+      const { record } = registration;
+      if (record.write(selector.ready(i), registration.bits)) events[length++] = record;
+    }
+    if (events.length !== length) events.length = length;
+    const woken = this.#woken;
+    this.#woken = false;
+    return woken || length > 0;
+  }
+
+  #drain(): void {
+    if (this.#wakeup.drain() > this.#interrupts) this.#woken = true;
+    this.#interrupts = 0;
+  }
+
+  #begin(): void {
+    this.#checkOpen("wait on");
+    if (this.#busy) throw new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way");
+    this.#busy = true;
+    if (this.#events.length > 0) this.#events.length = 0;
+  }
+
+  #end(): void {
+    this.#busy = false;
+    if (this.#closed) this.#dispose();
+  }
+
+  #dispose(): void {
+    this.#selector.close();
+    this.#wakeup.close();
+  }
+
+  /** Ends a wait elsewhere, for this object to look around. */
+  #interrupt(): void {
+    this.#interrupts++;
+    this.#wakeup.signal();
+  }
+
+  #interruptUnlessLive(): void {
+    if (!this.#selector.live && this.#waiting.isElsewhere) this.#interrupt();
+  }
+
+  #forget(registration: Registration<T>): void {
+    const { fd, pollable } = registration;
+    registration.stop();
+    registration.record.clear();
+    this.#selector.unregister(fd);
+    this.#registrations[fd] = undefined;
+    if (pollable !== undefined) this.#pollables.delete(pollable);
+    if (this.backend === "runtime") this.#free.push(fd);
+    this.#size--;
+    this.#interruptUnlessLive();
+  }
+
+  /** What a source is: its descriptor, or on the runtime backend none. */
+  #identify(source: Source, action: string): { pollable: Pollable | undefined; fd: number | undefined; name: string } {
+    const pollable = pollableIn(source);
+    if (pollable === undefined) {
+      const fd = checkInteger(source.fd, "fd", 0, 2 ** 31 - 1);
+      const name = `descriptor ${fd}`;
+      if (this.backend === "runtime") {
+        throw notSupportedError(`${action} ${name} on the runtime backend`, "use epoll, poll or select");
+      }
+      return { pollable, fd, name };
+    }
+    const { name, engine } = pollable;
+    if (!pollable.isOpen) {
+      const preposition = action === "register" ? "with" : "in";
+      throw closedError(`${action} ${name} ${preposition} the multiplexer`, "source");
+    }
+    if ((engine === "runtime") !== (this.backend === "runtime")) {
+      const backend = engine === "runtime" ? '"runtime"' : '"epoll", "poll" or "select"';
+      throw notSupportedError(
+        `${action} ${name} of the ${engine} engine on backend "${this.backend}"`,
+        `make the multiplexer with backend ${backend}`,
+      );
+    }
+    return { pollable, fd: engine === "runtime" ? undefined : pollable.fd, name };
+  }
+
+  #find(pollable: Pollable | undefined, fd: number | undefined): Registration<T> | undefined {
+    if (pollable !== undefined) return this.#pollables.get(pollable);
+    // A plain { fd } stands for the descriptor, whichever object it was registered by.
+    return fd === undefined || this.backend === "runtime" ? undefined : this.#registrations[fd];
+  }
+
+  #bitsOf(interest: Interest): number {
+    const bits = interestBits(interest);
+    const missing = lacking(bits, this.#selector.supports);
+    if (missing.length === 0) return bits;
+    throw notSupportedError(`be told of ${missing.join(" and ")} on backend "${this.backend}"`, 'use backend "epoll"');
+  }
+
+  #attempt(action: string, call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      throw socketError(`${action} the multiplexer`, error);
+    }
+  }
+
+  #failed(action: string, code: "EEXIST" | "ENOENT"): Error {
+    const detail = code === "EEXIST" ? "it is registered already" : "it is not registered";
+    return socketError(`${action} the multiplexer`, new SyscallError("epoll_ctl", code), detail);
+  }
+
+  #checkOpen(action: string): void {
+    if (this.#closed) throw closedError(`${action} the multiplexer`, "multiplexer");
+  }
+
+  #interrupted(): Error {
+    return interruptedError("wait on the multiplexer", "multiplexer");
+  }
+}
+
+/** The one place where the default is chosen: what costs least with many sources, and is granted already. */
+function chooseBackend(backend: unknown): Backend {
+  const usable = Multiplexer.backends();
+  if (backend === "auto") return usable[0] as Backend;
+  if (backend !== "epoll" && backend !== "poll" && backend !== "select" && backend !== "runtime") {
+    throw new TypeError(`backend must be "auto", "epoll", "poll", "select" or "runtime", received ${quote(backend)}`);
+  }
+  if (usable.includes(backend)) return backend;
+  throw notSupportedError(`use backend "${backend}"`, engineSupport().reason ?? "");
+}
+
+function makeSelector(backend: Backend, maxEvents: number): Selector {
+  switch (backend) {
+    case "epoll":
+      return new EpollSelector(maxEvents);
+    case "poll":
+      return new PollSelector(maxEvents);
+    case "select":
+      return new SelectSelector(maxEvents);
+    case "runtime":
+      return new RuntimeSelector(maxEvents);
+  }
+}
+
+/** What a source of this library is behind its class; `undefined` for a plain descriptor. */
+function pollableIn(source: unknown): Pollable | undefined {
+  if (typeof source !== "object" || source === null) {
+    throw new TypeError(`source must be a socket or an object with a descriptor, received ${quote(source)}`);
+  }
+  return pollableOf(source);
+}

@@ -1,0 +1,190 @@
+/** poll(2): the program keeps the list, and the kernel walks through all of it at each wait. */
+
+import { constants } from "node:os";
+import { libc } from "../internal/libc.ts";
+import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
+import { POLLNVAL, Timespec, toEvents, toReady, wholeMilliseconds } from "./poll_events.ts";
+import { InterestBit, type Selector } from "./selector.ts";
+
+const { EINTR } = constants.errno;
+
+// fcntl.h
+const F_GETFD = 1;
+
+/** `struct pollfd` (poll.h) as 32-bit words: the descriptor, then 16 bits of what is asked and 16 of the answer. */
+const WORDS = 2;
+
+/** The list that poll(2) gets, and the generation and the interest of each line of it. */
+interface List {
+  readonly words: Int32Array<ArrayBuffer>;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly generations: Int32Array<ArrayBuffer>;
+  readonly interests: Int32Array<ArrayBuffer>;
+  length: number;
+}
+
+function makeList(capacity: number, from?: List): List {
+  const words = new Int32Array(WORDS * capacity);
+  const generations = new Int32Array(capacity);
+  const interests = new Int32Array(capacity);
+  if (from !== undefined) {
+    words.set(from.words);
+    generations.set(from.generations);
+    interests.set(from.interests);
+  }
+  return { words, bytes: new Uint8Array(words.buffer), generations, interests, length: from?.length ?? 0 };
+}
+
+/** {@linkcode Selector} on poll. */
+export class PollSelector implements Selector {
+  readonly backend = "poll";
+  readonly supports: number = InterestBit.READABLE | InterestBit.WRITABLE | InterestBit.PRIORITY | InterestBit.ONESHOT;
+  readonly live = false;
+  readonly finestWait = 0.001;
+  readonly #maxEvents: number;
+  /** For each event the descriptor, the generation and what is ready. */
+  readonly #events: Int32Array<ArrayBuffer>;
+  readonly #time = new Timespec();
+  /** The line of each descriptor, by its number. */
+  readonly #lines: (number | undefined)[] = [];
+  #list = makeList(64);
+  /** A wait elsewhere uses the list: whoever changes it takes a copy first. */
+  #isLent = false;
+  /** Where the next walk through the list begins. */
+  #next = 0;
+
+  constructor(maxEvents: number) {
+    this.#maxEvents = maxEvents;
+    this.#events = new Int32Array(3 * maxEvents);
+  }
+
+  register(fd: number, generation: number, interest: number): void {
+    if (this.#lines[fd] !== undefined) throw syscallError("poll", constants.errno.EEXIST);
+    // poll(2) would only say so at the next wait.
+    syscall("fcntl", fd, F_GETFD, 0);
+    const { length } = this.#list;
+    if (length === this.#list.generations.length) {
+      this.#list = makeList(length * 2, this.#list);
+      this.#isLent = false;
+    }
+    this.#ownList().length++;
+    this.#lines[fd] = length;
+    this.#write(length, fd, generation, interest);
+  }
+
+  modify(fd: number, generation: number, interest: number): void {
+    const line = this.#lines[fd];
+    if (line === undefined) throw syscallError("poll", constants.errno.ENOENT);
+    this.#ownList();
+    this.#write(line, fd, generation, interest);
+  }
+
+  unregister(fd: number): void {
+    const line = this.#lines[fd];
+    if (line === undefined) return;
+    const { words, generations, interests, length } = this.#ownList();
+    const last = length - 1;
+    if (line !== last) {
+      words.copyWithin(line * WORDS, last * WORDS, length * WORDS);
+      generations[line] = generations[last] as number;
+      interests[line] = interests[last] as number;
+      this.#lines[descriptorAt(words, line)] = line;
+    }
+    this.#list.length = last;
+    this.#lines[fd] = undefined;
+  }
+
+  select(timeout: number): number {
+    const { bytes, length } = this.#list;
+    const n = timeout > 0 && timeout < 1
+      ? libc.ppoll(bytes, length, this.#time.set(timeout), null)
+      : libc.poll(bytes, length, wholeMilliseconds(timeout));
+    if (n >= 0) return this.#collect(this.#list, n);
+    const errno = lastErrno();
+    if (errno === EINTR) return 0;
+    throw syscallError("poll", errno);
+  }
+
+  async selectElsewhere(timeout: number): Promise<number> {
+    const list = this.#list;
+    this.#isLent = true;
+    const n = await libc.poll_elsewhere(list.bytes, list.length, wholeMilliseconds(timeout));
+    if (list === this.#list) this.#isLent = false;
+    // Its errno is another thread's. EINTR is a spurious wake-up; what is worse, the next wait here will say.
+    return this.#collect(list, n);
+  }
+
+  fd(index: number): number {
+    return this.#events[index * 3] as number;
+  }
+
+  generation(index: number): number {
+    return this.#events[index * 3 + 1] as number;
+  }
+
+  ready(index: number): number {
+    return this.#events[index * 3 + 2] as number;
+  }
+
+  close(): void {
+    this.#list.length = 0;
+    this.#lines.length = 0;
+  }
+
+  #ownList(): List {
+    if (this.#isLent) {
+      this.#list = makeList(this.#list.generations.length, this.#list);
+      this.#isLent = false;
+    }
+    return this.#list;
+  }
+
+  #write(line: number, fd: number, generation: number, interest: number): void {
+    const { words, generations, interests } = this.#list;
+    words[line * WORDS] = fd;
+    words[line * WORDS + 1] = toEvents(interest);
+    generations[line] = generation;
+    interests[line] = interest;
+  }
+
+  /** Walks through the list for the `found` lines that have an answer, from where the last walk ended. */
+  #collect(list: List, found: number): number {
+    const { words, generations, interests, length } = list;
+    const events = this.#events;
+    let count = 0;
+    let line = this.#next < length ? this.#next : 0;
+    for (let walked = 0; walked < length && found > 0 && count < this.#maxEvents; walked++) {
+      const answer = (words[line * WORDS + 1] as number) >>> 16;
+      if (answer !== 0) {
+        found--;
+        const fd = descriptorAt(words, line);
+        if ((answer & POLLNVAL) !== 0 || (interests[line] as number) & InterestBit.ONESHOT) {
+          this.#silence(fd, generations[line] as number);
+        }
+        if ((answer & POLLNVAL) === 0) {
+          events[count * 3] = fd;
+          events[count * 3 + 1] = generations[line] as number;
+          events[count * 3 + 2] = toReady(answer);
+          count++;
+        }
+      }
+      if (++line === length) line = 0;
+    }
+    this.#next = line;
+    return count;
+  }
+
+  /** Leaves a descriptor out of the waits until it is modified: poll(2) passes over negative ones. */
+  #silence(fd: number, generation: number): void {
+    const line = this.#lines[fd];
+    const { words, generations } = this.#list;
+    if (line === undefined || generations[line] !== generation) return;
+    words[line * WORDS] = ~fd;
+    words[line * WORDS + 1] = 0;
+  }
+}
+
+function descriptorAt(words: Int32Array, line: number): number {
+  const fd = words[line * WORDS] as number;
+  return fd < 0 ? ~fd : fd;
+}

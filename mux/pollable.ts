@@ -1,0 +1,69 @@
+/**
+ * What a socket tells a multiplexer about itself. The modules of the sockets
+ * announce here how to ask theirs, for nothing in this folder knows them.
+ */
+
+import type { Engine } from "../internal/engine.ts";
+
+/** A socket as the multiplexer sees it. */
+export interface Pollable {
+  readonly engine: Engine;
+  /** What errors call it. */
+  readonly name: string;
+  readonly isOpen: boolean;
+  /** The descriptor, if there is one; not to be looked at once closed. */
+  readonly fd: number | undefined;
+  /** Begins to tell `watcher`; returns how to stop that. */
+  watch(watcher: Watcher): () => void;
+  /**
+   * What is ready, as bits of `ReadyBit`. Starts what has to run ahead for
+   * `interest`, bits of `InterestBit`. Only the runtime engine is asked.
+   */
+  poll(interest: number): number;
+}
+
+/** Whom a socket tells of itself. */
+export interface Watcher {
+  /** The answer of `poll` may be another one. Only the runtime engine tells. */
+  changed(): void;
+  /** The descriptor is open still, and will be closed or given away right after. */
+  closing(): void;
+}
+
+/** The watchers of one socket. */
+export class Watchers {
+  readonly #watchers = new Set<Watcher>();
+
+  get isEmpty(): boolean {
+    return this.#watchers.size === 0;
+  }
+
+  add(watcher: Watcher): () => void {
+    this.#watchers.add(watcher);
+    return () => void this.#watchers.delete(watcher);
+  }
+
+  changed(): void {
+    for (const watcher of this.#watchers) watcher.changed();
+  }
+
+  closing(): void {
+    for (const watcher of [...this.#watchers]) watcher.closing();
+  }
+}
+
+const ways: ((socket: object) => Pollable | undefined)[] = [];
+
+/** Announces a class of sockets: how to get at the {@linkcode Pollable} of one, `undefined` if it is another's. */
+export function announcePollable(way: (socket: object) => Pollable | undefined): void {
+  ways.push(way);
+}
+
+/** The {@linkcode Pollable} behind a socket of this library, `undefined` if it is something else. */
+export function pollableOf(socket: object): Pollable | undefined {
+  for (const way of ways) {
+    const pollable = way(socket);
+    if (pollable !== undefined) return pollable;
+  }
+  return undefined;
+}

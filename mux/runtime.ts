@@ -1,0 +1,164 @@
+/**
+ * Readiness over Deno's own operations, which know completion only: a read,
+ * accept or receive runs ahead by one, and a socket is ready when that has
+ * something for the next `try…`.
+ */
+
+import type { Pollable } from "./pollable.ts";
+import { Watchers } from "./pollable.ts";
+import { InterestBit, ReadyBit, type Selector } from "./selector.ts";
+import type { Wakeup } from "./wakeup.ts";
+
+interface Entry {
+  readonly fd: number;
+  readonly pollable: Pollable;
+  generation: number;
+  interest: number;
+  /** Stands in the line of those that may be ready. */
+  queued: boolean;
+  /** Told once, and not to be told of until it is modified. */
+  silent: boolean;
+  stop: () => void;
+}
+
+/** {@linkcode Selector} on sockets of the runtime engine, whose numbers are just names. */
+export class RuntimeSelector implements Selector {
+  readonly backend = "runtime";
+  readonly supports: number = InterestBit.READABLE | InterestBit.WRITABLE | InterestBit.ONESHOT;
+  readonly live = true;
+  readonly finestWait = Infinity;
+  readonly #maxEvents: number;
+  readonly #entries: (Entry | undefined)[] = [];
+  /** Who may be ready: asked at the next wait, first come, first served. */
+  #line: Entry[] = [];
+  #head = 0;
+  readonly #events: Entry[] = [];
+  readonly #ready: number[] = [];
+  /** Ends the wait that is under way. */
+  #end: (() => void) | undefined;
+
+  constructor(maxEvents: number) {
+    this.#maxEvents = maxEvents;
+  }
+
+  register(fd: number, generation: number, interest: number, pollable?: Pollable): void {
+    if (pollable === undefined) throw new TypeError("nothing to ask");
+    const entry: Entry = { fd, pollable, generation, interest, queued: false, silent: false, stop: () => {} };
+    entry.stop = pollable.watch({ changed: () => this.#queue(entry), closing: () => {} });
+    this.#entries[fd] = entry;
+    this.#queue(entry);
+  }
+
+  modify(fd: number, generation: number, interest: number): void {
+    const entry = this.#entries[fd];
+    if (entry === undefined) return;
+    entry.generation = generation;
+    entry.interest = interest;
+    entry.silent = false;
+    this.#queue(entry);
+  }
+
+  unregister(fd: number): void {
+    this.#entries[fd]?.stop();
+    this.#entries[fd] = undefined;
+  }
+
+  select(): number {
+    let count = 0;
+    // Who is ready goes back to the end of the line; nobody is asked twice.
+    for (let left = this.#line.length - this.#head; left > 0 && count < this.#maxEvents; left--) {
+      const entry = this.#line[this.#head++] as Entry;
+      entry.queued = false;
+      if (entry.silent || this.#entries[entry.fd] !== entry) continue;
+      const ready = entry.pollable.poll(entry.interest);
+      if (ready === 0) continue;
+      this.#events[count] = entry;
+      this.#ready[count] = ready;
+      count++;
+      if (entry.interest & InterestBit.ONESHOT) entry.silent = true;
+      else this.#queue(entry);
+    }
+    if (this.#head === this.#line.length) {
+      this.#line.length = this.#head = 0;
+    } else if (this.#head > 1024) {
+      this.#line = this.#line.slice(this.#head);
+      this.#head = 0;
+    }
+    return count;
+  }
+
+  async selectElsewhere(timeout: number): Promise<number> {
+    if (this.#head === this.#line.length) {
+      await new Promise<void>((resolve) => {
+        // What runs ahead does not keep the process alive, but this does.
+        const timer = setTimeout(resolve, Math.min(timeout < 0 ? Infinity : Math.ceil(timeout), 2 ** 31 - 1));
+        this.#end = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      this.#end = undefined;
+    }
+    return this.select();
+  }
+
+  fd(index: number): number {
+    return (this.#events[index] as Entry).fd;
+  }
+
+  generation(index: number): number {
+    return (this.#events[index] as Entry).generation;
+  }
+
+  ready(index: number): number {
+    return this.#ready[index] as number;
+  }
+
+  close(): void {
+    for (const entry of this.#entries) entry?.stop();
+    this.#entries.length = 0;
+    this.#line = [];
+    this.#head = 0;
+    this.#events.length = 0;
+  }
+
+  #queue(entry: Entry): void {
+    if (entry.queued || entry.silent) return;
+    entry.queued = true;
+    this.#line.push(entry);
+    this.#end?.();
+  }
+}
+
+/** {@linkcode Wakeup} without a descriptor, within one thread. */
+export class RuntimeWakeup implements Wakeup, Pollable {
+  readonly engine = "runtime";
+  readonly name = "wake-up";
+  isOpen = true;
+  readonly fd = -1;
+  readonly #watchers = new Watchers();
+  #count = 0;
+
+  signal(): void {
+    this.#count++;
+    this.#watchers.changed();
+  }
+
+  drain(): number {
+    const count = this.#count;
+    this.#count = 0;
+    return count;
+  }
+
+  watch(watcher: Parameters<Watchers["add"]>[0]): () => void {
+    return this.#watchers.add(watcher);
+  }
+
+  poll(): number {
+    return this.#count > 0 ? ReadyBit.READABLE : 0;
+  }
+
+  close(): void {
+    this.isOpen = false;
+  }
+}
