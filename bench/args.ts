@@ -7,7 +7,8 @@ import { QUICK_WORKS, WORKS } from "./works.ts";
 /** What a run is to do. Durations are ms. */
 export interface Plan {
   readonly works: readonly string[];
-  readonly servers: readonly string[];
+  /** `undefined`: each work has its own. */
+  readonly servers: readonly string[] | undefined;
   readonly rounds: number;
   readonly duration: number;
   readonly warmup: number;
@@ -15,6 +16,8 @@ export interface Plan {
   readonly budget: number;
   readonly pin: boolean;
   readonly json: string | undefined;
+  /** A folder for the charts. */
+  readonly charts: string | undefined;
 }
 
 /** A command line that says nothing sensible; the message is one line. */
@@ -28,10 +31,11 @@ export const HELP = `deno task bench [flags]
   --quick            core rows only, within 60 s
   --only NAMES       works: ${WORK_NAMES.join(",")}
   --servers NAMES    servers: ${SERVER_NAMES.join(",")}
-  --rounds N         interleaved rounds (11; quick: 5)
+  --rounds N         interleaved rounds (11; quick: 4)
   --duration MS      measured time per round (500; quick: 350)
   --no-pin           do not pin the server and the load to a core each
-  --json FILE        write the raw data`;
+  --json FILE        write the raw data
+  --charts FOLDER    draw what can be drawn of it, as SVG`;
 
 function names(
   flag: string,
@@ -74,7 +78,7 @@ export function parsePlan(args: readonly string[]): Plan | "help" {
   const flags = parseArgs(args, {
     boolean: ["quick", "help", "pin"],
     negatable: ["pin"],
-    string: ["only", "servers", "rounds", "duration", "json"],
+    string: ["only", "servers", "rounds", "duration", "json", "charts"],
     default: { pin: true },
     alias: { h: "help" },
     unknown: (arg) => {
@@ -98,8 +102,8 @@ export function parsePlan(args: readonly string[]): Plan | "help" {
   const servers = text("servers");
   return {
     works: only === undefined ? (quick ? QUICK_WORKS : WORK_NAMES) : names("only", only, WORK_NAMES),
-    servers: servers === undefined ? (quick ? QUICK_SERVERS : SERVER_NAMES) : names("servers", servers, SERVER_NAMES),
-    rounds: integer("rounds", text("rounds") ?? (quick ? "5" : "11"), 1, 100),
+    servers: servers === undefined ? (quick ? QUICK_SERVERS : undefined) : names("servers", servers, SERVER_NAMES),
+    rounds: integer("rounds", text("rounds") ?? (quick ? "4" : "11"), 1, 100),
     duration: integer(
       "duration",
       text("duration") ?? (quick ? "350" : "500"),
@@ -110,5 +114,6 @@ export function parsePlan(args: readonly string[]): Plan | "help" {
     budget: quick ? 50_000 : Infinity,
     pin: flags.pin === true,
     json: text("json"),
+    charts: text("charts"),
   };
 }

@@ -2,6 +2,7 @@
 
 import type { Plan } from "./args.ts";
 import { buildLoad } from "./build.ts";
+import { drawCharts } from "./charts.ts";
 import { describe, descriptorLimit, pinning } from "./machine.ts";
 import { Unavailable } from "./processes.ts";
 import { progress } from "./progress.ts";
@@ -9,13 +10,14 @@ import { report } from "./report.ts";
 import { type Entrant, measure, type Row, stepsOf } from "./rounds.ts";
 import { CONTESTANTS } from "./servers.ts";
 import { disturbance, summarize } from "./summary.ts";
-import { WORKS } from "./works.ts";
+import { type Work, WORKS } from "./works.ts";
 
 /** Runs the plan and prints the tables; false if nothing could be measured. */
 export async function harness(plan: Plan): Promise<boolean> {
   const begun = Date.now();
-  const contestants = CONTESTANTS.filter((c) => plan.servers.includes(c.name));
   const works = WORKS.filter((work) => plan.works.includes(work.name));
+  const serversOf = (work: Work) => plan.servers ?? work.servers;
+  const contestants = CONTESTANTS.filter((c) => works.some((work) => serversOf(work).includes(c.name)));
   const titles = new Map(contestants.map((c) => [c.name, c.title]));
   const title = (name: string) => titles.get(name) ?? name;
 
@@ -29,12 +31,13 @@ export async function harness(plan: Plan): Promise<boolean> {
   }
 
   const rows: Row[] = [];
-  const steps = works.reduce((sum, work) => sum + stepsOf(work, plan.rounds), 0);
+  const entrantsOf = (work: Work) => entrants.filter((e) => serversOf(work).includes(e.name));
+  const steps = works.reduce((sum, work) => sum + stepsOf(work, plan.rounds) * entrantsOf(work).length, 0);
   {
-    using bar = progress(steps * entrants.length);
+    using bar = progress(steps);
     for (const work of works) {
       rows.push(
-        ...await measure(work, entrants, {
+        ...await measure(work, entrantsOf(work), {
           ...plan,
           load: load instanceof Unavailable ? load : [...pin.load, load],
           prefix: pin.server,
@@ -57,6 +60,7 @@ export async function harness(plan: Plan): Promise<boolean> {
       `\nOther programs took over 20 % of a core in ${disturbed} of ${all} rounds`,
     );
   }
+  if (plan.charts !== undefined) await drawCharts(plan.charts, rows, title);
   if (plan.json !== undefined) {
     const data = {
       date: new Date(begun).toISOString(),

@@ -3,6 +3,9 @@
 import { reason, start, stop, Unavailable } from "./processes.ts";
 import type { Work } from "./works.ts";
 
+/** How long idle connections are held at most, in ms. */
+const HOLD = 600_000;
+
 /** The line that the generator prints at the end. */
 interface Result {
   readonly seconds: number;
@@ -41,7 +44,7 @@ export async function runTraffic(
 ): Promise<Traffic> {
   const child = start([
     ...load,
-    work.kind,
+    work.kind === "churn" ? "churn" : "echo",
     ...["--port", `${server.port}`, "--pid", `${server.pid}`],
     ...["--connections", `${work.connections}`, "--size", `${work.size}`],
     ...["--warmup", `${time.warmup}`, "--duration", `${time.duration}`],
@@ -67,33 +70,41 @@ export async function runTraffic(
   };
 }
 
-/** Holds idle connections open while `during` runs. */
-export async function holdIdle<T>(
-  load: readonly string[],
-  work: Work,
-  port: number,
-  during: () => Promise<T>,
-): Promise<T> {
-  const child = start(
-    [...load, "idle", "--port", `${port}`, "--connections", `${work.connections}`],
-    { stdin: "piped", stdout: "piped", stderr: "piped" },
-  );
-  const failure = new Response(child.stderr).text();
-  const reader = child.stdout.getReader();
-  try {
-    const { value } = await reader.read();
-    if (value === undefined) {
-      throw new Unavailable(
-        reason(await failure, "the load generator failed"),
-      );
-    }
-    const result = await during();
-    await child.stdin.close();
-    const { success } = await child.status;
-    if (!success) throw new Unavailable(reason(await failure, "load failed"));
-    return result;
-  } finally {
-    await stop(child);
-    await reader.cancel();
+/** Connections that do nothing, held by a process of their own. */
+export class IdleConnections implements AsyncDisposable {
+  readonly #child: Deno.ChildProcess;
+  readonly #stdout: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #failure: Promise<string>;
+
+  private constructor(child: Deno.ChildProcess) {
+    this.#child = child;
+    this.#stdout = child.stdout.getReader();
+    this.#failure = new Response(child.stderr).text();
+  }
+
+  /** Opens them, and waits until each has had an answer. */
+  static async open(load: readonly string[], connections: number, port: number): Promise<IdleConnections> {
+    const child = start(
+      [...load, "idle", "--port", `${port}`, "--connections", `${connections}`, "--hold", `${HOLD}`],
+      { stdin: "piped", stdout: "piped", stderr: "piped" },
+    );
+    const idle = new IdleConnections(child);
+    const { value } = await idle.#stdout.read();
+    if (value !== undefined) return idle;
+    await idle[Symbol.asyncDispose]();
+    throw new Unavailable(reason(await idle.#failure, "the load generator failed"));
+  }
+
+  /** Closes them; rejects if the server has done so before. */
+  async close(): Promise<void> {
+    await this.#child.stdin.close();
+    const { success } = await this.#child.status;
+    if (!success) throw new Unavailable(reason(await this.#failure, "the idle connections failed"));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await stop(this.#child);
+    await this.#stdout.cancel();
+    await this.#child.stdin.close().catch(() => {});
   }
 }

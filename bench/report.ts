@@ -12,6 +12,11 @@ const UNITS: Record<Work["kind"], { title: string; value: string; per: string }>
     value: "connections/s",
     per: "CPU µs/conn.",
   },
+  growth: {
+    title: "100 busy connections among idle ones: echoes/s (× its own without idle ones)",
+    value: "echoes/s",
+    per: "CPU µs/echo",
+  },
   idle: { title: "Idle connections", value: "RSS bytes/conn.", per: "CPU" },
 };
 
@@ -21,7 +26,38 @@ export function report(
   title: (server: string) => string,
 ): string {
   const kinds = [...new Set(rows.map((row) => row.work.kind))];
-  return kinds.map((kind) => table(kind, rows.filter((row) => row.work.kind === kind), title)).join("\n\n");
+  return kinds.map((kind) => {
+    const some = rows.filter((row) => row.work.kind === kind);
+    return kind === "growth" ? growth(some, title) : table(kind, some, title);
+  }).join("\n\n");
+}
+
+/** A line for each number of idle connections, and for each server its rate, and that by its rate without any. */
+function growth(rows: readonly Row[], title: (server: string) => string): string {
+  const servers = [...new Set(rows.map((row) => row.server))];
+  const works = [...new Set(rows.map((row) => row.work))];
+  const view = new Table({
+    head: ["idle", ...servers.map(title)],
+    colAligns: ["right", ...servers.map(() => "right" as const)],
+    style: { head: [], border: [], compact: true },
+  });
+  const notes: string[] = [];
+  for (const work of works) {
+    const cells = servers.map((server) => {
+      const row = rows.find((row) => row.work === work && row.server === server);
+      const figures = row === undefined ? undefined : summarize(row, rows);
+      if (figures === undefined) {
+        notes.push(`  ${title(server)}, ${decimal(work.idle, 0)} idle, missing: ${row?.missing ?? "not measured"}`);
+        return "missing";
+      }
+      const alone = rows.find((row) => row.work.idle === 0 && row.server === server);
+      const without = alone === undefined ? undefined : summarize(alone, rows)?.value;
+      const share = without === undefined ? "" : ` (${decimal(figures.value / without, 2)})`;
+      return `${decimal(figures.value, 0)}${share}`;
+    });
+    view.push([decimal(work.idle, 0), ...cells]);
+  }
+  return [UNITS.growth.title, view.toString(), ...notes].join("\n");
 }
 
 function table(

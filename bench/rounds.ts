@@ -1,6 +1,6 @@
 /** Interleaved rounds: every server has its turn in each of them. */
 
-import { holdIdle, runTraffic, type Traffic } from "./load.ts";
+import { IdleConnections, runTraffic, type Traffic } from "./load.ts";
 import { Unavailable } from "./processes.ts";
 import { Server } from "./server.ts";
 import type { Work } from "./works.ts";
@@ -64,7 +64,7 @@ function roundsOf(work: Work, rounds: number): number {
 
 /** How many steps each server has at a work, the warm-up among them. */
 export function stepsOf(work: Work, rounds: number): number {
-  return roundsOf(work, rounds) + (work.kind === "idle" ? 0 : 1);
+  return roundsOf(work, rounds) + (work.kind === "idle" ? 0 : 1) + (work.idle > 0 ? 1 : 0);
 }
 
 /** Measures all servers at one work. */
@@ -80,9 +80,13 @@ export async function measure(
     return row;
   });
   const started = new Map<Row, Server>();
+  const neighbours: IdleConnections[] = [];
   try {
     if (work.kind !== "idle") await startAll(rows, entrants, course, started);
-    for (const [row, server] of started) await warm(row, server, course);
+    if (work.idle > 0) await surround(work, course, started, neighbours);
+    for (const [row, server] of started) {
+      if (row.missing === undefined) await warm(row, server, course);
+    }
     for (let round = 0; round < roundsOf(work, course.rounds); round++) {
       for (const row of rotate(rows, round)) {
         if (row.missing !== undefined) continue;
@@ -100,6 +104,7 @@ export async function measure(
       }
     }
   } finally {
+    await Promise.all(neighbours.map((idle) => idle[Symbol.asyncDispose]()));
     await Promise.all([...started.values()].map((server) => server.stop()));
   }
   for (const row of rows) {
@@ -115,7 +120,7 @@ function obstacle(
 ): string | undefined {
   if (entrant.command instanceof Unavailable) return entrant.command.message;
   if (course.load instanceof Unavailable) return course.load.message;
-  const need = work.connections + SPARE;
+  const need = work.connections + work.idle + SPARE;
   if (need > course.descriptors) {
     return `needs ${need} descriptors, allowed are ${course.descriptors} (ulimit -n)`;
   }
@@ -143,6 +148,22 @@ async function startAll(
     await attempt(row, undefined, async () => {
       const server = await Server.start([...course.prefix, ...command]);
       started.set(row, server);
+      await server.settle();
+    });
+  }
+}
+
+/** Gives every server its idle connections. */
+async function surround(
+  work: Work,
+  course: Course,
+  started: ReadonlyMap<Row, Server>,
+  neighbours: IdleConnections[],
+): Promise<void> {
+  for (const [row, server] of started) {
+    course.step(work, row.server, "idle connections");
+    await attempt(row, server, async () => {
+      neighbours.push(await IdleConnections.open(loadOf(course), work.idle, server.port));
       await server.settle();
     });
   }
@@ -202,11 +223,11 @@ async function idle(
     await server.settle();
     const before = server.rss();
     const load = loadOf(course);
-    const after = await holdIdle(load, work, server.port, async () => {
-      await server.settle();
-      await new Promise((resolve) => setTimeout(resolve, IDLE_SETTLE));
-      return server.rss();
-    });
+    await using idle = await IdleConnections.open(load, work.connections, server.port);
+    await server.settle();
+    await new Promise((resolve) => setTimeout(resolve, IDLE_SETTLE));
+    const after = server.rss();
+    await idle.close();
     return { round, value: (after - before) / work.connections };
   } finally {
     await server.stop();

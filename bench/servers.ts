@@ -90,6 +90,15 @@ export const CONTESTANTS: readonly Contestant[] = [
         deno(["--allow-net", "--allow-ffi"], "ours.ts", "--engine", "native"),
       ),
   },
+  ...(["epoll", "poll", "select"] as const).map((backend): Contestant => ({
+    name: `mux-${backend}`,
+    title: `mux ${backend}`,
+    ownBuffers: false,
+    command: () =>
+      Promise.resolve(
+        deno(["--allow-net", "--allow-ffi"], "ours_mux.ts", "--backend", backend),
+      ),
+  })),
 ];
 
 export const SERVER_NAMES: readonly string[] = CONTESTANTS.map((c) => c.name);
@@ -100,4 +109,5 @@ export const QUICK_SERVERS: readonly string[] = [
   "deno",
   "ours-runtime",
   "ours-native",
+  "mux-epoll",
 ];

@@ -4,15 +4,28 @@
 export interface Work {
   readonly name: string;
   readonly title: string;
-  readonly kind: "echo" | "churn" | "idle";
+  readonly kind: "echo" | "churn" | "idle" | "growth";
   readonly connections: number;
   readonly size: number;
+  /** Connections that another process holds open meanwhile and that do nothing. */
+  readonly idle: number;
+  /** Who takes part when nobody is named. */
+  readonly servers: readonly string[];
 }
+
+const ALL = ["c", "deno", "node", "bun", "ours-runtime", "ours-native", "mux-epoll"];
+/** Those that differ in what a connection that does nothing costs. */
+const BY_BACKEND = ["c", "mux-epoll", "mux-poll", "mux-select"];
 
 function echo(connections: number, size: number, name: string): Work {
   const bytes = size < 1024 ? `${size} B` : `${size / 1024} KiB`;
   const title = `${connections} × ${bytes}`;
-  return { name, title, kind: "echo", connections, size };
+  return { name, title, kind: "echo", connections, size, idle: 0, servers: ALL };
+}
+
+function among(idle: number): Work {
+  const title = `100 among ${idle.toLocaleString("en-US")}`;
+  return { name: `among${idle}`, title, kind: "growth", connections: 100, size: 64, idle, servers: BY_BACKEND };
 }
 
 export const WORKS: readonly Work[] = [
@@ -23,14 +36,17 @@ export const WORKS: readonly Work[] = [
   echo(1000, 64, "1000x64"),
   echo(5000, 64, "5000x64"),
   echo(50, 16 * 1024, "50x16k"),
-  { name: "churn", title: "churn", kind: "churn", connections: 64, size: 64 },
+  { name: "churn", title: "churn", kind: "churn", connections: 64, size: 64, idle: 0, servers: ALL },
   {
     name: "idle",
     title: "10000 idle",
     kind: "idle",
     connections: 10_000,
     size: 64,
+    idle: 0,
+    servers: ALL,
   },
+  ...[0, 100, 500, 900, 5_000, 10_000, 19_000].map(among),
 ];
 
 /** The works of `--quick`. */
