@@ -67,5 +67,6 @@ export function chooseEngine(option: unknown, action: string): Engine {
 
 /** Returns the error for what needs the kernel's own socket. */
 export function needsNative(action: string): Error {
-  return notSupportedError(`${action} on the runtime engine`, "run with --allow-ffi");
+  const wayOut = engineSupport().engine === "native" ? ' and without engine: "runtime"' : "";
+  return notSupportedError(`${action} on the runtime engine`, `run with --allow-ffi${wayOut}`);
 }

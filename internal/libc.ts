@@ -84,6 +84,8 @@ export let libc: Libc;
 let loaded: string | undefined;
 
 function granted(path: string): boolean {
+  // As a permission a bare name is a file in the current folder, which is not what dlopen(3) takes it for.
+  if (!path.startsWith("/")) return Deno.permissions.querySync({ name: "ffi" }).state === "granted";
   return Deno.permissions.querySync({ name: "ffi", path }).state === "granted";
 }
 

@@ -91,8 +91,8 @@ export class EpollSelector implements Selector {
   async selectElsewhere(timeout: number): Promise<number> {
     const { fd } = this.#epoll;
     const n = await libc.epoll_wait_elsewhere(fd, this.#eventBytes, this.#maxEvents, wholeMilliseconds(timeout));
-    // Its errno is another thread's. EINTR is a spurious wake-up; what is worse, the next wait here will say.
-    return Math.max(n, 0);
+    // Its errno is another thread's: what is worse than EINTR is met here again.
+    return n < 0 ? this.select(0) : n;
   }
 
   fd(index: number): number {

@@ -41,7 +41,7 @@ export interface Interest {
   /**
    * When several multiplexers wait for the same descriptor, wake one of them
    * (at least) instead of all: `EPOLLEXCLUSIVE`. Epoll only, and neither with
-   * `priority` nor with `oneshot`.
+   * `priority` nor with `oneshot`; `readClosed` is not told then.
    *
    * @default {false}
    */

@@ -2,6 +2,7 @@
 
 import { engineSupport } from "../internal/engine.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { linkOf } from "../internal/socket.ts";
 import { checkDuration, checkInteger, checkOptions, checkSignal, quote } from "../internal/validate.ts";
 import { EpollSelector } from "./epoll.ts";
 import { type Interest, interestBits, lacking, type ReadyEvent, ReadyRecord, type Source } from "./interest.ts";
@@ -54,6 +55,7 @@ export interface MuxRegistration<T = unknown> {
   readonly data: T;
 }
 
+const SOURCE = "a socket of this library or an object with a descriptor, { fd }";
 const DEFAULT_MAX_EVENTS = 256;
 /** Longest single wait of `waitSync`, in milliseconds: a Worker can be terminated between two. */
 const LONGEST_SYNC_WAIT = 1_000;
@@ -69,8 +71,12 @@ interface Registration<T> {
   readonly source: Source;
   readonly pollable: Pollable | undefined;
   readonly record: ReadyRecord<T>;
+  /** For a plain descriptor what it was: another one may get its number. */
+  readonly link: string | undefined;
   bits: number;
   interest: Interest;
+  /** A oneshot that has been told of. */
+  told: boolean;
   stop: () => void;
 }
 
@@ -80,16 +86,17 @@ interface Registration<T> {
  * same answers.
  *
  * Register sources with what to be told of, wait, and do for each event what
- * does not block: `tryAccept`, `tryRead`, `tryWrite`, `tryRecvFrom`.
+ * does not block: `tryAccept`, `tryRead`, `tryWrite`.
  *
  * | | epoll | poll | select | runtime |
  * |---|---|---|---|---|
- * | needs | `--allow-ffi`, Linux | the same | the same | nothing |
+ * | needs | Linux, `--allow-ffi` (or for libc's path) | the same | the same | nothing |
  * | sources | native sockets, any `{ fd }` but files | native sockets, any `{ fd }` | the same, descriptors below 1,024 | sockets of the runtime engine |
  * | cost of a wait grows with | what is ready | what is registered | the highest descriptor | what is ready |
  * | `readable`, `writable` | yes | yes | yes | yes |
- * | `readClosed` with `readable` | yes | yes | yes | once the data before it is read |
- * | `error`, `writeClosed` | always | always | with `readable` or `writable` | once a read or write has met it |
+ * | `readClosed` with `readable` | yes, not if `exclusive` | yes | yes | once the data before it is read |
+ * | `error` | always | always | with `readable` or `writable` | once a read or write has met it |
+ * | `writeClosed` | always | always | with `readable` or `writable` | – |
  * | `priority` | yes | yes | yes | – |
  * | `trigger: "edge"` | yes | – | – | – |
  * | `oneshot` | yes | yes | yes | yes |
@@ -106,15 +113,24 @@ interface Registration<T> {
  * - **Spurious events** are possible: an event is a hint, and `tryRead` may
  *   return `undefined` all the same.
  * - **Events are used again**: they and the array are valid until the next
- *   wait. Nothing is allocated for an event. When a source is closed,
- *   unregistered or modified, an event of it that you have before you still is
- *   emptied: all its flags turn false.
+ *   wait. Nothing is allocated for an event. When a source is closed or
+ *   unregistered, an event of it that you have before you still is emptied: all
+ *   its flags turn false. When it is modified, the flags do that are not asked
+ *   for any more.
  * - A socket of this library unregisters itself when it is closed or
- *   detached. Unregister any other `{ fd }` before you close it.
+ *   detached. Unregister any other `{ fd }` before you close it, or epoll goes
+ *   on reporting it as long as a duplicate of it is open. Plain descriptors are
+ *   told apart by number: `{ fd: 0 }` is the same source as another `{ fd: 0 }`.
+ * - A listener that is paused is not told of until it is resumed.
+ * - A wait goes on although nothing is registered (any more), and keeps the
+ *   process alive. One wait at a time; up to 16 multiplexers of a thread may
+ *   wait without cost, those beyond look every 10 ms.
+ * - While a wait is under way on poll, select or the runtime, a socket that is
+ *   closed may hold its port for some microseconds more.
  * - A waiting call and `try…` can be mixed on one socket, but the waiting call
  *   gets what arrives first.
  *
- * Requires no permission of its own.
+ * Requires no permission on the runtime backend, `--allow-ffi` on the others.
  *
  * @example An echo server in one thread
  * ```ts
@@ -174,23 +190,26 @@ export class Multiplexer<T = unknown> {
    *
    * @param options The backend, and how many events a wait returns.
    * @throws {TypeError} If there is no such backend.
+   * @throws {RangeError} If `maxEvents` is out of range, or on select the wake-up's own descriptor is 1,024 or more.
    * @throws {Deno.errors.NotSupported} If the backend cannot be used here.
+   * @throws {Error} If no descriptor is left (EMFILE, ENFILE).
    */
   constructor(options: MultiplexerOptions = {}) {
     checkOptions(options);
     const { backend = "auto", maxEvents = DEFAULT_MAX_EVENTS } = options;
     checkInteger(maxEvents, "maxEvents", 1, 65536);
     const chosen = chooseBackend(backend);
-    const wakeup = this.#wakeup = chosen === "runtime" ? new RuntimeWakeup() : new EventFd();
-    this.#wakeupFd = chosen === "runtime" ? 0 : wakeup.fd;
+    let wakeup: Wakeup | undefined;
     let selector: Selector | undefined;
     try {
+      wakeup = this.#wakeup = chosen === "runtime" ? new RuntimeWakeup() : new EventFd();
+      this.#wakeupFd = chosen === "runtime" ? 0 : wakeup.fd;
       selector = this.#selector = makeSelector(chosen, maxEvents);
       const pollable = wakeup instanceof RuntimeWakeup ? wakeup : undefined;
       selector.register(this.#wakeupFd, ++this.#generation, InterestBit.READABLE, pollable);
     } catch (error) {
       selector?.close();
-      wakeup.close();
+      wakeup?.close();
       if (error instanceof SyscallError) throw socketError("make a multiplexer", error);
       throw error;
     }
@@ -234,17 +253,20 @@ export class Multiplexer<T = unknown> {
     this.#checkOpen("register with");
     const { pollable, fd, name } = this.#identify(source, "register");
     const bits = this.#bitsOf(interest);
-    const existing = this.#find(pollable, fd);
-    // Another object with the same number may stand for another descriptor by now: the kernel knows.
-    if (existing !== undefined && (existing.source === source || existing.pollable !== undefined)) {
-      throw this.#failed(`register ${name} with`, "EEXIST");
+    const link = pollable === undefined ? descriptorLink(fd as number) : undefined;
+    const existing = fd === undefined ? this.#find(pollable, fd) : this.#registrations[fd];
+    if (existing !== undefined) {
+      // A plain descriptor may have been closed without being unregistered, and its number be another's by now.
+      const isStale = existing.source !== source && existing.link !== undefined &&
+        existing.link !== descriptorLink(existing.fd);
+      if (!isStale) throw this.#failed(`register ${name} with`, "EEXIST");
+      this.#forget(existing);
     }
     const number = fd ?? this.#free.pop() ?? Math.max(this.#registrations.length, 1);
     const generation = this.#generation = (this.#generation + 1) & 0x3fffffff || 1;
-    this.#attempt(`register ${name} with`, () => this.#selector.register(number, generation, bits, pollable));
-    // One whose descriptor was closed behind our back, and that the kernel has forgotten.
-    this.#registrations[number]?.record.clear();
-    if (this.#registrations[number] === undefined) this.#size++;
+    const effective = pollable?.isPaused ? bits & ~InterestBit.READABLE : bits;
+    this.#attempt(`register ${name} with`, () => this.#selector.register(number, generation, effective, pollable));
+    this.#size++;
     const record = new ReadyRecord(source, data as T);
     const registration: Registration<T> = {
       fd: number,
@@ -252,14 +274,19 @@ export class Multiplexer<T = unknown> {
       source,
       pollable,
       record,
+      link,
       bits,
+      told: false,
       interest: Object.freeze({ ...interest }),
       stop: () => {},
     };
     this.#registrations[number] = registration;
     if (pollable !== undefined) {
       this.#pollables.set(pollable, registration);
-      registration.stop = pollable.watch({ changed: () => {}, closing: () => this.#forget(registration) });
+      registration.stop = pollable.watch({
+        changed: () => this.#applyPause(registration),
+        closing: () => this.#forget(registration),
+      });
     }
     this.#interruptUnlessLive();
   }
@@ -281,10 +308,12 @@ export class Multiplexer<T = unknown> {
     const bits = this.#bitsOf(interest);
     const registration = this.#find(pollable, fd);
     if (registration === undefined) throw this.#failed(`modify ${name} in`, "ENOENT");
+    const effective = pollable?.isPaused ? bits & ~InterestBit.READABLE : bits;
     this.#attempt(
       `modify ${name} in`,
-      () => this.#selector.modify(registration.fd, registration.generation, bits),
+      () => this.#selector.modify(registration.fd, registration.generation, effective),
     );
+    registration.told = false;
     registration.bits = bits;
     registration.interest = Object.freeze({ ...interest });
     if (data !== undefined) registration.record.data = data;
@@ -342,6 +371,7 @@ export class Multiplexer<T = unknown> {
   async wait(options?: MultiplexerWaitOptions): Promise<readonly ReadyEvent<T>[]> {
     const signal = checkSignal(options);
     const timeout = checkDuration(options?.timeout ?? Infinity, "timeout");
+    const end = performance.now() + timeout;
     this.#begin();
     try {
       const waiting = this.#waiting;
@@ -351,9 +381,9 @@ export class Multiplexer<T = unknown> {
         signal?.throwIfAborted();
       }
       if (timeout === 0 || !waiting.isHot) {
-        if (this.#take(this.#selector.select(0)) || timeout === 0) return this.#events;
+        if (this.#look() || timeout === 0) return this.#events;
       }
-      return await this.#waitLonger(performance.now() + timeout, signal);
+      return await this.#waitLonger(end, signal);
     } finally {
       this.#end();
     }
@@ -377,7 +407,7 @@ export class Multiplexer<T = unknown> {
     this.#begin();
     try {
       if (timeout === 0) {
-        this.#take(this.#selector.select(0));
+        this.#look();
         return this.#events;
       }
       const end = performance.now() + timeout;
@@ -392,8 +422,8 @@ export class Multiplexer<T = unknown> {
   }
 
   /**
-   * Ends the wait that is under way, or else the next one, with no event.
-   * Several calls before a wait end one.
+   * Ends the wait that is under way, or else the next one, with no event
+   * unless there is one anyway. Several calls before a wait end one.
    *
    * @throws {Deno.errors.BadResource} If the multiplexer is closed.
    */
@@ -478,6 +508,14 @@ export class Multiplexer<T = unknown> {
     }
   }
 
+  /** Looks without waiting; returns whether the wait is over. */
+  #look(): boolean {
+    const n = this.#selector.select(0);
+    if (this.#take(n)) return true;
+    // An interrupt that nobody needs any more may have had the only place.
+    return n > 0 && this.#take(this.#selector.select(0));
+  }
+
   /** Takes over what a wait has found; returns whether the wait is over. */
   #take(count: number): boolean {
     const selector = this.#selector;
@@ -493,7 +531,9 @@ export class Multiplexer<T = unknown> {
       // Closed after the kernel has looked, and perhaps opened anew.
       if (registration === undefined || registration.generation !== selector.generation(i)) continue;
       const { record } = registration;
-      if (record.write(selector.ready(i), registration.bits)) events[length++] = record;
+      if (!record.write(selector.ready(i), registration.bits)) continue;
+      events[length++] = record;
+      if (registration.bits & InterestBit.ONESHOT) registration.told = true;
     }
     if (events.length !== length) events.length = length;
     const woken = this.#woken;
@@ -529,6 +569,13 @@ export class Multiplexer<T = unknown> {
     this.#wakeup.signal();
   }
 
+  /** A listener was paused or resumed. */
+  #applyPause({ fd, generation, pollable, bits, told }: Registration<T>): void {
+    if (told || this.backend === "runtime") return;
+    this.#selector.modify(fd, generation, pollable?.isPaused ? bits & ~InterestBit.READABLE : bits);
+    this.#interruptUnlessLive();
+  }
+
   #interruptUnlessLive(): void {
     if (!this.#selector.live && this.#waiting.isElsewhere) this.#interrupt();
   }
@@ -549,6 +596,7 @@ export class Multiplexer<T = unknown> {
   #identify(source: Source, action: string): { pollable: Pollable | undefined; fd: number | undefined; name: string } {
     const pollable = pollableIn(source);
     if (pollable === undefined) {
+      if (source.fd === undefined) throw new TypeError(`source must be ${SOURCE}, received ${quote(source)}`);
       const fd = checkInteger(source.fd, "fd", 0, 2 ** 31 - 1);
       const name = `descriptor ${fd}`;
       if (this.backend === "runtime") {
@@ -565,7 +613,9 @@ export class Multiplexer<T = unknown> {
       const backend = engine === "runtime" ? '"runtime"' : '"epoll", "poll" or "select"';
       throw notSupportedError(
         `${action} ${name} of the ${engine} engine on backend "${this.backend}"`,
-        `make the multiplexer with backend ${backend}`,
+        `make the multiplexer with backend ${backend}, or the socket with engine "${
+          engine === "runtime" ? "native" : "runtime"
+        }"`,
       );
     }
     return { pollable, fd: engine === "runtime" ? undefined : pollable.fd, name };
@@ -581,7 +631,11 @@ export class Multiplexer<T = unknown> {
     const bits = interestBits(interest);
     const missing = lacking(bits, this.#selector.supports);
     if (missing.length === 0) return bits;
-    throw notSupportedError(`be told of ${missing.join(" and ")} on backend "${this.backend}"`, 'use backend "epoll"');
+    const others = missing.length === 1 && missing[0] === "priority" ? '"epoll", "poll" or "select"' : '"epoll"';
+    throw notSupportedError(
+      `watch with ${missing.join(" and ")} on backend "${this.backend}"`,
+      `use backend ${others}`,
+    );
   }
 
   #attempt(action: string, call: () => void): void {
@@ -589,7 +643,9 @@ export class Multiplexer<T = unknown> {
       call();
     } catch (error) {
       if (!(error instanceof SyscallError)) throw error;
-      throw socketError(`${action} the multiplexer`, error);
+      // epoll_ctl(2), EPERM.
+      const detail = error.code === "EPERM" ? "epoll cannot watch a file, poll and select can" : undefined;
+      throw socketError(`${action} the multiplexer`, error, detail);
     }
   }
 
@@ -634,7 +690,16 @@ function makeSelector(backend: Backend, maxEvents: number): Selector {
 /** What a source of this library is behind its class; `undefined` for a plain descriptor. */
 function pollableIn(source: unknown): Pollable | undefined {
   if (typeof source !== "object" || source === null) {
-    throw new TypeError(`source must be a socket or an object with a descriptor, received ${quote(source)}`);
+    throw new TypeError(`source must be ${SOURCE}, received ${quote(source)}`);
   }
   return pollableOf(source);
+}
+
+/** What /proc says that a descriptor is. */
+function descriptorLink(fd: number): string {
+  try {
+    return linkOf(fd);
+  } catch {
+    return ""; // it is not open, which the backend says better
+  }
 }

@@ -14,12 +14,14 @@ const F_GETFD = 1;
 /** `struct pollfd` (poll.h) as 32-bit words: the descriptor, then 16 bits of what is asked and 16 of the answer. */
 const WORDS = 2;
 
-/** The list that poll(2) gets, and the generation and the interest of each line of it. */
+/** The list that poll(2) gets, and what belongs to each line of it. */
 interface List {
   readonly words: Int32Array<ArrayBuffer>;
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly generations: Int32Array<ArrayBuffer>;
   readonly interests: Int32Array<ArrayBuffer>;
+  /** Which write a line is from: an answer to an earlier one says nothing about it. */
+  readonly stamps: Int32Array<ArrayBuffer>;
   length: number;
 }
 
@@ -27,12 +29,14 @@ function makeList(capacity: number, from?: List): List {
   const words = new Int32Array(WORDS * capacity);
   const generations = new Int32Array(capacity);
   const interests = new Int32Array(capacity);
+  const stamps = new Int32Array(capacity);
   if (from !== undefined) {
     words.set(from.words);
     generations.set(from.generations);
     interests.set(from.interests);
+    stamps.set(from.stamps);
   }
-  return { words, bytes: new Uint8Array(words.buffer), generations, interests, length: from?.length ?? 0 };
+  return { words, bytes: new Uint8Array(words.buffer), generations, interests, stamps, length: from?.length ?? 0 };
 }
 
 /** {@linkcode Selector} on poll. */
@@ -50,6 +54,7 @@ export class PollSelector implements Selector {
   #list = makeList(64);
   /** A wait elsewhere uses the list: whoever changes it takes a copy first. */
   #isLent = false;
+  #stamp = 0;
   /** Where the next walk through the list begins. */
   #next = 0;
 
@@ -82,12 +87,13 @@ export class PollSelector implements Selector {
   unregister(fd: number): void {
     const line = this.#lines[fd];
     if (line === undefined) return;
-    const { words, generations, interests, length } = this.#ownList();
+    const { words, generations, interests, stamps, length } = this.#ownList();
     const last = length - 1;
     if (line !== last) {
       words.copyWithin(line * WORDS, last * WORDS, length * WORDS);
       generations[line] = generations[last] as number;
       interests[line] = interests[last] as number;
+      stamps[line] = stamps[last] as number;
       this.#lines[descriptorAt(words, line)] = line;
     }
     this.#list.length = last;
@@ -110,8 +116,8 @@ export class PollSelector implements Selector {
     this.#isLent = true;
     const n = await libc.poll_elsewhere(list.bytes, list.length, wholeMilliseconds(timeout));
     if (list === this.#list) this.#isLent = false;
-    // Its errno is another thread's. EINTR is a spurious wake-up; what is worse, the next wait here will say.
-    return this.#collect(list, n);
+    // Its errno is another thread's: what is worse than EINTR is met here again.
+    return n < 0 ? this.select(0) : this.#collect(list, n);
   }
 
   fd(index: number): number {
@@ -140,7 +146,8 @@ export class PollSelector implements Selector {
   }
 
   #write(line: number, fd: number, generation: number, interest: number): void {
-    const { words, generations, interests } = this.#list;
+    const { words, generations, interests, stamps } = this.#list;
+    stamps[line] = this.#stamp = (this.#stamp + 1) | 0;
     words[line * WORDS] = fd;
     words[line * WORDS + 1] = toEvents(interest);
     generations[line] = generation;
@@ -149,7 +156,7 @@ export class PollSelector implements Selector {
 
   /** Walks through the list for the `found` lines that have an answer, from where the last walk ended. */
   #collect(list: List, found: number): number {
-    const { words, generations, interests, length } = list;
+    const { words, generations, interests, stamps, length } = list;
     const events = this.#events;
     let count = 0;
     let line = this.#next < length ? this.#next : 0;
@@ -158,10 +165,12 @@ export class PollSelector implements Selector {
       if (answer !== 0) {
         found--;
         const fd = descriptorAt(words, line);
-        if ((answer & POLLNVAL) !== 0 || (interests[line] as number) & InterestBit.ONESHOT) {
-          this.#silence(fd, generations[line] as number);
+        // Changed since the list was lent: what still holds, the next wait says again.
+        const holds = list === this.#list || this.#isCurrent(fd, stamps[line] as number);
+        if (holds && ((answer & POLLNVAL) !== 0 || (interests[line] as number) & InterestBit.ONESHOT)) {
+          this.#silence(fd);
         }
-        if ((answer & POLLNVAL) === 0) {
+        if (holds && (answer & POLLNVAL) === 0) {
           events[count * 3] = fd;
           events[count * 3 + 1] = generations[line] as number;
           events[count * 3 + 2] = toReady(answer);
@@ -174,11 +183,15 @@ export class PollSelector implements Selector {
     return count;
   }
 
-  /** Leaves a descriptor out of the waits until it is modified: poll(2) passes over negative ones. */
-  #silence(fd: number, generation: number): void {
+  #isCurrent(fd: number, stamp: number): boolean {
     const line = this.#lines[fd];
-    const { words, generations } = this.#list;
-    if (line === undefined || generations[line] !== generation) return;
+    return line !== undefined && this.#list.stamps[line] === stamp;
+  }
+
+  /** Leaves a descriptor out of the waits until it is modified: poll(2) passes over negative ones. */
+  #silence(fd: number): void {
+    const line = this.#lines[fd] as number;
+    const { words } = this.#list;
     words[line * WORDS] = ~fd;
     words[line * WORDS + 1] = 0;
   }

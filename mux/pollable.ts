@@ -11,6 +11,8 @@ export interface Pollable {
   /** What errors call it. */
   readonly name: string;
   readonly isOpen: boolean;
+  /** It takes nothing for now, so there is no use in telling that it could. */
+  readonly isPaused: boolean;
   /** The descriptor, if there is one; not to be looked at once closed. */
   readonly fd: number | undefined;
   /** Begins to tell `watcher`; returns how to stop that. */
@@ -24,7 +26,7 @@ export interface Pollable {
 
 /** Whom a socket tells of itself. */
 export interface Watcher {
-  /** The answer of `poll` may be another one. Only the runtime engine tells. */
+  /** The answer of `isPaused`, and on the runtime engine of `poll`, may be another one. */
   changed(): void;
   /** The descriptor is open still, and will be closed or given away right after. */
   closing(): void;

@@ -32,6 +32,8 @@ export class RuntimeSelector implements Selector {
   /** Who may be ready: asked at the next wait, first come, first served. */
   #line: Entry[] = [];
   #head = 0;
+  /** How many of them have been unregistered. */
+  #left = 0;
   readonly #events: Entry[] = [];
   readonly #ready: number[] = [];
   /** Ends the wait that is under way. */
@@ -59,8 +61,15 @@ export class RuntimeSelector implements Selector {
   }
 
   unregister(fd: number): void {
-    this.#entries[fd]?.stop();
+    const entry = this.#entries[fd];
+    if (entry === undefined) return;
+    entry.stop();
     this.#entries[fd] = undefined;
+    // Those who left would pile up in the line until the next wait.
+    if (entry.queued && ++this.#left > 64 && this.#left * 2 > this.#line.length - this.#head) {
+      this.#line = this.#line.slice(this.#head).filter((entry) => this.#entries[entry.fd] === entry);
+      this.#head = this.#left = 0;
+    }
   }
 
   select(): number {
@@ -79,11 +88,12 @@ export class RuntimeSelector implements Selector {
       else this.#queue(entry);
     }
     if (this.#head === this.#line.length) {
-      this.#line.length = this.#head = 0;
+      this.#line.length = this.#head = this.#left = 0;
     } else if (this.#head > 1024) {
       this.#line = this.#line.slice(this.#head);
       this.#head = 0;
     }
+    this.#events.length = count;
     return count;
   }
 
@@ -135,6 +145,7 @@ export class RuntimeWakeup implements Wakeup, Pollable {
   readonly engine = "runtime";
   readonly name = "wake-up";
   isOpen = true;
+  readonly isPaused = false;
   readonly fd = -1;
   readonly #watchers = new Watchers();
   #count = 0;

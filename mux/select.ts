@@ -23,6 +23,9 @@ export const FD_SETSIZE = 1024;
 /** 32-bit words of an `fd_set`; on little-endian machines they are the same as its longs. */
 const WORDS = FD_SETSIZE / 32;
 
+/** What each set asks for, in their order. */
+const SETS = [InterestBit.READABLE, InterestBit.WRITABLE, InterestBit.PRIORITY];
+
 /** The sets for reading, for writing, and for what is exceptional. */
 class Sets {
   readonly words = new Int32Array(3 * WORDS);
@@ -110,8 +113,8 @@ export class SelectSelector implements Selector {
     this.#generationsElsewhere.set(this.#generations);
     const time = this.#timeout(timeout);
     const n = await libc.select_elsewhere(this.#end, answer.read, answer.write, answer.except, time);
-    // Its errno is another thread's. EINTR is a spurious wake-up; what is worse, the next wait here will say.
-    return this.#collect(answer, this.#generationsElsewhere, n);
+    // Its errno is another thread's: what is worse than EINTR is met here again.
+    return n < 0 ? this.select(0) : this.#collect(answer, this.#generationsElsewhere, n);
   }
 
   fd(index: number): number {
@@ -141,10 +144,9 @@ export class SelectSelector implements Selector {
   #ask(fd: number, interest: number): void {
     const { words } = this.#asked;
     const bit = 1 << (fd & 31);
-    const flags = [InterestBit.READABLE, InterestBit.WRITABLE, InterestBit.PRIORITY];
-    for (const [set, flag] of flags.entries()) {
-      const at = set * WORDS + (fd >>> 5);
-      words[at] = interest & flag ? (words[at] as number) | bit : (words[at] as number) & ~bit;
+    for (let set = 0, at = fd >>> 5; set < SETS.length; set++, at += WORDS) {
+      const word = words[at] as number;
+      words[at] = interest & (SETS[set] as number) ? word | bit : word & ~bit;
     }
   }
 

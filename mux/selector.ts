@@ -21,7 +21,8 @@
  *   the next wait.
  * - When there is more than fits into the events of one wait, the next one
  *   begins where it ended: nobody is passed over twice.
- * - A descriptor that was closed without being unregistered is silent.
+ * - A descriptor that was closed without being unregistered is silent, but on
+ *   epoll as long as a duplicate of it is open.
  */
 
 import type { Pollable } from "./pollable.ts";

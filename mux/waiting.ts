@@ -32,6 +32,12 @@ const TURNS_PER_LOOK = 61;
  * waiting thread ends no sooner.
  */
 const LONGEST_WAIT = 30_000;
+/**
+ * Waits that may be elsewhere at a time, and how often those beyond look, in
+ * milliseconds: an isolate has 32 threads for that, and other work for them.
+ */
+const MOST_ELSEWHERE = 16;
+const LOOK_INTERVAL = 10;
 /** First and longest pause for the other thread to return, in microseconds; long only if it gets no processor. */
 const FIRST_PAUSE = 25;
 const LONGEST_PAUSE = 2_000;
@@ -39,6 +45,9 @@ const LONGEST_PAUSE = 2_000;
 function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
+
+/** Waits of this isolate that are elsewhere. */
+let elsewhere = 0;
 
 /** The waits on one selector. */
 export class Waiting {
@@ -89,9 +98,15 @@ export class Waiting {
   /** Waits on another thread, which is a turn of the event loop too; resolves to the number of events. */
   async elsewhere(limit: number): Promise<number> {
     this.#isElsewhere = true;
+    elsewhere++;
     try {
-      return await this.#selector.selectElsewhere(Math.min(limit, LONGEST_WAIT));
+      if (elsewhere <= MOST_ELSEWHERE || this.#selector.finestWait === Infinity) {
+        return await this.#selector.selectElsewhere(Math.min(limit, LONGEST_WAIT));
+      }
+      await new Promise((resolve) => setTimeout(resolve, Math.min(limit, LOOK_INTERVAL)));
+      return this.#selector.select(0);
     } finally {
+      elsewhere--;
       this.#isElsewhere = false;
       this.#lastTurn = this.#lastRest = performance.now();
       this.#hot = this.#selector.finestWait <= SLICE ? 1 : 0;
@@ -105,8 +120,11 @@ export class Waiting {
     } else {
       // The shortest thing that another thread can do; meanwhile this one has nothing to do.
       this.#isElsewhere = true;
-      await libc.sched_yield_elsewhere();
-      this.#isElsewhere = false;
+      try {
+        await libc.sched_yield_elsewhere();
+      } finally {
+        this.#isElsewhere = false;
+      }
     }
     this.#lastRest = performance.now();
   }

@@ -69,7 +69,7 @@ export class Waker {
       throw socketError(`make a waker from descriptor ${fd}`, error);
     }
     // Looked at only now: before it was ours, it could have become another's.
-    if (!linkOf(own.fd).includes("eventfd")) {
+    if (!isEventFd(own.fd)) {
       own.close();
       throw new TypeError(`Cannot make a waker from descriptor ${fd}: not an eventfd`);
     }
@@ -106,4 +106,12 @@ export class Waker {
 /** A waker that shares what belongs to a multiplexer. */
 export function shareWaker(wakeup: Wakeup): Waker {
   return construct(wakeup);
+}
+
+function isEventFd(fd: number): boolean {
+  try {
+    return linkOf(fd) === "anon_inode:[eventfd]";
+  } catch {
+    return false; // without /proc it cannot be told
+  }
 }

@@ -19,7 +19,7 @@ import type { Source } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { NativeReader } from "./native_reader.ts";
-import { NativeSocket } from "./native_socket.ts";
+import { NativeSocket } from "../mux/native_socket.ts";
 import { NativeWriter } from "./native_writer.ts";
 import { decodeTcpInfo, TCP_INFO, TCP_INFO_SIZE, type TcpInfo } from "./tcp_info.ts";
 

@@ -16,7 +16,7 @@ import {
 import { AF_INET, AF_INET6 } from "../internal/sockaddr.ts";
 import { EINPROGRESS, syscall, syscallError } from "../internal/syscall.ts";
 import { NativeConn } from "./native_conn.ts";
-import { NativeSocket } from "./native_socket.ts";
+import { NativeSocket } from "../mux/native_socket.ts";
 
 /** How long an attempt has for itself before the next begins, in milliseconds (RFC 8305, section 5). */
 const ATTEMPT_DELAY = 250;
@@ -78,7 +78,12 @@ function attempt(to: Resolved, from: Resolved | undefined, signal: AbortSignal):
   try {
     if (from !== undefined) {
       setSocketOption(socket.fd, "SO_REUSEADDR", 1);
-      syscall("bind", socket.fd, from.sockaddr, from.sockaddr.length);
+      try {
+        syscall("bind", socket.fd, from.sockaddr, from.sockaddr.length);
+      } catch (error) {
+        if (!(error instanceof SyscallError)) throw error;
+        throw socketError(`connect TCP to ${formatAddress(to)} from ${formatAddress(from)}`, error);
+      }
     }
     return shakeHands(socket.detach(), to, signal);
   } finally {
@@ -99,14 +104,17 @@ async function candidates(
   for (const to of targets) {
     const any = to.family === "IPv4" ? "0.0.0.0" : "::";
     const local = { hostname: localAddress ?? any, port: localPort ?? 0 };
-    const bindAction = `bind TCP socket to ${formatAddress(local)}`;
+    const bindAction = `connect TCP from ${formatAddress(local)}`;
     requireNet(local, bindAction);
     const from = (await resolveAll(local, signal)).find(({ family }) => family === to.family);
     if (from === undefined) continue;
     refuseDenied(from, bindAction);
     pairs.push([to, from]);
   }
-  if (pairs.length === 0) throw new SyscallError("bind", "EAFNOSUPPORT");
+  if (pairs.length === 0) {
+    const detail = `localAddress ${localAddress} is not of the same family`;
+    throw socketError(action, new SyscallError("bind", "EAFNOSUPPORT"), detail);
+  }
   return pairs;
 }
 

@@ -12,7 +12,7 @@ import type { Pollable } from "../mux/pollable.ts";
 import type { Source } from "../mux/reactor.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { NativeConn } from "./native_conn.ts";
-import { NativeSocket } from "./native_socket.ts";
+import { NativeSocket } from "../mux/native_socket.ts";
 import { decodeAcceptQueue, TCP_INFO, TCP_INFO_SIZE } from "./tcp_info.ts";
 
 /** Connections in a row that may be gone before accept, until a pause is made. */
@@ -111,13 +111,13 @@ export class NativeListener implements ListenerDriver, Source {
 
   pause(): void {
     if (!this.#socket.isOpen) throw this.#closedError("pause");
-    this.#paused = true;
+    this.#paused = this.#socket.isPaused = true;
     this.#stopBackoff();
   }
 
   resume(): void {
     if (!this.#socket.isOpen) throw this.#closedError("resume");
-    this.#paused = false;
+    this.#paused = this.#socket.isPaused = false;
     this.#serve();
   }
 

@@ -12,7 +12,7 @@ import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/sys
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
-import type { NativeSocket } from "./native_socket.ts";
+import type { NativeSocket } from "../mux/native_socket.ts";
 
 interface Read extends Waiter<number | null> {
   readonly p: Uint8Array;

@@ -9,7 +9,7 @@ import { MSG_NOSIGNAL } from "../internal/socket.ts";
 import { EAGAIN, LARGEST_TRANSFER, syscallError, transmit } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
-import type { NativeSocket } from "./native_socket.ts";
+import type { NativeSocket } from "../mux/native_socket.ts";
 
 interface Job extends Waiter<number> {
   p: Uint8Array;

@@ -46,6 +46,10 @@ export class RuntimeConn implements ConnDriver, Pollable {
     return !this.#closed;
   }
 
+  get isPaused(): boolean {
+    return false;
+  }
+
   watch(watcher: Watcher): () => void {
     if (this.#watchers === undefined) {
       const watchers = this.#watchers = new Watchers();

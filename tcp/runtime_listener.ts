@@ -65,6 +65,10 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     return !this.#closed;
   }
 
+  get isPaused(): boolean {
+    return this.#paused;
+  }
+
   watch(watcher: Watcher): () => void {
     return this.#watchers.add(watcher);
   }

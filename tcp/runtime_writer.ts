@@ -11,7 +11,7 @@ import { fromRuntimeError, interruptedError, socketError, SyscallError } from ".
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
 
-/** The largest copy that is on its way at a time, in bytes. */
+/** The largest copy that is on its way at a time, and that waits behind it, in bytes. */
 const CHUNK = 64 * 1024;
 
 /** How long `close()` goes on sending what `tryWrite` took, in milliseconds. */
@@ -43,6 +43,9 @@ export class RuntimeWriter {
   #failure: Error | undefined;
   /** Bytes that `tryWrite` took and Deno has not sent yet. */
   #sending: Promise<void> | undefined;
+  /** What it took meanwhile: `#gathered` from 0 to `#size`. */
+  #gathered: Uint8Array = NOTHING;
+  #size = 0;
 
   constructor(conn: Deno.TcpConn, name: string) {
     this.#conn = conn;
@@ -74,19 +77,34 @@ export class RuntimeWriter {
   tryWrite(p: Uint8Array): number | undefined {
     this.#throwFailure();
     if (this.#ended !== undefined) throw this.#brokenPipe();
-    if (this.#busy || this.#waiting.first !== undefined) return undefined;
+    if ((this.#busy && this.#sending === undefined) || this.#waiting.first !== undefined) return undefined;
     if (p.length === 0) return 0;
+    if (this.#sending !== undefined) return this.#gather(p);
     const copy = p.slice(0, CHUNK);
     this.#busy = true;
     this.#sending = this.#sendAlone(copy);
     return copy.length;
   }
 
+  /** Takes what fits behind the copy that is on its way. */
+  #gather(p: Uint8Array): number | undefined {
+    const n = Math.min(p.length, CHUNK - this.#size);
+    if (n === 0) return undefined;
+    if (this.#gathered.length < this.#size + n) {
+      const larger = new Uint8Array(Math.min(Math.max(2 * (this.#size + n), 4096), CHUNK));
+      larger.set(this.#gathered.subarray(0, this.#size));
+      this.#gathered = larger;
+    }
+    this.#gathered.set(n === p.length ? p : p.subarray(0, n), this.#size);
+    this.#size += n;
+    return n;
+  }
+
   /** What is ready, as bits of `ReadyBit`. */
   poll(): number {
     if (this.#failure !== undefined) return ReadyBit.WRITABLE | ReadyBit.ERROR;
-    if (this.#busy || this.#waiting.first !== undefined) return 0;
-    return ReadyBit.WRITABLE;
+    if ((this.#busy && this.#sending === undefined) || this.#waiting.first !== undefined) return 0;
+    return this.#size < CHUNK ? ReadyBit.WRITABLE : 0;
   }
 
   end(): Promise<void> {
@@ -170,8 +188,16 @@ export class RuntimeWriter {
   async #sendAlone(copy: Uint8Array): Promise<void> {
     try {
       await this.#push(copy, true);
+      while (this.#size > 0) {
+        const next = this.#gathered.subarray(0, this.#size);
+        this.#gathered = NOTHING;
+        this.#size = 0;
+        this.onChange?.();
+        await this.#push(next, true);
+      }
     } catch (error) {
       this.#failure = error as Error;
+      this.#size = 0;
     } finally {
       this.#sending = undefined;
       this.#next();

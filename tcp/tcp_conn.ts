@@ -45,7 +45,7 @@ export interface TcpConnectOptions extends WaitOptions {
    * @default {Infinity}
    */
   timeout?: number;
-  /** The local IP address to connect from. Native engine only. */
+  /** The local address to connect from; needs `--allow-net` for it, too. Native engine only. */
   localAddress?: string;
   /** The local port to connect from. Native engine only. */
   localPort?: number;
@@ -173,7 +173,8 @@ export class TcpConn implements Deno.TcpConn {
   /**
    * Takes over a connected TCP socket by its descriptor. Native engine only.
    *
-   * @param fd The descriptor, which the returned object owns from now on.
+   * @param fd The descriptor, which the returned object owns from now on: what `detach()` gave, never the `fd` of an open
+   * object, which would close it a second time.
    * @returns The connection.
    * @throws {Deno.errors.NotSupported} If there is no native engine.
    */
@@ -312,8 +313,8 @@ export class TcpConn implements Deno.TcpConn {
   /**
    * Writes without waiting.
    *
-   * On the runtime engine up to 64 KiB are copied and sent in the background;
-   * a failure of that is thrown by the next write, and `close()` goes on
+   * On the runtime engine up to 64 KiB are copied and sent in the background, and
+   * up to 64 KiB more are gathered meanwhile; a failure of that is thrown by the next write, and `close()` goes on
    * sending them for up to 5 s.
    *
    * @param p The bytes.

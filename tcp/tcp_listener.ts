@@ -208,7 +208,8 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   /**
    * Takes over a listening TCP socket by its descriptor. Native engine only.
    *
-   * @param fd The descriptor, which the returned object owns from now on.
+   * @param fd The descriptor, which the returned object owns from now on: what `detach()` gave, never the `fd` of an open
+   * object, which would close it a second time.
    * @returns The listener.
    * @throws {Deno.errors.NotSupported} If there is no native engine.
    */
@@ -277,7 +278,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
 
   /**
    * Tells how many connections wait to be accepted and how many may: what
-   * `ss -lt` shows as Recv-Q and Send-Q. Native engine only.
+   * `ss -lt` shows as Recv-Q and Send-Q. The kernel lets one more wait than the limit says. Native engine only.
    *
    * @throws {Deno.errors.NotSupported} On the runtime engine.
    */

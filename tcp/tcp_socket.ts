@@ -142,7 +142,7 @@ export class TcpSocket implements Disposable {
    * An unbound socket listens on a port that the kernel picks, on all
    * addresses; that requires `--allow-net` for `0.0.0.0:0` or `[::]:0`.
    *
-   * @param backlog Connections that may wait to be accepted.
+   * @param backlog Connections that may wait to be accepted, 4096 if left out.
    * @returns The listener, which owns the descriptor from now on.
    */
   listen(backlog: number = 4096): TcpListener {

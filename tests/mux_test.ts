@@ -632,7 +632,7 @@ muxTest("epoll refuses a file, which poll and select find ready always", async (
   using mux = open();
   const source = { fd: d.file(new URL(import.meta.url).pathname) };
   if (backend === "epoll") {
-    assertThrows(() => mux.register(source, READABLE), Deno.errors.PermissionDenied, "EPERM");
+    assertThrows(() => mux.register(source, READABLE), Deno.errors.PermissionDenied, "epoll cannot watch a file");
   } else {
     mux.register(source, READABLE);
     await expectEvent(mux, source, "readable");
@@ -908,4 +908,189 @@ Deno.test("with --allow-net alone there is the runtime backend, and the others s
   if (Deno.build.os === "linux") {
     assertEquals(stdout.split("\n")[1], 'NotSupported Cannot use backend "epoll": run with --allow-ffi');
   }
+});
+
+// What a review found.
+
+muxTest(
+  "modify() while an answer is on its way neither silences nor loses what it asks for",
+  async ({ open, pair }) => {
+    // On poll the answer to the oneshot before silenced the interest after it.
+    for (const next of [READABLE, { writable: true, oneshot: true }] as Interest[]) {
+      using p = await pair();
+      using mux = open();
+      mux.register(p.server, { readable: true, oneshot: true });
+      const waiting = mux.wait();
+      await delay(30);
+      p.client.tryWrite(encode("x"));
+      for (const end = performance.now() + 5; performance.now() < end;) { /* the other thread has its answer */ }
+      mux.modify(p.server, next);
+      const flag = next.readable ? "readable" : "writable";
+      const told = (await waiting).some((event) => event[flag]);
+      if (!told || next.readable) await expectEvent(mux, p.server, flag);
+      if (next.readable) await expectEvent(mux, p.server, flag);
+      else await expectNoEvents(mux);
+    }
+  },
+);
+
+muxTest("many multiplexers that wait leave threads for the rest of the program", async ({ engine, open }) => {
+  const muxes = Array.from({ length: 40 }, () => open());
+  const waits = muxes.map((mux) => mux.wait({ timeout: 3_000 }));
+  await delay(20);
+  using p = await Pair.open(engine);
+  const begin = performance.now();
+  const reading = p.server.read(new Uint8Array(1));
+  await delay(5);
+  await p.client.writeAll(encode("x"));
+  await reading;
+  for (const mux of muxes) mux.wake();
+  await Promise.all(waits);
+  assertLess(performance.now() - begin, 1_500);
+  for (const mux of muxes) mux.close();
+});
+
+muxTest("a paused listener is not told of, until it is resumed", async ({ engine, open }) => {
+  using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+  using mux = open();
+  mux.register(listener, READABLE);
+  listener.pause();
+  using _client = await TcpConn.connect({ port: listener.addr.port, engine });
+  await delay(10);
+  await expectNoEvents(mux);
+  mux.modify(listener, READABLE);
+  await expectNoEvents(mux);
+  const waiting = mux.wait({ timeout: 5_000 });
+  await delay(20);
+  listener.resume();
+  assertEquals((await waiting).length, 1);
+  using _server = listener.tryAccept();
+});
+
+muxTest("Waker.fromFd() is not fooled by a file's name", async () => {
+  const { Waker } = await import("@c10k/sockets/mux");
+  using d = new Descriptors();
+  const path = await Deno.makeTempFile({ suffix: "eventfd" });
+  assertThrows(() => Waker.fromFd(d.file(path)), TypeError, "not an eventfd");
+  await Deno.remove(path);
+}, ["epoll"]);
+
+muxTest("a socket takes the number of a descriptor that was closed without being unregistered", async ({ open }) => {
+  using d = new Descriptors();
+  using mux = open();
+  const [fd, other] = d.pipe();
+  mux.register({ fd }, READABLE);
+  d.close(fd);
+  d.close(other);
+  const sockets: TcpListener[] = [];
+  while (sockets.every((socket) => socket.fd !== fd) && sockets.length < 50) {
+    sockets.push(TcpListener.bind({ hostname: "127.0.0.1", port: 0 }));
+  }
+  const heir = sockets.find((socket) => socket.fd === fd) as TcpListener;
+  mux.register(heir, READABLE);
+  assertEquals(mux.size, 1);
+  using _client = await TcpConn.connect({ port: heir.addr.port });
+  await expectEvent(mux, heir, "readable");
+  for (const socket of sockets) socket.close();
+}, KERNEL);
+
+muxTest("maxEvents: 1 looks once more when an interrupt had the only place", async ({ open, pair }) => {
+  using p = await pair();
+  using mux = open({ maxEvents: 1 });
+  mux.register(p.client, WRITABLE);
+  for (let i = 0; i < 20; i++) {
+    const abort = new AbortController();
+    mux.modify(p.client, {});
+    const waiting = mux.wait({ signal: abort.signal }).catch(() => {});
+    if (i % 2 === 0) await delay(1);
+    abort.abort();
+    await waiting;
+    mux.modify(p.client, WRITABLE);
+    assertEquals((await mux.wait({ timeout: 0 })).length, 1);
+  }
+});
+
+muxTest("registering and unregistering 200,000 times grows nothing", async ({ backend, engine }) => {
+  const source = `
+    import { Multiplexer } from "@c10k/sockets/mux";
+    import { TcpListener } from "@c10k/sockets/tcp";
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "${engine}" });
+    using mux = new Multiplexer({ backend: "${backend}" });
+    const cycle = (times) => { for (; times > 0; times--) { mux.register(listener, { writable: true }); mux.unregister(listener); } };
+    cycle(20_000);
+    gc();
+    const before = Deno.memoryUsage().heapUsed;
+    cycle(200_000);
+    gc();
+    console.log(Deno.memoryUsage().heapUsed - before);
+    Deno.exit(0);`;
+  const { stdout, stderr } = await runDeno(["--allow-all", "--v8-flags=--expose-gc"], source);
+  assertEquals(stderr, "");
+  assertLess(Number(stdout), 3_000_000, "bytes");
+});
+
+muxTest("a multiplexer that finds no descriptor left says so, and leaves none behind", async ({ backend }) => {
+  const source = `
+    import { Multiplexer } from "@c10k/sockets/mux";
+    import { TcpListener } from "@c10k/sockets/tcp";
+    const hold = [];
+    try { while (true) hold.push(TcpListener.bind({ hostname: "127.0.0.1", port: 0 })); } catch { /* full */ }
+    for (let left = 0; left < 2; left++) {
+      try { new Multiplexer({ backend: "${backend}" }).close(); console.log("made"); } catch (error) { console.log(error.message, error.code); }
+      hold.pop().close();
+    }
+    new Multiplexer({ backend: "${backend}" }).close();
+    Deno.exit(0);`;
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  await Deno.writeTextFile(file, source);
+  const config = new URL("../deno.json", import.meta.url).pathname;
+  const { stdout } = await new Deno.Command("sh", {
+    args: ["-c", 'ulimit -n 200; exec "$0" run -A --no-lock --config "$1" "$2"', Deno.execPath(), config, file],
+    env: { NO_COLOR: "1" },
+  }).output();
+  await Deno.remove(file);
+  const [first] = new TextDecoder().decode(stdout).split("\n");
+  assertEquals(first, "Cannot make a multiplexer: too many open files in this process (EMFILE) EMFILE");
+}, KERNEL);
+
+Deno.test({
+  name: "a grant for the C library's path is enough for every backend",
+  ignore: !Multiplexer.backends().includes("epoll"),
+  async fn() {
+    const path = `/lib/${Deno.build.arch}-linux-gnu/libc.so.6`;
+    const source = `
+      import { Multiplexer } from "@c10k/sockets/mux";
+      import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+      for (const backend of Multiplexer.backends()) {
+        const engine = backend === "runtime" ? "runtime" : "native";
+        using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+        using mux = new Multiplexer({ backend });
+        mux.register(listener, { readable: true });
+        const waiting = mux.wait({ timeout: 5_000 });
+        using client = await TcpConn.connect({ port: listener.addr.port, engine });
+        console.log(backend, (await waiting).length);
+      }`;
+    const { stdout, stderr } = await runDeno(["--allow-net", `--allow-ffi=${path}`], source);
+    assertEquals([stdout, stderr], ["epoll 1\npoll 1\nselect 1\nruntime 1\n", ""]);
+  },
+});
+
+Deno.test({
+  name: "a grant for a folder opens no library in it",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const source = `import { engineSupport } from "@c10k/sockets/tcp"; console.log(engineSupport().reason);`;
+    assertEquals((await runDeno(["--allow-ffi=."], source)).stdout, "run with --allow-ffi\n");
+  },
+});
+
+Deno.test("[runtime] TcpConn.tryWrite() gathers small writes while the first is on its way", async () => {
+  using pair = await Pair.open("runtime");
+  let taken = 0;
+  for (let i = 0; i < 1000; i++) taken += pair.client.tryWrite(new Uint8Array(20)) ?? 0;
+  assertEquals(taken, 20_000);
+  for (let n: number | undefined = 0; n !== undefined; n = pair.client.tryWrite(new Uint8Array(10_000))) taken += n;
+  assertLess(taken, 3 * 64 * 1024);
+  pair.client.close(); // sends all of it
+  assertEquals(await readToEnd(pair.server), taken);
 });

@@ -4,8 +4,8 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { inodeOf } from "../internal/socket.ts";
 import { syscall } from "../internal/syscall.ts";
-import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
-import { type Reactor, reactor, type Source } from "../mux/reactor.ts";
+import { type Pollable, type Watcher, Watchers } from "./pollable.ts";
+import { type Reactor, reactor, type Source } from "./reactor.ts";
 
 /** What listeners and connections have in common below their driver. */
 export class NativeSocket implements Pollable {
@@ -16,12 +16,24 @@ export class NativeSocket implements Pollable {
   readonly #describe: () => string;
   #registered = false;
   #watchers: Watchers | undefined;
+  #isPaused = false;
 
   /** Takes over `fd`; `source` is told of what happens on it, once that is asked for. */
   constructor(fd: number, source: Source, describe: () => string) {
     this.#descriptor = new Descriptor(fd);
     this.#source = source;
     this.#describe = describe;
+  }
+
+  get isPaused(): boolean {
+    return this.#isPaused;
+  }
+
+  /** Stops or goes on being told of as readable to multiplexers. */
+  set isPaused(on: boolean) {
+    if (on === this.#isPaused) return;
+    this.#isPaused = on;
+    this.#watchers?.changed();
   }
 
   /** The number, -1 once closed. */
