@@ -71,6 +71,7 @@ interface Registration<T> {
   readonly source: Source;
   readonly pollable: Pollable | undefined;
   readonly record: ReadyRecord<T>;
+  /** Bits of the interest; those of the present one stand in `#bits`, too. */
   /** For a plain descriptor what it was: another one may get its number. */
   readonly link: string | undefined;
   bits: number;
@@ -168,7 +169,12 @@ export class Multiplexer<T = unknown> {
   readonly #waker: Waker;
   /** The number that the wake-up is registered as. */
   readonly #wakeupFd: number;
-  /** By number; most are descriptors. */
+  // For every event only these three are looked at, by the number of the registration: with many sources what counts is
+  // how much memory that is.
+  readonly #generations: number[] = [];
+  readonly #bits: number[] = [];
+  readonly #records: (ReadyRecord<T> | undefined)[] = [];
+  /** By number, too; most are descriptors. */
   readonly #registrations: (Registration<T> | undefined)[] = [];
   readonly #pollables = new Map<Pollable, Registration<T>>();
   /** Numbers that the runtime backend can give again. */
@@ -281,6 +287,9 @@ export class Multiplexer<T = unknown> {
       stop: () => {},
     };
     this.#registrations[number] = registration;
+    this.#generations[number] = generation;
+    this.#bits[number] = bits;
+    this.#records[number] = record;
     if (pollable !== undefined) {
       this.#pollables.set(pollable, registration);
       registration.stop = pollable.watch({
@@ -314,7 +323,7 @@ export class Multiplexer<T = unknown> {
       () => this.#selector.modify(registration.fd, registration.generation, effective),
     );
     registration.told = false;
-    registration.bits = bits;
+    registration.bits = this.#bits[registration.fd] = bits;
     registration.interest = Object.freeze({ ...interest });
     if (data !== undefined) registration.record.data = data;
     registration.record.mask(bits);
@@ -453,7 +462,7 @@ export class Multiplexer<T = unknown> {
       registration?.stop();
       registration?.record.clear();
     }
-    this.#registrations.length = 0;
+    this.#registrations.length = this.#generations.length = this.#records.length = 0;
     this.#pollables.clear();
     this.#size = 0;
     if (!this.#busy) return this.#dispose();
@@ -527,13 +536,13 @@ export class Multiplexer<T = unknown> {
         this.#drain();
         continue;
       }
-      const registration = this.#registrations[fd];
       // Closed after the kernel has looked, and perhaps opened anew.
-      if (registration === undefined || registration.generation !== selector.generation(i)) continue;
-      const { record } = registration;
-      if (!record.write(selector.ready(i), registration.bits)) continue;
+      if (this.#generations[fd] !== selector.generation(i)) continue;
+      const bits = this.#bits[fd] as number;
+      const record = this.#records[fd] as ReadyRecord<T>;
+      if (!record.write(selector.ready(i), bits)) continue;
       events[length++] = record;
-      if (registration.bits & InterestBit.ONESHOT) registration.told = true;
+      if (bits & InterestBit.ONESHOT) (this.#registrations[fd] as Registration<T>).told = true;
     }
     if (events.length !== length) events.length = length;
     const woken = this.#woken;
@@ -586,6 +595,8 @@ export class Multiplexer<T = unknown> {
     registration.record.clear();
     this.#selector.unregister(fd);
     this.#registrations[fd] = undefined;
+    this.#generations[fd] = 0;
+    this.#records[fd] = undefined;
     if (pollable !== undefined) this.#pollables.delete(pollable);
     if (this.backend === "runtime") this.#free.push(fd);
     this.#size--;

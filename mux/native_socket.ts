@@ -8,10 +8,9 @@ import { type Pollable, type Watcher, Watchers } from "./pollable.ts";
 import { type Reactor, reactor, type Source } from "./reactor.ts";
 
 /** What listeners and connections have in common below their driver. */
-export class NativeSocket implements Pollable {
+export class NativeSocket extends Descriptor implements Pollable {
   readonly engine = "native";
   readonly reactor: Reactor = reactor();
-  readonly #descriptor: Descriptor;
   readonly #source: Source;
   readonly #describe: () => string;
   #registered = false;
@@ -20,7 +19,7 @@ export class NativeSocket implements Pollable {
 
   /** Takes over `fd`; `source` is told of what happens on it, once that is asked for. */
   constructor(fd: number, source: Source, describe: () => string) {
-    this.#descriptor = new Descriptor(fd);
+    super(fd);
     this.#source = source;
     this.#describe = describe;
   }
@@ -34,15 +33,6 @@ export class NativeSocket implements Pollable {
     if (on === this.#isPaused) return;
     this.#isPaused = on;
     this.#watchers?.changed();
-  }
-
-  /** The number, -1 once closed. */
-  get fd(): number {
-    return this.#descriptor.fd;
-  }
-
-  get isOpen(): boolean {
-    return this.#descriptor.isOpen;
   }
 
   /** What errors call the socket. */
@@ -100,15 +90,10 @@ export class NativeSocket implements Pollable {
     throw new TypeError("the kernel is asked");
   }
 
-  /** Gives the descriptor away. */
-  detach(): number {
+  /** Gives the descriptor away; closing does so, too. */
+  override detach(): number {
     this.#unregister();
-    return this.#descriptor.detach();
-  }
-
-  close(): void {
-    this.#unregister();
-    this.#descriptor.close();
+    return super.detach();
   }
 
   #unregister(): void {

@@ -24,7 +24,7 @@ const HOTTEST = 4;
 /** Longest time between two turns of the event loop, in milliseconds. */
 const TURN = 0.5;
 /** Longest time between two looks of the runtime for I/O, in milliseconds. */
-const IO_TURN = 2;
+const IO_TURN = 5;
 /** Turns without a rest after which the runtime looks for I/O (tokio's event interval). */
 const TURNS_PER_LOOK = 61;
 /**

@@ -715,7 +715,7 @@ muxTest("timers and other I/O of the program go on beside waits that never rest"
   other[Symbol.dispose]();
   await echoing;
   assertLess(worst, 50, "the worst delay of a 10 ms timer");
-  assertGreaterOrEqual(echoes, 50, "echoes in 500 ms");
+  assertGreaterOrEqual(echoes, 35, "echoes in 500 ms");
 });
 
 muxTest("a process ends when its multiplexer is closed, and not while it waits", async ({ backend }) => {
