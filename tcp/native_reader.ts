@@ -27,6 +27,8 @@ export class NativeReader {
   #readable = true;
   /** After less than was asked for there may still be more: a FIN or urgent data has been told already. */
   #mayHideMore = false;
+  /** Somebody stands in `#line`. */
+  #lineHolds = false;
   /**
    * The call that waits when nothing else is going on, without a signal: the
    * usual case, and all it costs is one promise.
@@ -40,7 +42,6 @@ export class NativeReader {
   };
   /** All others. */
   readonly #line = new WaiterQueue<Read>();
-  #lineHolds = false;
   #deferred = false;
   #ref = true;
 

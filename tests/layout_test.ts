@@ -18,10 +18,13 @@ const PROGRAM = String.raw`
 #include <linux/tcp.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/time.h>
 static void dump(const char *name, const void *p, size_t n) {
   printf("%s ", name);
   for (size_t i = 0; i < n; i++) printf("%02x", ((const unsigned char *)p)[i]);
@@ -51,6 +54,14 @@ int main(void) {
   info.tcpi_rcv_space = 15; info.tcpi_total_retrans = 16; info.tcpi_bytes_acked = 17; info.tcpi_bytes_received = 18;
   info.tcpi_min_rtt = 19; info.tcpi_delivery_rate = 20;
   dump("tcp_info", &info, sizeof info > 168 ? 168 : sizeof info);
+  struct pollfd watched = {.fd = 0x11223344, .events = POLLIN | POLLRDHUP, .revents = POLLHUP};
+  dump("pollfd", &watched, sizeof watched);
+  fd_set set; FD_ZERO(&set); FD_SET(0, &set); FD_SET(31, &set); FD_SET(64, &set); FD_SET(FD_SETSIZE - 1, &set);
+  dump("fd_set", &set, sizeof set);
+  struct timespec fine = {.tv_sec = 1, .tv_nsec = 2}; dump("timespec", &fine, sizeof fine);
+  struct timeval coarse = {.tv_sec = 1, .tv_usec = 2}; dump("timeval", &coarse, sizeof coarse);
+  printf("poll %d %d %d %d %d %d %d\n", POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL, POLLRDHUP);
+  printf("epoll %d %d %d %d %d - %d\n", EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP);
   printf("addrinfo %zu %zu %zu %zu %zu\n", sizeof(struct addrinfo), offsetof(struct addrinfo, ai_socktype),
          offsetof(struct addrinfo, ai_addrlen), offsetof(struct addrinfo, ai_addr), offsetof(struct addrinfo, ai_next));
   return 0;
@@ -82,6 +93,16 @@ Deno.test({
       assertEquals(event.length, words * 4);
       assertEquals(new Uint32Array(event.buffer)[words - 2], 0x55667788);
       assertEquals(new Uint32Array(event.buffer)[words - 1], 0x11223344);
+      // mux/poll.ts: the descriptor, then what is asked and what is answered in 16 bits each.
+      assertEquals([...new Int32Array(bytesOf("pollfd").buffer)], [0x11223344, 0x2001 | 0x10 << 16]);
+      // mux/select.ts: a bit a descriptor, in 32-bit words.
+      const set = new Int32Array(bytesOf("fd_set").buffer);
+      assertEquals([set.length, set[0], set[2], set[31]], [32, 1 | 1 << 31, 1, 1 << 31]);
+      assertEquals([...new BigInt64Array(bytesOf("timespec").buffer)], [1n, 2n]);
+      assertEquals([...new BigInt64Array(bytesOf("timeval").buffer)], [1n, 2n]);
+      // mux/poll_events.ts: the same numbers for poll and epoll.
+      assertEquals(printed.get("poll")?.map(Number), [0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x2000]);
+      assertEquals(printed.get("epoll"), printed.get("poll")?.with(5, "-"));
       assertEquals(printed.get("addrinfo"), ["48", "8", "16", "24", "40"]);
       const info = bytesOf("tcp_info");
       assertEquals(decodeTcpInfo(info, info.length), {
