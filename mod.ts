@@ -14,4 +14,5 @@
  */
 
 export * from "./tcp/mod.ts";
+export * from "./udp/mod.ts";
 export * from "./mux/mod.ts";

@@ -16,6 +16,10 @@ const SYMBOLS = {
   connect: { parameters: [FD, "buffer", "u32"], result: "i32" },
   recv: { parameters: [FD, "buffer", "u32", "i32"], result: "i32" },
   send: { parameters: [FD, "buffer", "u32", "i32"], result: "i32" },
+  recvfrom: { parameters: [FD, "buffer", "u32", "i32", "buffer", "buffer"], result: "i32" },
+  sendto: { parameters: [FD, "buffer", "u32", "i32", "buffer", "u32"], result: "i32" },
+  recvmmsg: { parameters: [FD, "buffer", "u32", "i32", "pointer"], result: "i32" },
+  sendmmsg: { parameters: [FD, "buffer", "u32", "i32"], result: "i32" },
   shutdown: { parameters: [FD, "i32"], result: "i32" },
   close: { parameters: [FD], result: "i32" },
   getsockname: { parameters: [FD, "buffer", "buffer"], result: "i32" },
@@ -58,6 +62,8 @@ const SYMBOLS = {
   freeaddrinfo: { parameters: ["usize"], result: "void" },
   __errno_location: { parameters: [], result: "pointer" },
   memcpy: { parameters: ["buffer", "pointer", "u32"], result: "pointer" },
+  /** {@linkcode memcpy} of nothing: returns the address of a buffer, without the right to make pointers. */
+  memcpy_address: { name: "memcpy", parameters: ["buffer", "pointer", "u32"], result: "usize" },
   /** {@linkcode memcpy} from an address that C has put into a struct; works without the right to make pointers. */
   memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
 } as const satisfies Deno.ForeignLibraryInterface;

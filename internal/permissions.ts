@@ -31,6 +31,18 @@ export function requireNet(address: HostPort, action: string): void {
   if (state !== "granted") throw refusal(wanted, action);
 }
 
+let everywhere: Deno.PermissionStatus | undefined;
+
+/**
+ * Whether every address may be reached, for calls that are made for each
+ * datagram. The status follows a revocation at once: without hosts in
+ * `--allow-net` and `--deny-net` only the whole can be revoked.
+ */
+export function mayReachAll(): boolean {
+  everywhere ??= Deno.permissions.querySync({ name: "net" });
+  return everywhere.state === "granted" && !everywhere.partial;
+}
+
 /**
  * Checks that an address that a permitted name has resolved to is not itself
  * denied, so that a name cannot get around `--deny-net`.

@@ -62,8 +62,8 @@ export function decodeSockaddr(bytes: Uint8Array<ArrayBuffer>): HostPort {
   throw new TypeError(`Cannot decode a socket address of family ${family} in ${bytes.length} bytes`);
 }
 
-/** The number of an interface, given by name or by number. */
-function scopeOf(zone: string): number | undefined {
+/** The number of an interface, given by name or by number; `undefined` if there is none. */
+export function scopeOf(zone: string): number | undefined {
   if (/^\d{1,9}$/.test(zone)) return Number(zone);
   const index = libc.if_nametoindex(new TextEncoder().encode(`${zone}\0`));
   return index === 0 ? undefined : index;

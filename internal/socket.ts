@@ -8,13 +8,16 @@ import { syscall } from "./syscall.ts";
 
 // sys/socket.h, netinet/in.h; the same on x86_64 and aarch64.
 export const SOCK_STREAM = 1;
+export const SOCK_DGRAM = 2;
 export const SOCK_NONBLOCK = 0o4000;
 export const SOCK_CLOEXEC = 0o2000000;
 export const MSG_PEEK = 0x2;
+export const MSG_TRUNC = 0x20;
 export const MSG_NOSIGNAL = 0x4000;
 const SOL_SOCKET = 1;
 const IPPROTO_IP = 0;
 const IPPROTO_TCP = 6;
+const IPPROTO_UDP = 17;
 const IPPROTO_IPV6 = 41;
 const SO_TYPE = 3;
 const SO_PROTOCOL = 38;
@@ -29,6 +32,7 @@ const O_NONBLOCK = 0o4000;
 const OPTIONS: Readonly<Record<SocketOption, readonly [level: number, number: number]>> = {
   SO_REUSEADDR: [SOL_SOCKET, 2],
   SO_ERROR: [SOL_SOCKET, 4],
+  SO_BROADCAST: [SOL_SOCKET, 6],
   SO_SNDBUF: [SOL_SOCKET, 7],
   SO_RCVBUF: [SOL_SOCKET, 8],
   SO_KEEPALIVE: [SOL_SOCKET, 9],
@@ -53,7 +57,13 @@ const OPTIONS: Readonly<Record<SocketOption, readonly [level: number, number: nu
   IP_TOS: [IPPROTO_IP, 1],
   IP_TTL: [IPPROTO_IP, 2],
   IP_FREEBIND: [IPPROTO_IP, 15],
+  IP_MULTICAST_TTL: [IPPROTO_IP, 33],
+  IP_MULTICAST_LOOP: [IPPROTO_IP, 34],
+  IP_MULTICAST_ALL: [IPPROTO_IP, 49],
   IPV6_UNICAST_HOPS: [IPPROTO_IPV6, 16],
+  IPV6_MULTICAST_IF: [IPPROTO_IPV6, 17],
+  IPV6_MULTICAST_HOPS: [IPPROTO_IPV6, 18],
+  IPV6_MULTICAST_LOOP: [IPPROTO_IPV6, 19],
   IPV6_V6ONLY: [IPPROTO_IPV6, 26],
   IPV6_TCLASS: [IPPROTO_IPV6, 67],
 };
@@ -148,6 +158,44 @@ export function inodeOf(fd: number): number {
   return Number(/\[(\d+)\]/.exec(linkOf(fd))?.[1] ?? 0);
 }
 
+/** Fills `into` with what getsockopt(2) gives for a struct of `SOL_SOCKET`, and returns its length. */
+export function getSocketStruct(fd: number, option: number, into: Uint8Array<ArrayBuffer>): number {
+  length[0] = into.length;
+  syscall("getsockopt", fd, SOL_SOCKET, option, into, lengthBytes);
+  return length[0] as number;
+}
+
+/** setsockopt(2) of an option of IPv4 or IPv6 whose value is a struct. */
+export function setIpStruct(fd: number, family: "IPv4" | "IPv6", option: number, from: Uint8Array<ArrayBuffer>): void {
+  syscall("setsockopt", fd, family === "IPv4" ? IPPROTO_IP : IPPROTO_IPV6, option, from, from.length);
+}
+
+/**
+ * Checks a UDP socket that somebody hands over, and makes it nonblocking and
+ * close-on-exec.
+ *
+ * @throws {TypeError} If it is none.
+ * @throws {Deno.errors.BadResource} If it is not open.
+ */
+export function adoptUdp(fd: number): void {
+  const action = `take over descriptor ${fd}`;
+  try {
+    const isUdp = getInteger(fd, SOL_SOCKET, SO_TYPE) === SOCK_DGRAM &&
+      getInteger(fd, SOL_SOCKET, SO_PROTOCOL) === IPPROTO_UDP;
+    if (!isUdp) throw new TypeError(`Cannot ${action}: not a UDP socket`);
+    makeOurs(fd);
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error;
+    if (error.code === "ENOTSOCK") throw new TypeError(`Cannot ${action}: not a UDP socket`, { cause: error });
+    throw socketError(action, error);
+  }
+}
+
+function makeOurs(fd: number): void {
+  syscall("fcntl", fd, F_SETFD, FD_CLOEXEC);
+  syscall("fcntl", fd, F_SETFL, syscall("fcntl", fd, F_GETFL, 0) | O_NONBLOCK);
+}
+
 /**
  * Checks a descriptor that somebody hands over, and makes it nonblocking and
  * close-on-exec.
@@ -165,8 +213,7 @@ export function adoptTcp(fd: number, kind: "listening" | "connected"): void {
       throw new TypeError(`Cannot ${action}: not a ${kind} TCP socket`);
     }
     if (kind === "connected") addressOf(fd, "getpeername");
-    syscall("fcntl", fd, F_SETFD, FD_CLOEXEC);
-    syscall("fcntl", fd, F_SETFL, syscall("fcntl", fd, F_GETFL, 0) | O_NONBLOCK);
+    makeOurs(fd);
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
     if (error.code === "ENOTSOCK" || error.code === "ENOTCONN") {

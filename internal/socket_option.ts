@@ -71,6 +71,20 @@ export const SocketOption = {
   IP_TOS: "IP_TOS",
   /** Time to live of IPv4 packets, from 1 to 255. */
   IP_TTL: "IP_TTL",
+  /** Send to broadcast addresses; UDP. */
+  SO_BROADCAST: "SO_BROADCAST",
+  /** Time to live of IPv4 multicast datagrams, from 0 to 255; 1 stays in the local network. */
+  IP_MULTICAST_TTL: "IP_MULTICAST_TTL",
+  /** Whether IPv4 multicast datagrams come back to sockets of this machine. */
+  IP_MULTICAST_LOOP: "IP_MULTICAST_LOOP",
+  /** Whether to be given datagrams of all groups that any socket of this machine has joined. */
+  IP_MULTICAST_ALL: "IP_MULTICAST_ALL",
+  /** Hop limit of IPv6 multicast datagrams, from 0 to 255. */
+  IPV6_MULTICAST_HOPS: "IPV6_MULTICAST_HOPS",
+  /** Whether IPv6 multicast datagrams come back to sockets of this machine. */
+  IPV6_MULTICAST_LOOP: "IPV6_MULTICAST_LOOP",
+  /** Number of the interface that IPv6 multicast datagrams leave by. */
+  IPV6_MULTICAST_IF: "IPV6_MULTICAST_IF",
   /** Bind to an address that is not (yet) local. */
   IP_FREEBIND: "IP_FREEBIND",
   /** Take IPv6 only, no v4-mapped addresses; set before bind. */

@@ -76,6 +76,30 @@ export function transmit(fd: number, p: Uint8Array, flags: number): number {
   }
 }
 
+const peerLength = new Uint32Array(1);
+const peerLengthBytes = new Uint8Array(peerLength.buffer);
+
+/** recvfrom(2); writes the sender to `peer`, and returns the number of bytes, or errno as a negative number. */
+export function receiveFrom(fd: number, p: Uint8Array, flags: number, peer: Uint8Array<ArrayBuffer>): number {
+  while (true) {
+    peerLength[0] = peer.byteLength;
+    const n = libc.recvfrom(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags, peer, peerLengthBytes);
+    if (n >= 0) return n;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
+/** sendto(2), or send(2) if `peer` is null; returns the number of bytes, or errno as a negative number. */
+export function transmitTo(fd: number, p: Uint8Array, flags: number, peer: Uint8Array<ArrayBuffer> | null): number {
+  while (true) {
+    const n = libc.sendto(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags, peer, peer?.byteLength ?? 0);
+    if (n >= 0) return n;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
 /** accept4(2); returns the descriptor, or errno as a negative number. */
 export function takeConnection(
   fd: number,

@@ -13,7 +13,16 @@ const ROOT = new URL("../", import.meta.url);
 const LIBRARY =
   /^(mod\.ts|(tcp|udp|mux|process|internal)\/[a-z0-9_/]+\.ts|README\.md|LICENSE|CHANGELOG\.md|deno\.json)$/;
 /** What it must contain at least. */
-const EXPECTED = ["mod.ts", "tcp/mod.ts", "mux/mod.ts", "README.md", "LICENSE", "CHANGELOG.md", "deno.json"];
+const EXPECTED = [
+  "mod.ts",
+  "tcp/mod.ts",
+  "udp/mod.ts",
+  "mux/mod.ts",
+  "README.md",
+  "LICENSE",
+  "CHANGELOG.md",
+  "deno.json",
+];
 
 async function run(command: string, args: string[], cwd: string | URL): Promise<string> {
   const output = await new Deno.Command(command, { args, cwd, env: { NO_COLOR: "1" } }).output();

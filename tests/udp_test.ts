@@ -1,0 +1,550 @@
+/** UdpEndpoint and DatagramBatch: one suite, both engines. */
+
+import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
+import { Multiplexer } from "@c10k/sockets/mux";
+import type { Engine } from "@c10k/sockets/tcp";
+import { assert, assertEquals, assertGreater, assertLess, assertRejects, assertThrows } from "@std/assert";
+import { delay } from "@std/async";
+import fc from "fast-check";
+import { namespaceTest } from "./_namespace.ts";
+import {
+  checksum,
+  clientTest,
+  decode,
+  encode,
+  ENGINES,
+  engineTest,
+  eventually,
+  randomBytes,
+  runDeno,
+  ServerProcess,
+} from "./_util.ts";
+
+const LOCAL = "127.0.0.1";
+const native = ENGINES.includes("native");
+
+function nativeTest(name: string, fn: (engine: Engine) => Promise<void> | void): void {
+  if (native) engineTest(name, (engine) => engine === "native" ? fn(engine) : undefined);
+}
+
+/** Two endpoints on loopback; `using` closes both. */
+class Two implements Disposable {
+  readonly a: UdpEndpoint;
+  readonly b: UdpEndpoint;
+
+  constructor(engine: Engine, hostname = LOCAL) {
+    this.a = UdpEndpoint.bind({ hostname, engine });
+    this.b = UdpEndpoint.bind({ hostname, engine });
+  }
+
+  [Symbol.dispose](): void {
+    this.a.close();
+    this.b.close();
+  }
+}
+
+engineTest("UdpEndpoint carries datagrams of 0, 1, 1,472 and 65,507 bytes, and refuses 65,508", async (engine) => {
+  using two = new Two(engine);
+  const p = new Uint8Array(65_535);
+  for (const size of [0, 1, 1_472, 65_507]) {
+    const sent = randomBytes(size);
+    assertEquals(await two.a.sendTo(sent, two.b.addr), size);
+    const { data, truncated, address, size: told } = await two.b.recvFrom(p);
+    assertEquals([told, truncated, address], [size, false, two.a.addr]);
+    assertEquals(await checksum(data.slice()), await checksum(sent));
+  }
+  const error = await assertRejects(() => two.a.sendTo(new Uint8Array(65_508), two.b.addr), Error, "EMSGSIZE");
+  assertEquals((error as Error & { code: string }).code, "EMSGSIZE");
+  assertThrows(() => two.a.trySendTo(new Uint8Array(65_508), two.b.addr), Error, "message too long (EMSGSIZE)");
+});
+
+engineTest("UdpEndpoint.recvFrom() tells of a datagram that was cut, and its size", async (engine) => {
+  using two = new Two(engine);
+  await two.a.sendTo(encode("hello world"), two.b.addr);
+  await two.a.sendTo(encode("next"), two.b.addr);
+  const p = new Uint8Array(5);
+  const cut = await two.b.recvFrom(p);
+  assertEquals([decode(cut.data), cut.size, cut.truncated], ["hello", 11, true]);
+  assertEquals(cut.data.buffer, p.buffer);
+  assertEquals(decode((await two.b.recvFrom(p)).data), "next");
+});
+
+engineTest("UdpEndpoint.recvFrom() with peek leaves the datagram there", async (engine) => {
+  using two = new Two(engine);
+  await two.a.sendTo(encode("look"), two.b.addr);
+  const p = new Uint8Array(10);
+  for (let i = 0; i < 3; i++) assertEquals(decode((await two.b.recvFrom(p, { peek: true })).data), "look");
+  assertEquals(decode((await two.b.recvFrom(p)).data), "look");
+  assertEquals(two.b.tryRecvFrom(p), undefined);
+});
+
+engineTest("one endpoint serves 500 peers, each of which gets its own answers only", async (engine) => {
+  using server = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const serving = (async () => {
+    const p = new Uint8Array(64);
+    for (let i = 0; i < 1_500; i++) {
+      const { data, address } = await server.recvFrom(p);
+      await server.sendTo(data, address);
+    }
+  })();
+  const clients = Array.from({ length: 500 }, () => UdpEndpoint.bind({ hostname: LOCAL, engine }));
+  for (let round = 0; round < 3; round++) {
+    for (let from = 0; from < clients.length; from += 50) {
+      await Promise.all(
+        clients.slice(from, from + 50).map(async (client, i) => {
+          const text = `${round} ${from + i}`;
+          await client.sendTo(encode(text), server.addr);
+          const { data, address } = await client.recvFrom(new Uint8Array(64));
+          assertEquals([decode(data), address], [text, server.addr]);
+        }),
+      );
+    }
+  }
+  await serving;
+  for (const client of clients) client.close();
+});
+
+engineTest("a cancelled recvFrom() loses no datagram", async (engine) => {
+  using two = new Two(engine);
+  const p = new Uint8Array(10);
+  for (const pause of [0, 5]) {
+    const abort = new AbortController();
+    const cancelled = two.b.recvFrom(p, { signal: abort.signal }).catch((error) => error);
+    const waiting = two.b.recvFrom(p);
+    await delay(pause);
+    abort.abort("enough");
+    assertEquals(await cancelled, "enough");
+    await two.a.sendTo(encode("kept"), two.b.addr);
+    assertEquals(decode((await waiting).data), "kept");
+  }
+  const late = two.b.recvFrom(p, { signal: AbortSignal.timeout(10) }).catch((error) => error.name);
+  assertEquals(await late, "TimeoutError");
+  await two.a.sendTo(encode("later"), two.b.addr);
+  assertEquals(decode((await two.b.recvFrom(p)).data), "later");
+  assertEquals(await two.b.recvFrom(p, { signal: AbortSignal.abort("no") }).catch((error) => error), "no");
+});
+
+engineTest("UdpEndpoint.close() wakes receives, ends loops, and refuses all later calls", async (engine) => {
+  using two = new Two(engine);
+  const { a } = two;
+  const waiting = [a.recvFrom(new Uint8Array(1)), a.recvFrom(new Uint8Array(1)), a.recvBatch(new DatagramBatch())];
+  const loop = (async () => {
+    for await (const _ of two.b) { /* none */ }
+    return "ended";
+  })();
+  await delay(5);
+  a.close();
+  a.close();
+  two.b.close();
+  for (const call of waiting) await assertRejects(() => call as Promise<unknown>, Deno.errors.Interrupted, "EINTR");
+  assertEquals(await loop, "ended");
+  const p = new Uint8Array(1);
+  await assertRejects(() => a.recvFrom(p), Deno.errors.BadResource, "closed");
+  await assertRejects(() => a.sendTo(p, { hostname: LOCAL, port: 9 }), Deno.errors.BadResource);
+  for (
+    const call of [
+      () => a.tryRecvFrom(p),
+      () => a.trySendTo(p, { hostname: LOCAL, port: 9 }),
+      () => a.tryRecvBatch(new DatagramBatch()),
+      () => a.setBroadcast(),
+      () => a.setTtl(3),
+      () => a.drops(),
+      () => a.detach(),
+    ]
+  ) assertThrows(call, Deno.errors.BadResource);
+});
+
+engineTest("a loop over an endpoint gives each datagram memory of its own", async (engine) => {
+  using two = new Two(engine);
+  for (const text of ["one", "two", "three"]) await two.a.sendTo(encode(text), two.b.addr);
+  const received: Uint8Array[] = [];
+  for await (const [data, address] of two.b) {
+    assertEquals(address, two.a.addr);
+    if (received.push(data) === 3) break;
+  }
+  assertEquals(received.map(decode), ["one", "two", "three"]);
+});
+
+engineTest("UdpEndpoint speaks IPv6, and takes IPv4 peers on ::", async (engine) => {
+  using two = new Two(engine, "::1");
+  await two.a.sendTo(encode("six"), two.b.addr);
+  const { data, address } = await two.b.recvFrom(new Uint8Array(10));
+  assertEquals([decode(data), address], ["six", two.a.addr]);
+
+  using both = UdpEndpoint.bind({ hostname: "::", engine });
+  using four = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  await four.sendTo(encode("four"), { hostname: LOCAL, port: both.addr.port });
+  const mapped = await both.recvFrom(new Uint8Array(10));
+  assertEquals(mapped.address, { transport: "udp", hostname: "::ffff:127.0.0.1", port: four.addr.port });
+  await both.sendTo(mapped.data, mapped.address);
+  assertEquals(decode((await four.recvFrom(new Uint8Array(10))).data), "four");
+});
+
+engineTest("a peer that is not there ends no loop", async (engine) => {
+  using two = new Two(engine);
+  const gone = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const nobody = gone.addr;
+  gone.close();
+  const p = new Uint8Array(10);
+  for (let i = 0; i < 20; i++) {
+    await two.b.sendTo(encode("anybody?"), nobody);
+    await two.a.sendTo(encode("here"), two.b.addr);
+    assertEquals(decode((await two.b.recvFrom(p)).data), "here");
+  }
+});
+
+engineTest("UdpEndpoint.sendTo() looks names up", async (engine) => {
+  using two = new Two(engine);
+  await two.a.sendTo(encode("by name"), { hostname: "localhost", port: two.b.addr.port });
+  assertEquals(decode((await two.b.recvFrom(new Uint8Array(10))).data), "by name");
+  await assertRejects(() => two.a.sendTo(encode("x"), { hostname: "nosuch.invalid", port: 9 }), Error);
+});
+
+engineTest("UdpEndpoint.bind() on a port in use says so", (engine) => {
+  using taken = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const { port } = taken.addr;
+  assertThrows(
+    () => UdpEndpoint.bind({ hostname: LOCAL, port, engine }),
+    Deno.errors.AddrInUse,
+    `Cannot bind UDP endpoint to 127.0.0.1:${port}: address already in use (EADDRINUSE)`,
+  );
+});
+
+engineTest("multicast reaches those who have joined, until they leave", async (engine) => {
+  const group = "239.255.77.7";
+  using sender = UdpEndpoint.bind({ hostname: "0.0.0.0", engine });
+  using receiver = UdpEndpoint.bind({ hostname: "0.0.0.0", reuseAddress: true, engine });
+  receiver.joinMulticast({ group, interface: LOCAL });
+  sender.setMulticastInterface(LOCAL);
+  sender.setMulticastTtl(1);
+  sender.setMulticastLoopback(true);
+  const to = { hostname: group, port: receiver.addr.port };
+  await sender.sendTo(encode("all"), to);
+  assertEquals(decode((await receiver.recvFrom(new Uint8Array(10))).data), "all");
+  receiver.leaveMulticast({ group, interface: LOCAL });
+  await sender.sendTo(encode("nobody"), to);
+  const late = await receiver.recvFrom(new Uint8Array(10), { signal: AbortSignal.timeout(30) }).catch((e) => e.name);
+  assertEquals(late, "TimeoutError");
+  assertThrows(() => receiver.joinMulticast({ group: "127.0.0.1" }), TypeError, "multicast address");
+});
+
+engineTest("broadcast needs to be allowed", async (engine) => {
+  using receiver = UdpEndpoint.bind({ hostname: "0.0.0.0", engine });
+  using sender = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const to = { hostname: "127.255.255.255", port: receiver.addr.port };
+  // node:dgram does not say why.
+  const ErrorClass = engine === "native" ? Deno.errors.PermissionDenied : Error;
+  await assertRejects(() => sender.sendTo(encode("x"), to), ErrorClass);
+  sender.setBroadcast();
+  await sender.sendTo(encode("all"), to);
+  assertEquals(decode((await receiver.recvFrom(new Uint8Array(10))).data), "all");
+});
+
+engineTest("DatagramBatch carries many datagrams to many peers", async (engine) => {
+  using sender = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const receivers = Array.from({ length: 4 }, () => UdpEndpoint.bind({ hostname: LOCAL, engine }));
+  const batch = new DatagramBatch({ capacity: 100, datagramSize: 100 });
+  for (let i = 0; i < 100; i++) batch.set(i, new Uint8Array(i).fill(i), (receivers[i % 4] as UdpEndpoint).addr);
+  assertEquals([batch.length, batch.capacity], [100, 100]);
+  assertEquals(await sender.sendBatch(batch), 100);
+  for (const [which, receiver] of receivers.entries()) {
+    const received = new DatagramBatch({ capacity: 30, datagramSize: 50 });
+    for (let i = which; i < 100;) {
+      const n = await receiver.recvBatch(received);
+      for (let at = 0; at < n; at++, i += 4) {
+        assertEquals([received.size(at), received.truncated(at)], [i, i > 50]);
+        assertEquals(received.data(at), new Uint8Array(Math.min(i, 50)).fill(i));
+        assertEquals(received.address(at), sender.addr);
+      }
+    }
+    receiver.close();
+  }
+});
+
+engineTest("what a batch has received can be sent back as it stands", async (engine) => {
+  using two = new Two(engine);
+  const batch = new DatagramBatch();
+  for (let i = 0; i < 20; i++) batch.set(i, encode(`message ${i}`), two.b.addr);
+  await two.a.sendBatch(batch, 20);
+  const echo = new DatagramBatch({ datagramSize: 64 });
+  for (let n = 0; n < 20;) {
+    n += await two.b.recvBatch(echo);
+    await two.b.sendBatch(echo);
+  }
+  const p = new Uint8Array(64);
+  for (let i = 0; i < 20; i++) assertEquals(decode((await two.a.recvFrom(p)).data), `message ${i}`);
+});
+
+Deno.test("DatagramBatch refuses what does not fit", () => {
+  const batch = new DatagramBatch({ capacity: 2, datagramSize: 4 });
+  const to = { hostname: LOCAL, port: 9 };
+  assertThrows(() => batch.set(1, new Uint8Array(1), to), RangeError); // 0 comes first
+  assertThrows(() => batch.set(0, new Uint8Array(5), to), RangeError, "at most 4 bytes");
+  assertThrows(() => batch.set(0, new Uint8Array(1), { hostname: "localhost", port: 9 }), TypeError, "IP address");
+  assertThrows(() => batch.data(0), RangeError);
+  batch.set(0, new Uint8Array(4), to);
+  batch.set(1, new Uint8Array(4), to);
+  assertThrows(() => batch.set(2, new Uint8Array(4), to), RangeError);
+  for (const options of [{ capacity: 0 }, { capacity: 1025 }, { datagramSize: 0 }, { datagramSize: 65_536 }]) {
+    assertThrows(() => new DatagramBatch(options), RangeError);
+  }
+});
+
+engineTest("wrong types and numbers are refused before any system call", async (engine) => {
+  using two = new Two(engine);
+  // deno-lint-ignore no-explicit-any
+  const any = (value: unknown) => value as any;
+  for (const options of [{ port: 65_536 }, { port: -1 }, { port: 1.5 }]) {
+    assertThrows(() => UdpEndpoint.bind({ ...options, engine }), RangeError);
+  }
+  for (const options of [{ port: "1" }, { hostname: 5 }, { broadcast: 1 }, { engine: "warp" }]) {
+    assertThrows(() => UdpEndpoint.bind(any({ engine, ...options })), TypeError);
+  }
+  const p = new Uint8Array(1);
+  for (const to of [undefined, null, {}, { hostname: LOCAL }, { port: 5 }, { hostname: "a b", port: 5 }]) {
+    await assertRejects(() => two.a.sendTo(p, any(to)), TypeError);
+  }
+  await assertRejects(() => two.a.sendTo(p, { hostname: LOCAL, port: 0 }), RangeError);
+  await assertRejects(() => two.a.sendTo(any("text"), two.b.addr), TypeError);
+  await assertRejects(() => two.a.recvFrom(any([])), TypeError);
+  await assertRejects(() => two.a.recvBatch(any({})), TypeError);
+  await assertRejects(() => two.a.sendBatch(new DatagramBatch(), 1), RangeError);
+});
+
+engineTest("Multiplexer tells of a datagram", async (engine) => {
+  using two = new Two(engine);
+  using mux = new Multiplexer({ backend: engine === "runtime" ? "runtime" : "epoll" });
+  mux.register(two.b, { readable: true });
+  assertEquals((await mux.wait({ timeout: 10 })).length, 0);
+  await two.a.sendTo(encode("ready"), two.b.addr);
+  const [event] = await mux.wait({ timeout: 5_000 });
+  assertEquals(event?.source, two.b);
+  assertEquals(decode(two.b.tryRecvFrom(new Uint8Array(10))?.data ?? new Uint8Array(0)), "ready");
+  assertEquals(two.b.tryRecvFrom(new Uint8Array(10)), undefined);
+});
+
+nativeTest("UdpEndpoint.connect() talks to one peer, and hears that nobody listens", async (engine) => {
+  using two = new Two(engine);
+  using other = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  two.a.connect(two.b.addr);
+  assertEquals(two.a.peer, two.b.addr);
+  await other.sendTo(encode("stranger"), two.a.addr);
+  await two.a.send(encode("hello"));
+  const p = new Uint8Array(10);
+  const { data, address } = await two.b.recvFrom(p);
+  assertEquals(decode(data), "hello");
+  await two.b.sendTo(encode("peer"), address);
+  assertEquals(await two.a.recv(p), 4);
+  assertEquals(decode(p.subarray(0, 4)), "peer");
+  two.b.close();
+  await two.a.send(encode("gone?"));
+  await assertRejects(() => two.a.recvFrom(p), Deno.errors.ConnectionRefused, "ECONNREFUSED");
+  two.a.disconnect();
+  assertEquals(two.a.peer, undefined);
+  await assertRejects(() => two.a.send(p), Error, "EDESTADDRREQ");
+  await other.sendTo(encode("again"), two.a.addr);
+  assertEquals(decode((await two.a.recvFrom(p)).data), "again");
+});
+
+nativeTest("known peers are the same object, and cost no new one", async (engine) => {
+  using two = new Two(engine);
+  const p = new Uint8Array(10);
+  const seen = new Set<unknown>();
+  for (let i = 0; i < 10; i++) {
+    await two.a.sendTo(encode("x"), two.b.addr);
+    seen.add((await two.b.recvFrom(p)).address);
+  }
+  assertEquals(seen.size, 1);
+});
+
+nativeTest("a flood that nobody reads is dropped by the kernel, and the numbers add up", async (engine) => {
+  using sender = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  using receiver = UdpEndpoint.bind({ hostname: LOCAL, receiveBufferSize: 8192, engine });
+  for (let i = 0; i < 1_000; i++) await sender.sendTo(new Uint8Array(100), receiver.addr);
+  let received = 0;
+  const batch = new DatagramBatch();
+  for (let n = receiver.tryRecvBatch(batch); n !== undefined; n = receiver.tryRecvBatch(batch)) received += n;
+  assertGreater(receiver.drops(), 0);
+  assertEquals(received + receiver.drops(), 1_000);
+});
+
+engineTest("a flood on the runtime engine keeps memory flat", async (engine) => {
+  if (engine === "native") return;
+  using sender = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  using receiver = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const before = Deno.memoryUsage().rss;
+  for (let i = 0; i < 20_000; i++) await sender.sendTo(new Uint8Array(1_000), receiver.addr);
+  await delay(20);
+  let received = 0;
+  while (receiver.tryRecvFrom(new Uint8Array(1)) !== undefined) received++;
+  assertLess(received, 5_000);
+  assertLess(Deno.memoryUsage().rss - before, 128 * 1024 * 1024);
+});
+
+nativeTest("UdpEndpoint.fromFd() takes over what detach() gave, and nothing else", async (engine) => {
+  using two = new Two(engine);
+  await two.a.sendTo(encode("unread"), two.b.addr);
+  const { addr, inode } = two.b;
+  using again = UdpEndpoint.fromFd(two.b.detach());
+  assertEquals([again.addr, again.inode], [addr, inode]);
+  assertEquals(decode((await again.recvFrom(new Uint8Array(10))).data), "unread");
+  assertThrows(() => UdpEndpoint.fromFd(0), TypeError, "not a UDP socket");
+  assertThrows(() => UdpEndpoint.fromFd(19_999), Deno.errors.BadResource);
+});
+
+nativeTest("random batches arrive as they were sent", async (engine) => {
+  using two = new Two(engine);
+  const datagrams = fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 40 });
+  await fc.assert(
+    fc.asyncProperty(datagrams, fc.integer({ min: 1, max: 64 }), async (sent, capacity) => {
+      const batch = new DatagramBatch({ capacity: 64, datagramSize: 300 });
+      for (const [i, data] of sent.entries()) batch.set(i, data, two.b.addr);
+      await two.a.sendBatch(batch);
+      const received: Uint8Array[] = [];
+      const into = new DatagramBatch({ capacity, datagramSize: 300 });
+      while (received.length < sent.length) {
+        const n = await two.b.recvBatch(into);
+        assert(n >= 1 && n <= capacity);
+        for (let i = 0; i < n; i++) received.push(into.data(i).slice());
+      }
+      assertEquals(received, sent.map((data) => new Uint8Array(data)));
+    }),
+    { numRuns: 50 },
+  );
+});
+
+nativeTest("a batch whose memory was transferred away is refused", async (engine) => {
+  using two = new Two(engine);
+  const batch = new DatagramBatch();
+  batch.set(0, encode("x"), two.b.addr);
+  structuredClone(batch.data(0).buffer, { transfer: [batch.data(0).buffer] });
+  await assertRejects(() => two.a.sendBatch(batch), TypeError, "transferred");
+  assertThrows(() => two.b.tryRecvBatch(batch), TypeError, "transferred");
+});
+
+Deno.test({
+  name: "[native] sending needs --allow-net for each destination, and a revocation holds at once",
+  ignore: !native,
+  async fn() {
+    const source = `
+      import { UdpEndpoint } from "@c10k/sockets/udp";
+      const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+      const tell = async (port) => {
+        try { console.log(await endpoint.sendTo(new Uint8Array(3), { hostname: "127.0.0.1", port })); }
+        catch (error) { console.log(error.name); }
+      };
+      await tell(9);
+      await tell(10);
+      Deno.permissions.revokeSync({ name: "net" });
+      await tell(9);
+      endpoint.close();`;
+    const all = await runDeno(["--allow-net", "--allow-ffi"], source);
+    assertEquals([all.stdout, all.stderr], ["3\n3\nNotCapable\n", ""]);
+    const some = await runDeno(["--allow-net=127.0.0.1:0,127.0.0.1:9", "--allow-ffi"], source);
+    assertEquals([some.stdout, some.stderr], ["3\nNotCapable\nNotCapable\n", ""]);
+    const denied = await runDeno(["--allow-net", "--deny-net=127.0.0.1:10", "--allow-ffi"], source);
+    assertEquals([denied.stdout, denied.stderr], ["3\nNotCapable\nNotCapable\n", ""]);
+  },
+});
+
+Deno.test("[runtime] --unstable-net takes Deno.listenDatagram, and behaves the same", async () => {
+  const source = `
+    import { UdpEndpoint } from "@c10k/sockets/udp";
+    using a = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+    using b = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+    const p = new Uint8Array(4);
+    const waiting = b.recvFrom(p);
+    await a.sendTo(new Uint8Array(10), b.addr);
+    const { size, truncated, address } = await waiting;
+    console.log(size, truncated, address.port === a.addr.port);
+    const abort = b.recvFrom(p, { signal: AbortSignal.timeout(10) }).catch((error) => console.log(error.name));
+    await abort;
+    await a.sendTo(new Uint8Array(2), b.addr);
+    console.log((await b.recvFrom(p, { peek: true })).size, (await b.recvFrom(p)).size);`;
+  const { stdout, stderr } = await runDeno(["--allow-net", "--unstable-net"], source);
+  assertEquals([stdout, stderr], ["10 true true\nTimeoutError\n2 2\n", ""]);
+});
+
+namespaceTest("broadcast and multicast reach another host", async ({ run }) => {
+  const script = `
+    ip route add 239.0.0.0/8 dev va
+    ip -n peer route add 239.0.0.0/8 dev vb
+    ip netns exec peer "$@" peer & peer=$!
+    "$@" here; code=$?
+    wait $peer; exit $code`;
+  const source = `
+    import { UdpEndpoint } from "@c10k/sockets/udp";
+    const isPeer = Deno.args[0] === "peer";
+    const [group4, group6] = ["239.1.2.3", "ff15::77"];
+    const endpoints = {
+      // Bound to its own address a socket does not hear its own broadcasts.
+      broadcast: UdpEndpoint.bind({ hostname: isPeer ? "0.0.0.0" : "10.9.0.1", port: 7001, broadcast: true }),
+      v4: UdpEndpoint.bind({ hostname: "0.0.0.0", port: 7002 }),
+      v6: UdpEndpoint.bind({ hostname: "::", port: 7003 }),
+      source: UdpEndpoint.bind({ hostname: "0.0.0.0", port: 7004 }),
+    };
+    const device = isPeer ? "vb" : "va";
+    const p = new Uint8Array(100);
+    if (isPeer) {
+      endpoints.v4.joinMulticast({ group: group4, interface: device });
+      endpoints.v6.joinMulticast({ group: group6, interface: device });
+      endpoints.source.joinMulticast({ group: "239.9.9.9", interface: device, source: "10.9.0.1" });
+      for (const [name, endpoint] of Object.entries(endpoints)) {
+        const { data, address } = await endpoint.recvFrom(p, { signal: AbortSignal.timeout(10_000) });
+        await endpoint.sendTo(new TextEncoder().encode(name + " " + new TextDecoder().decode(data)), address);
+      }
+    } else {
+      endpoints.v4.setMulticastInterface(device);
+      endpoints.v6.setMulticastInterface(device);
+      endpoints.source.setMulticastInterface("10.9.0.1");
+      const targets = { broadcast: "10.9.0.255", v4: group4, v6: group6, source: "239.9.9.9" };
+      for (const [name, endpoint] of Object.entries(endpoints)) {
+        // The other side may not be up yet.
+        for (let tries = 0; tries < 100; tries++) {
+          await endpoint.sendTo(new TextEncoder().encode("hello"), { hostname: targets[name], port: endpoint.addr.port });
+          const answer = await endpoint.recvFrom(p, { signal: AbortSignal.timeout(100) }).catch(() => undefined);
+          if (answer === undefined) continue;
+          console.log(new TextDecoder().decode(answer.data), answer.address.hostname.replace(/^fe80.*/, "link-local"));
+          break;
+        }
+      }
+    }
+    Deno.exit(0);`;
+  const { stdout, stderr } = await run(source, script);
+  assertEquals(stderr, "", stdout);
+  const lines = stdout.trim().split("\n");
+  assertEquals(lines.map((line) => line.split(" ").slice(0, 2).join(" ")), [
+    "broadcast hello",
+    "v4 hello",
+    "v6 hello",
+    "source hello",
+  ]);
+  assertEquals(lines[0]?.split(" ")[2], "10.9.0.2");
+});
+
+/** Sends lines to a UDP port with a real client, and returns what came back. */
+async function ask(command: string, args: string[], text: string): Promise<string> {
+  const child = new Deno.Command(command, { args, stdin: "piped", stdout: "piped" }).spawn();
+  const writer = child.stdin.getWriter();
+  await writer.write(encode(text));
+  const reader = child.stdout.getReader();
+  const { value } = await reader.read();
+  await writer.close();
+  child.kill("SIGTERM");
+  await reader.cancel();
+  await child.status;
+  return decode(value ?? new Uint8Array(0));
+}
+
+for (const engine of ENGINES) {
+  const permissions = engine === "native" ? ["--allow-net", "--allow-ffi"] : ["--allow-net"];
+  const start = () => ServerProcess.start([...permissions, "examples/udp_echo.ts", "--port", "0", "--engine", engine]);
+
+  clientTest(["nc.openbsd", "socat"], `[${engine}] udp_echo example answers nc and socat`, async () => {
+    await using server = await start();
+    assertEquals(await ask("nc.openbsd", ["-u", LOCAL, String(server.port)], "hello nc\n"), "hello nc\n");
+    assertEquals(await ask("socat", ["-", `UDP:${LOCAL}:${server.port}`], "hello socat\n"), "hello socat\n");
+    await eventually(() => server.stdout.join("").includes("try it: nc -u") ? true : undefined);
+    assertEquals(await server.stop("SIGTERM"), 0);
+  });
+}

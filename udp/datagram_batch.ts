@@ -1,0 +1,197 @@
+/** Many datagrams for one system call. */
+
+import { hostKind } from "../internal/address.ts";
+import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
+import { checkBytes, checkHostname, checkInteger, checkOptions, checkPort, quote } from "../internal/validate.ts";
+
+/** How large a {@linkcode DatagramBatch} is. */
+export interface DatagramBatchOptions {
+  /**
+   * Datagrams that it has room for, from 1 to 1024 (`UIO_MAXIOV`).
+   *
+   * @default {64}
+   */
+  capacity?: number;
+  /**
+   * Bytes that each has room for, from 1 to 65,535.
+   *
+   * @default {2048}
+   */
+  datagramSize?: number;
+}
+
+const DEFAULT_CAPACITY = 64;
+const DEFAULT_SIZE = 2048;
+/** Room for a `struct sockaddr_in6`, on a boundary of 8 bytes. */
+export const NAME_SIZE = 32;
+
+/** What a batch is made of; the engines fill it. */
+export interface BatchMemory {
+  readonly capacity: number;
+  readonly datagramSize: number;
+  /** The datagrams, `datagramSize` bytes each. */
+  readonly data: Uint8Array<ArrayBuffer>;
+  /** The addresses as the kernel takes them, {@linkcode NAME_SIZE} bytes each. */
+  readonly names: Uint8Array<ArrayBuffer>;
+  /** Bytes of each address, 0 if there is none. */
+  readonly nameLengths: Uint32Array<ArrayBuffer>;
+  /** Bytes of each datagram, as it was sent. */
+  readonly sizes: Uint32Array<ArrayBuffer>;
+  /** How many there are. */
+  length: number;
+  /** What an engine keeps with it, made once. */
+  kept: unknown;
+}
+
+let memoryOfBatch: (batch: DatagramBatch) => BatchMemory;
+
+/**
+ * Buffers for many datagrams, laid out once and used again: what
+ * `recvmmsg(2)` fills and `sendmmsg(2)` sends in one system call.
+ *
+ * What a receive has put there can be sent back as it stands: each datagram
+ * has its sender's address.
+ *
+ * @example Send ten datagrams at once
+ * ```ts
+ * import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * const batch = new DatagramBatch();
+ * for (let i = 0; i < 10; i++) batch.set(i, new Uint8Array([i]), b.addr);
+ * await a.sendBatch(batch);
+ *
+ * const received = new DatagramBatch();
+ * const n = await b.recvBatch(received);
+ * for (let i = 0; i < n; i++) console.log(received.data(i), received.address(i));
+ * ```
+ */
+export class DatagramBatch {
+  readonly #memory: BatchMemory;
+
+  static {
+    memoryOfBatch = (batch) => batch.#memory;
+  }
+
+  /**
+   * Lays out the buffers: `capacity` × `datagramSize` bytes.
+   *
+   * @param options How many, and how large.
+   * @throws {TypeError} If an option has the wrong type.
+   * @throws {RangeError} If a number is out of range.
+   */
+  constructor(options: DatagramBatchOptions = {}) {
+    checkOptions(options);
+    const capacity = checkInteger(options.capacity ?? DEFAULT_CAPACITY, "capacity", 1, 1024);
+    const datagramSize = checkInteger(options.datagramSize ?? DEFAULT_SIZE, "datagramSize", 1, 65535);
+    this.#memory = {
+      capacity,
+      datagramSize,
+      data: new Uint8Array(capacity * datagramSize),
+      names: new Uint8Array(capacity * NAME_SIZE),
+      nameLengths: new Uint32Array(capacity),
+      sizes: new Uint32Array(capacity),
+      length: 0,
+      kept: undefined,
+    };
+  }
+
+  /** Datagrams that it has room for. */
+  get capacity(): number {
+    return this.#memory.capacity;
+  }
+
+  /** Datagrams that it holds: as many as the last receive brought, or as were set. */
+  get length(): number {
+    return this.#memory.length;
+  }
+
+  set length(length: number) {
+    this.#memory.length = checkInteger(length, "length", 0, this.#memory.capacity);
+  }
+
+  /**
+   * Returns what a datagram carries: a view of the batch's own memory, valid
+   * until the next receive.
+   *
+   * @param i The datagram's number, from 0.
+   */
+  data(i: number): Uint8Array<ArrayBuffer> {
+    const { data, datagramSize, sizes } = this.#memory;
+    const from = this.#check(i) * datagramSize;
+    return data.subarray(from, from + Math.min(sizes[i] as number, datagramSize));
+  }
+
+  /**
+   * Returns a datagram's size as it was sent, also if there was no room for all of it.
+   *
+   * @param i The datagram's number, from 0.
+   */
+  size(i: number): number {
+    return this.#memory.sizes[this.#check(i)] as number;
+  }
+
+  /**
+   * Tells whether there was no room for all of a datagram.
+   *
+   * @param i The datagram's number, from 0.
+   */
+  truncated(i: number): boolean {
+    return this.size(i) > this.#memory.datagramSize;
+  }
+
+  /**
+   * Returns where a datagram comes from, or goes to.
+   *
+   * @param i The datagram's number, from 0.
+   * @throws {TypeError} If it has no address, as on a connected endpoint.
+   */
+  address(i: number): Deno.NetAddr {
+    const { names, nameLengths } = this.#memory;
+    const from = this.#check(i) * NAME_SIZE;
+    return { transport: "udp", ...decodeSockaddr(names.subarray(from, from + (nameLengths[i] as number))) };
+  }
+
+  /**
+   * Puts a datagram into the batch, as a copy. The length grows to hold it.
+   *
+   * @param i The datagram's number, from 0 to the length.
+   * @param data What it carries.
+   * @param to Where it goes: an address, no name; may be left out for a connected endpoint.
+   * @throws {RangeError} If there is no room for it.
+   */
+  set(i: number, data: Uint8Array, to?: { hostname: string; port: number }): void {
+    const memory = this.#memory;
+    checkInteger(i, "i", 0, Math.min(memory.length, memory.capacity - 1));
+    checkBytes(data, "data");
+    if (data.length > memory.datagramSize) {
+      throw new RangeError(`data must have at most ${memory.datagramSize} bytes, received ${data.length}`);
+    }
+    if (to === undefined) {
+      memory.nameLengths[i] = 0;
+    } else {
+      checkOptions(to, "to");
+      const address = { hostname: checkHostname(to.hostname), port: checkPort(to.port, "port", 1) };
+      if (hostKind(address.hostname) === "name") {
+        throw new TypeError(`hostname must be an IP address, received ${quote(to.hostname)}`);
+      }
+      const sockaddr = encodeSockaddr(address);
+      if (sockaddr === undefined) throw new TypeError(`hostname has the zone of no interface: ${quote(to.hostname)}`);
+      memory.names.set(sockaddr, i * NAME_SIZE);
+      memory.nameLengths[i] = sockaddr.length;
+    }
+    memory.data.set(data, i * memory.datagramSize);
+    memory.sizes[i] = data.length;
+    if (i === memory.length) memory.length++;
+  }
+
+  #check(i: number): number {
+    return checkInteger(i, "i", 0, this.#memory.length - 1);
+  }
+}
+
+/** The memory of a batch, for the engines. */
+export function memoryOf(batch: DatagramBatch): BatchMemory {
+  return memoryOfBatch(batch);
+}

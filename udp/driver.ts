@@ -1,0 +1,75 @@
+/**
+ * What an engine implements. {@linkcode UdpEndpoint} checks its arguments and
+ * hands every call on; the rules are those of `tcp/driver.ts`:
+ *
+ * - Arguments are valid and the signal is not aborted when a call arrives.
+ * - After `close()` every call throws or rejects with `BadResource`, waiting
+ *   calls are woken with `Interrupted`, and `close()` itself does nothing.
+ * - A cancelled call rejects with `signal.reason`, and neither reads nor
+ *   writes the caller's buffer afterwards; its datagram goes to the next call.
+ * - Receives are served in the order of the calls, and so are sends.
+ * - What the engine cannot do throws `NotSupported` and names the way out.
+ */
+
+import type { HostPort } from "../internal/address.ts";
+import type { Engine } from "../internal/engine.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
+import type { Pollable } from "../mux/pollable.ts";
+import type { DatagramBatch } from "./datagram_batch.ts";
+
+/** What {@linkcode UdpEndpoint.recvFrom} returns. */
+export interface Datagram {
+  /** What was received: the beginning of the buffer that was given. */
+  readonly data: Uint8Array;
+  /** Bytes that the sender sent, also if the buffer was smaller; on the runtime engine what is known of it. */
+  readonly size: number;
+  /** The buffer was smaller than the datagram, and the rest is lost. */
+  readonly truncated: boolean;
+  /** The sender. The same object for the same sender, mostly; it must not be changed. */
+  readonly address: Deno.NetAddr;
+}
+
+/** Which multicast group to join, and where. */
+export interface MulticastOptions {
+  /** The group's address, such as `224.0.0.251` or `ff02::fb`. */
+  group: string;
+  /** Name of an interface, or (IPv4) an address of one; by default the kernel's choice. */
+  interface?: string;
+  /** Take datagrams of this sender only: source-specific multicast (RFC 4607). Native engine only. */
+  source?: string;
+}
+
+/** A UDP socket. */
+export interface UdpDriver {
+  readonly engine: Engine;
+  readonly fd: number | undefined;
+  readonly inode: number | undefined;
+  readonly pollable: Pollable;
+  readonly addr: Deno.NetAddr;
+  readonly peer: Deno.NetAddr | undefined;
+  sendTo(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number>;
+  recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram>;
+  trySendTo(p: Uint8Array, to: HostPort): number | undefined;
+  tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined;
+  connect(to: HostPort): void;
+  disconnect(): void;
+  send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number>;
+  recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number>;
+  sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number>;
+  tryRecvBatch(batch: DatagramBatch): number | undefined;
+  trySendBatch(batch: DatagramBatch, count: number): number | undefined;
+  setMembership(options: MulticastOptions, join: boolean): void;
+  setMulticastTtl(ttl: number): void;
+  setMulticastLoopback(on: boolean): void;
+  setMulticastInterface(name: string): void;
+  setBroadcast(on: boolean): void;
+  setTtl(ttl: number): void;
+  getOption(option: SocketOption): number;
+  setOption(option: SocketOption, value: number): void;
+  /** Datagrams that found the receive queue full. */
+  drops(): number;
+  detach(): number;
+  ref(): void;
+  unref(): void;
+  close(): void;
+}

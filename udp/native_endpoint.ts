@@ -1,0 +1,366 @@
+/** A UDP socket of the kernel's own. */
+
+import { formatAddress, type HostPort } from "../internal/address.ts";
+import { Descriptor } from "../internal/descriptor.ts";
+import { closedError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { mayReachAll, refuseDenied, requireNet } from "../internal/permissions.ts";
+import { resolveAll, resolveSync } from "../internal/resolve.ts";
+import {
+  addressOf,
+  adoptUdp,
+  getSocketOption,
+  getSocketStruct,
+  MSG_NOSIGNAL,
+  MSG_PEEK,
+  MSG_TRUNC,
+  setSocketOption,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  SOCK_NONBLOCK,
+} from "../internal/socket.ts";
+import { AF_INET, AF_INET6, encodeSockaddr, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
+import { EAGAIN, receiveFrom, syscall, syscallError, transmitTo } from "../internal/syscall.ts";
+import { NativeSocket } from "../mux/native_socket.ts";
+import type { Pollable } from "../mux/pollable.ts";
+import type { Source } from "../mux/reactor.ts";
+import { ReadyBit } from "../mux/selector.ts";
+import { WaitingSide } from "../mux/waiting_side.ts";
+import { type DatagramBatch, memoryOf } from "./datagram_batch.ts";
+import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
+import { nativeBatch } from "./native_batch.ts";
+import { interfaceNumber, setMembership, setMulticastInterface } from "./native_multicast.ts";
+import { type Peer, Peers } from "./peers.ts";
+
+/** Where and how to bind; checked. */
+export interface NativeBindOptions extends HostPort {
+  /** Set before bind, in this order. */
+  options: (readonly [SocketOption, number])[];
+}
+
+// asm-generic/socket.h, linux/sock_diag.h
+const SO_MEMINFO = 55;
+const SK_MEMINFO_VARS = 9;
+const SK_MEMINFO_DROPS = 8;
+const AF_UNSPEC = 0;
+
+const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
+const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
+
+const sender = new Uint8Array(SOCKADDR_SIZE);
+
+/** {@linkcode UdpDriver} on a descriptor. */
+export class NativeEndpoint implements UdpDriver, Source {
+  readonly engine = "native";
+  readonly #socket: NativeSocket;
+  readonly #receiving: WaitingSide;
+  readonly #sending: WaitingSide;
+  readonly #peers = new Peers();
+  #addr: Deno.NetAddr;
+  /** The address it was bound to before it was connected. */
+  readonly #bound: string;
+  #peer: Peer | undefined;
+
+  /** Takes over a bound, nonblocking, close-on-exec socket. */
+  constructor(fd: number) {
+    this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
+    this.#bound = this.#addr.hostname;
+    this.#socket = new NativeSocket(fd, this, () => `UDP endpoint ${formatAddress(this.#addr)}`);
+    this.#receiving = new WaitingSide(this.#socket);
+    this.#sending = new WaitingSide(this.#socket);
+  }
+
+  static bind({ hostname, port, options }: NativeBindOptions): NativeEndpoint {
+    const action = `bind UDP endpoint to ${formatAddress({ hostname, port })}`;
+    try {
+      requireNet({ hostname, port }, action);
+      const local = resolveSync({ hostname, port });
+      refuseDenied(local, action);
+      const family = local.family === "IPv4" ? AF_INET : AF_INET6;
+      const socket = new Descriptor(syscall("socket", family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+      try {
+        for (const [option, value] of options) {
+          if (option === "IPV6_V6ONLY" && local.family === "IPv4") continue;
+          setSocketOption(socket.fd, option, value);
+        }
+        syscall("bind", socket.fd, local.sockaddr, local.sockaddr.length);
+        const endpoint = new NativeEndpoint(socket.fd);
+        socket.detach();
+        return endpoint;
+      } finally {
+        socket.close();
+      }
+    } catch (error) {
+      throw error instanceof SyscallError ? socketError(action, error) : error;
+    }
+  }
+
+  /** Takes over a UDP socket that comes from elsewhere, once it is checked. */
+  static adopt(fd: number): NativeEndpoint {
+    adoptUdp(fd);
+    const endpoint = new NativeEndpoint(fd);
+    try {
+      const to = addressOf(fd, "getpeername");
+      endpoint.#peer = endpoint.#peers.encode(to);
+    } catch { /* not connected */ }
+    return endpoint;
+  }
+
+  get addr(): Deno.NetAddr {
+    return this.#addr;
+  }
+
+  get peer(): Deno.NetAddr | undefined {
+    return this.#peer?.address;
+  }
+
+  get fd(): number | undefined {
+    return this.#socket.isOpen ? this.#socket.fd : undefined;
+  }
+
+  get inode(): number | undefined {
+    return this.#socket.inode;
+  }
+
+  get pollable(): Pollable {
+    return this.#socket;
+  }
+
+  onReady(ready: number): void {
+    if (ready & READ_SIDE) this.#receiving.onReady();
+    if (ready & WRITE_SIDE) this.#sending.onReady();
+  }
+
+  recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
+    return this.#receiving.call(() => this.#receive(p, peek), signal);
+  }
+
+  tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
+    if (!this.#socket.isOpen) throw this.#closedError("receive on");
+    return this.#receiving.tryCall(() => this.#receive(p, peek));
+  }
+
+  sendTo(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
+    const peer = this.#peers.encode(to);
+    if (peer === undefined) return this.#sendToName(p, to, signal);
+    try {
+      this.#permit(to);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#sending.call(() => this.#transmit(p, peer), signal);
+  }
+
+  trySendTo(p: Uint8Array, to: HostPort): number | undefined {
+    if (!this.#socket.isOpen) throw this.#closedError("send on");
+    const peer = this.#peers.encode(to);
+    if (peer === undefined) throw new TypeError(`hostname must be an IP address here, received "${to.hostname}"`);
+    this.#permit(to);
+    return this.#sending.tryCall(() => this.#transmit(p, peer));
+  }
+
+  send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
+    return this.#sending.call(() => this.#transmit(p, undefined), signal);
+  }
+
+  connect(to: HostPort): void {
+    const action = `connect ${this.#socket.name} to ${formatAddress(to)}`;
+    if (!this.#socket.isOpen) throw closedError(action, "endpoint");
+    requireNet(to, action);
+    try {
+      const resolved = resolveSync(to);
+      refuseDenied(resolved, action);
+      syscall("connect", this.#socket.fd, resolved.sockaddr, resolved.sockaddr.length);
+      this.#peer = this.#peers.encode({ hostname: resolved.hostname, port: resolved.port });
+      this.#addr = { transport: "udp", ...addressOf(this.#socket.fd, "getsockname") };
+    } catch (error) {
+      throw error instanceof SyscallError ? socketError(action, error) : error;
+    }
+  }
+
+  disconnect(): void {
+    const nobody = new Uint8Array(16).fill(AF_UNSPEC, 0, 2);
+    const { port } = this.#addr;
+    this.#attempt("disconnect", (fd) => {
+      syscall("connect", fd, nobody, nobody.length);
+      const now = addressOf(fd, "getsockname");
+      // The kernel gives up a port that it had picked itself.
+      const local = now.port === 0 ? encodeSockaddr({ hostname: this.#bound, port }) : undefined;
+      if (local !== undefined) syscall("bind", fd, local, local.length);
+      this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
+    });
+    this.#peer = undefined;
+  }
+
+  recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
+    const memory = memoryOf(batch);
+    return this.#receiving.call(() => this.#result(nativeBatch(memory).receive(this.#socket.fd), "recvmmsg"), signal);
+  }
+
+  tryRecvBatch(batch: DatagramBatch): number | undefined {
+    if (!this.#socket.isOpen) throw this.#closedError("receive on");
+    const memory = memoryOf(batch);
+    return this.#receiving.tryCall(() => this.#result(nativeBatch(memory).receive(this.#socket.fd), "recvmmsg"));
+  }
+
+  async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
+    if (!this.#socket.isOpen) throw this.#closedError("send on");
+    this.#permitBatch(batch, count);
+    const memory = memoryOf(batch);
+    for (let sent = 0; sent < count;) {
+      const start = sent;
+      const attempt = () => this.#result(nativeBatch(memory).send(this.#socket.fd, start, count), "sendmmsg");
+      sent += await this.#sending.call(attempt, signal);
+    }
+    return count;
+  }
+
+  trySendBatch(batch: DatagramBatch, count: number): number | undefined {
+    if (!this.#socket.isOpen) throw this.#closedError("send on");
+    this.#permitBatch(batch, count);
+    if (count === 0) return 0;
+    const memory = memoryOf(batch);
+    return this.#sending.tryCall(() => this.#result(nativeBatch(memory).send(this.#socket.fd, 0, count), "sendmmsg"));
+  }
+
+  setMembership(options: MulticastOptions, join: boolean): void {
+    this.#attempt(`${join ? "join" : "leave"} ${options.group} with`, (fd) => setMembership(fd, options, join));
+  }
+
+  setMulticastTtl(ttl: number): void {
+    this.setOption(this.#isIPv6 ? "IPV6_MULTICAST_HOPS" : "IP_MULTICAST_TTL", ttl);
+  }
+
+  setMulticastLoopback(on: boolean): void {
+    this.setOption(this.#isIPv6 ? "IPV6_MULTICAST_LOOP" : "IP_MULTICAST_LOOP", Number(on));
+  }
+
+  setMulticastInterface(name: string): void {
+    this.#attempt(`set the multicast interface of`, (fd) => {
+      if (this.#isIPv6) setSocketOption(fd, "IPV6_MULTICAST_IF", interfaceNumber(name));
+      else setMulticastInterface(fd, name);
+    });
+  }
+
+  setBroadcast(on: boolean): void {
+    this.setOption("SO_BROADCAST", Number(on));
+  }
+
+  setTtl(ttl: number): void {
+    this.setOption(this.#isIPv6 ? "IPV6_UNICAST_HOPS" : "IP_TTL", ttl);
+  }
+
+  getOption(option: SocketOption): number {
+    return this.#attempt(`get ${option} of`, (fd) => getSocketOption(fd, option));
+  }
+
+  setOption(option: SocketOption, value: number): void {
+    this.#attempt(`set ${option} on`, (fd) => setSocketOption(fd, option, value));
+  }
+
+  drops(): number {
+    const info = new Uint32Array(SK_MEMINFO_VARS);
+    const bytes = new Uint8Array(info.buffer);
+    this.#attempt("count the drops of", (fd) => getSocketStruct(fd, SO_MEMINFO, bytes));
+    return info[SK_MEMINFO_DROPS] as number;
+  }
+
+  ref(): void {
+    this.#receiving.ref(true);
+  }
+
+  unref(): void {
+    this.#receiving.ref(false);
+  }
+
+  detach(): number {
+    if (!this.#socket.isOpen) throw this.#closedError("detach");
+    const fd = this.#socket.detach();
+    this.#wake();
+    return fd;
+  }
+
+  close(): void {
+    if (!this.#socket.isOpen) return;
+    this.#socket.close();
+    this.#wake();
+  }
+
+  get #isIPv6(): boolean {
+    return this.#addr.hostname.includes(":");
+  }
+
+  #wake(): void {
+    this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "endpoint"));
+    this.#sending.close(() => interruptedError(`send on ${this.#socket.name}`, "endpoint"));
+  }
+
+  /** recvfrom(2); `undefined` if nothing is there. */
+  #receive(p: Uint8Array, peek: boolean): Datagram | undefined {
+    const n = receiveFrom(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC, sender);
+    if (n >= 0) {
+      const { length } = p;
+      return {
+        data: n < length ? p.subarray(0, n) : p,
+        size: n,
+        truncated: n > length,
+        address: this.#peers.decode(sender, 0),
+      };
+    }
+    this.#result(n, "recvfrom");
+    return undefined;
+  }
+
+  /** sendto(2), send(2); `undefined` if there is no room. */
+  #transmit(p: Uint8Array, peer: Peer | undefined): number | undefined {
+    const n = transmitTo(this.#socket.fd, p, MSG_NOSIGNAL, peer === undefined ? null : peer.sockaddr);
+    if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
+    const to = peer === undefined ? "" : ` to ${formatAddress(peer.address)}`;
+    throw socketError(`send on ${this.#socket.name}${to}`, syscallError("sendto", -n));
+  }
+
+  /** What a call returned; `undefined` if it would block. */
+  #result(n: number, call: "recvfrom" | "recvmmsg" | "sendmmsg"): number | undefined {
+    if (n >= 0) return n;
+    if (n === -EAGAIN) return undefined;
+    throw socketError(`${call === "sendmmsg" ? "send" : "receive"} on ${this.#socket.name}`, syscallError(call, -n));
+  }
+
+  async #sendToName(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
+    const action = `send on ${this.#socket.name} to ${formatAddress(to)}`;
+    requireNet(to, action);
+    try {
+      const resolved = await resolveAll(to, signal ?? new AbortController().signal);
+      const address = resolved.find(({ family }) => this.#isIPv6 || family === "IPv4");
+      if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
+      refuseDenied(address, action);
+      const peer = this.#peers.encode({ hostname: address.hostname, port: address.port });
+      if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
+      return await this.#sending.call(() => this.#transmit(p, peer), signal);
+    } catch (error) {
+      throw error instanceof SyscallError ? socketError(action, error) : error;
+    }
+  }
+
+  #permit(to: HostPort): void {
+    if (!mayReachAll()) requireNet(to, `send on ${this.#socket.name} to ${formatAddress(to)}`);
+  }
+
+  #permitBatch(batch: DatagramBatch, count: number): void {
+    if (mayReachAll() || this.#peer !== undefined) return;
+    for (let i = 0; i < count; i++) this.#permit(batch.address(i));
+  }
+
+  #attempt<T>(action: string, call: (fd: number) => T): T {
+    if (!this.#socket.isOpen) throw this.#closedError(action);
+    return this.#socket.attempt(action, call);
+  }
+
+  #closedError(action: string): Error {
+    return closedError(`${action} ${this.#socket.name}`, "endpoint");
+  }
+}

@@ -1,0 +1,213 @@
+/**
+ * The two kinds of UDP socket that Deno has: `Deno.listenDatagram`, which
+ * exists with `--unstable-net` only, and `node:dgram`, which always does.
+ */
+
+import dgram from "node:dgram";
+import dns from "node:dns";
+import { hostKind, type HostPort } from "../internal/address.ts";
+import { notSupportedError } from "../internal/errors.ts";
+
+/** Datagrams that wait to be received at most, and their bytes; more are dropped, as the kernel does. */
+const MOST_WAITING = 1024;
+const MOST_BYTES = 4 * 1024 * 1024;
+/** The largest datagram, in bytes. */
+const LARGEST = 65_535;
+
+/** A datagram that has arrived. */
+export interface Arrived {
+  readonly data: Uint8Array;
+  readonly address: Deno.NetAddr;
+}
+
+/** Where and how to bind; checked. */
+export interface RuntimeBindOptions extends HostPort {
+  reuseAddress: boolean;
+  reusePort: boolean;
+  ipv6Only: boolean;
+}
+
+/** A UDP socket of the runtime. */
+export interface RuntimeTransport {
+  readonly addr: Deno.NetAddr;
+  /** Datagrams that were dropped because nobody received the ones before. */
+  readonly drops: number;
+  /** Takes what has arrived; `undefined` if that is nothing yet, and then `arrived` is called for the next one. */
+  take(): Arrived | undefined;
+  /** What {@linkcode RuntimeTransport.take} would take. */
+  peek(): Arrived | undefined;
+  send(p: Uint8Array, to: HostPort): Promise<number>;
+  /** The node:dgram socket, for options; `undefined` if it is none. */
+  readonly node: dgram.Socket | undefined;
+  ref(on: boolean): void;
+  close(): void;
+}
+
+/** Opens the better of the two; `changed` is told when something has arrived or failed. */
+export function openTransport(options: RuntimeBindOptions, changed: (error?: unknown) => void): RuntimeTransport {
+  const { listenDatagram } = Deno as { listenDatagram?: (options: object) => Deno.DatagramConn };
+  if (listenDatagram !== undefined && !options.ipv6Only) {
+    const { hostname, port, reuseAddress, reusePort } = options;
+    const conn = listenDatagram({
+      transport: "udp",
+      hostname,
+      port,
+      reuseAddress,
+      ...(reusePort ? { reusePort } : {}),
+    });
+    return new DatagramConnTransport(conn, changed);
+  }
+  return new DgramTransport(options, changed);
+}
+
+/** One receive at a time runs ahead; the kernel's queue holds the rest. */
+class DatagramConnTransport implements RuntimeTransport {
+  readonly addr: Deno.NetAddr;
+  readonly drops = 0;
+  readonly node = undefined;
+  readonly #conn: Deno.DatagramConn;
+  readonly #changed: (error?: unknown) => void;
+  readonly #buffer = new Uint8Array(LARGEST);
+  #arrived: Arrived | undefined;
+  #busy = false;
+  #closed = false;
+
+  constructor(conn: Deno.DatagramConn, changed: (error?: unknown) => void) {
+    this.#conn = conn;
+    this.#changed = changed;
+    const { hostname, port } = conn.addr as Deno.NetAddr;
+    this.addr = { transport: "udp", hostname, port };
+  }
+
+  take(): Arrived | undefined {
+    const arrived = this.#arrived;
+    this.#arrived = undefined;
+    if (arrived === undefined && !this.#busy) this.#receive();
+    return arrived;
+  }
+
+  peek(): Arrived | undefined {
+    if (this.#arrived === undefined && !this.#busy) this.#receive();
+    return this.#arrived;
+  }
+
+  send(p: Uint8Array, { hostname, port }: HostPort): Promise<number> {
+    return this.#conn.send(p, { transport: "udp", hostname, port });
+  }
+
+  ref(on: boolean): void {
+    const conn = this.#conn as Deno.DatagramConn & { ref?(): void; unref?(): void };
+    if (on) conn.ref?.();
+    else conn.unref?.();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#conn.close();
+  }
+
+  #receive(): void {
+    this.#busy = true;
+    this.#conn.receive(this.#buffer).then(([data, from]) => {
+      this.#busy = false;
+      const { hostname, port } = from as Deno.NetAddr;
+      this.#arrived = { data, address: { transport: "udp", hostname, port } };
+      this.#changed();
+    }, (error) => {
+      this.#busy = false;
+      if (!this.#closed) this.#changed(error);
+    });
+  }
+}
+
+/** Everything that arrives is delivered at once, so it is kept here, but not without limit. */
+class DgramTransport implements RuntimeTransport {
+  readonly addr: Deno.NetAddr;
+  readonly node: dgram.Socket;
+  drops = 0;
+  readonly #queue: Arrived[] = [];
+  readonly #hold: number;
+  #head = 0;
+  #bytes = 0;
+
+  constructor(options: RuntimeBindOptions, changed: (error?: unknown) => void) {
+    const { hostname, port } = options;
+    const kind = hostKind(hostname);
+    if (kind === "name") {
+      throw notSupportedError(`bind UDP to the name ${hostname} on the runtime engine`, "use an address");
+    }
+    const type = kind === "IPv6" ? "udp6" : "udp4";
+    const socket = this.node = dgram.createSocket({
+      type,
+      reuseAddr: options.reuseAddress,
+      ...(options.reusePort ? { reusePort: true } : {}),
+      ipv6Only: options.ipv6Only,
+      // An address needs no look-up, and without one bind is done when it returns.
+      lookup: (
+        host: string,
+        settings: dns.LookupOneOptions,
+        done: (error: null, address: string, family: number) => void,
+      ) => {
+        const family = hostKind(host);
+        if (family === "name") dns.lookup(host, settings, done as never);
+        else done(null, host, family === "IPv6" ? 6 : 4);
+      },
+    } as dgram.SocketOptions);
+    let failure: unknown;
+    let isBound = false;
+    socket.on("error", (error) => {
+      if (isBound) changed(error);
+      else failure = error;
+    });
+    socket.bind({ port, address: hostname, exclusive: true });
+    if (failure !== undefined) throw failure;
+    isBound = true;
+    this.#hold = setInterval(() => {}, 2 ** 30) as unknown as number;
+    const bound = socket.address();
+    this.addr = { transport: "udp", hostname: bound.address, port: bound.port };
+    socket.on("message", (data, from) => {
+      if (this.#queue.length - this.#head >= MOST_WAITING || this.#bytes + data.length > MOST_BYTES) {
+        this.drops++;
+        return;
+      }
+      this.#bytes += data.length;
+      this.#queue.push({ data, address: { transport: "udp", hostname: from.address, port: from.port } });
+      changed();
+    });
+  }
+
+  take(): Arrived | undefined {
+    const arrived = this.peek();
+    if (arrived === undefined) return undefined;
+    this.#bytes -= arrived.data.length;
+    if (++this.#head === this.#queue.length) this.#queue.length = this.#head = 0;
+    else if (this.#head > MOST_WAITING) {
+      this.#queue.splice(0, this.#head);
+      this.#head = 0;
+    }
+    return arrived;
+  }
+
+  peek(): Arrived | undefined {
+    return this.#queue[this.#head];
+  }
+
+  send(p: Uint8Array, { hostname, port }: HostPort): Promise<number> {
+    return new Promise((resolve, reject) => {
+      this.node.send(p, port, hostname, (error, n) => error ? reject(error) : resolve(n));
+    });
+  }
+
+  // Deno does not take back what unref() did to a receive that is under way, so the socket is unreferenced always, and a
+  // timer holds the process.
+  ref(on: boolean): void {
+    this.node.unref();
+    if (on) Deno.refTimer(this.#hold);
+    else Deno.unrefTimer(this.#hold);
+  }
+
+  close(): void {
+    clearInterval(this.#hold);
+    this.node.close();
+  }
+}

@@ -1,0 +1,613 @@
+/** The UDP socket. */
+
+import { hostKind, type HostPort, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
+import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
+import { notSupportedError } from "../internal/errors.ts";
+import type { SocketOption } from "../internal/socket_option.ts";
+import {
+  checkBoolean,
+  checkBytes,
+  checkHostname,
+  checkInteger,
+  checkOptions,
+  checkPort,
+  checkSignal,
+  checkSocketOption,
+  quote,
+} from "../internal/validate.ts";
+import { announcePollable } from "../mux/pollable.ts";
+import { DatagramBatch } from "./datagram_batch.ts";
+import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
+import { NativeEndpoint } from "./native_endpoint.ts";
+import { RuntimeEndpoint } from "./runtime_endpoint.ts";
+
+/** How {@linkcode UdpEndpoint.bind} binds. */
+export interface UdpBindOptions {
+  /**
+   * The port, from 0 to 65535; with 0 the kernel picks a free one.
+   *
+   * @default {0}
+   */
+  port?: number;
+  /**
+   * The local IP address or name. `0.0.0.0` is every IPv4 interface, `::`
+   * every interface with both families.
+   *
+   * @default {"0.0.0.0"}
+   */
+  hostname?: string;
+  /**
+   * Let several sockets bind to one address, as multicast receivers do
+   * (`SO_REUSEADDR`); the last one gets what is sent to that address alone.
+   *
+   * @default {false}
+   */
+  reuseAddress?: boolean;
+  /**
+   * Share the port with other sockets, and what arrives among them
+   * (`SO_REUSEPORT`).
+   *
+   * @default {false}
+   */
+  reusePort?: boolean;
+  /**
+   * Allow sending to broadcast addresses (`SO_BROADCAST`).
+   *
+   * @default {false}
+   */
+  broadcast?: boolean;
+  /**
+   * Take IPv6 only on `::` (`IPV6_V6ONLY`).
+   *
+   * @default {false}
+   */
+  ipv6Only?: boolean;
+  /** Receive buffer in bytes (`SO_RCVBUF`). Native engine only. */
+  receiveBufferSize?: number;
+  /** Send buffer in bytes (`SO_SNDBUF`). Native engine only. */
+  sendBufferSize?: number;
+  /**
+   * What to build the socket on.
+   *
+   * @default {"auto"}
+   */
+  engine?: EngineOption;
+}
+
+/** Options of calls that wait. */
+export interface UdpWaitOptions {
+  /** Stops waiting: the call rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** Options of {@linkcode UdpEndpoint.recvFrom}. */
+export interface RecvOptions extends UdpWaitOptions {
+  /**
+   * Leave the datagram for the next call: `MSG_PEEK`.
+   *
+   * @default {false}
+   */
+  peek?: boolean;
+}
+
+let construct: (driver: UdpDriver) => UdpEndpoint;
+
+/**
+ * A UDP socket: one socket, many peers, no connection. Datagrams arrive whole,
+ * each once, twice or never, and in any order (RFC 768).
+ *
+ * Cancelling loses nothing: a datagram that arrives later goes to the next
+ * call. `close()` wakes every call that waits, with `Deno.errors.Interrupted`.
+ *
+ * Requires `--allow-net`.
+ *
+ * @example Ask and answer
+ * ```ts
+ * import { UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * using server = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * using client = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ *
+ * await client.sendTo(new TextEncoder().encode("hello"), server.addr);
+ * const p = new Uint8Array(2048);
+ * const { data, address } = await server.recvFrom(p);
+ * await server.sendTo(data, address);
+ * console.log(new TextDecoder().decode((await client.recvFrom(p)).data));
+ * ```
+ */
+export class UdpEndpoint {
+  readonly #driver: UdpDriver;
+
+  static {
+    construct = (driver) => new UdpEndpoint(driver);
+    announcePollable((socket) => #driver in socket ? socket.#driver.pollable : undefined);
+  }
+
+  private constructor(driver: UdpDriver) {
+    if (driver === undefined) throw new TypeError("Illegal constructor: use UdpEndpoint.bind");
+    this.#driver = driver;
+  }
+
+  /**
+   * Opens a socket and binds it: socket(2), bind(2).
+   *
+   * Requires `--allow-net` for the host and port.
+   *
+   * @param options Where, and how.
+   * @returns The endpoint.
+   * @throws {TypeError} If an option has the wrong type.
+   * @throws {RangeError} If a number is out of range.
+   * @throws {Deno.errors.AddrInUse} If somebody is bound there already.
+   * @throws {Deno.errors.AddrNotAvailable} If the address is not local.
+   * @throws {Deno.errors.NotCapable} If the permission is not given.
+   * @throws {Deno.errors.NotSupported} If the engine lacks an option.
+   */
+  static bind(options: UdpBindOptions = {}): UdpEndpoint {
+    checkOptions(options);
+    const port = checkPort(options.port ?? 0);
+    const hostname = checkHostname(options.hostname ?? "0.0.0.0");
+    const flag = (name: "reuseAddress" | "reusePort" | "broadcast" | "ipv6Only") =>
+      checkBoolean(options[name] ?? false, name);
+    const [reuseAddress, reusePort, broadcast, ipv6Only] = [
+      flag("reuseAddress"),
+      flag("reusePort"),
+      flag("broadcast"),
+      flag("ipv6Only"),
+    ];
+    const { receiveBufferSize, sendBufferSize } = options;
+    if (receiveBufferSize !== undefined) checkInteger(receiveBufferSize, "receiveBufferSize", 1, 2 ** 30);
+    if (sendBufferSize !== undefined) checkInteger(sendBufferSize, "sendBufferSize", 1, 2 ** 30);
+    if (chooseEngine(options.engine, "bind UDP endpoint") === "native") {
+      const given: [SocketOption, number | undefined][] = [
+        ["SO_REUSEADDR", Number(reuseAddress)],
+        ["SO_REUSEPORT", Number(reusePort)],
+        ["SO_BROADCAST", Number(broadcast)],
+        ["IPV6_V6ONLY", Number(ipv6Only)],
+        ["SO_RCVBUF", receiveBufferSize],
+        ["SO_SNDBUF", sendBufferSize],
+      ];
+      const set = given.filter((option): option is [SocketOption, number] => option[1] !== undefined);
+      return new UdpEndpoint(NativeEndpoint.bind({ hostname, port, options: set }));
+    }
+    // node:dgram takes buffer sizes, and then receives nothing.
+    if (receiveBufferSize !== undefined) throw needsNative("set the receive buffer size");
+    if (sendBufferSize !== undefined) throw needsNative("set the send buffer size");
+    if (reusePort && !("listenDatagram" in Deno)) {
+      throw notSupportedError("share a port on the runtime engine", "run with --unstable-net or --allow-ffi");
+    }
+    const endpoint = RuntimeEndpoint.bind({ hostname, port, reuseAddress, reusePort, ipv6Only });
+    if (broadcast) endpoint.setBroadcast(true);
+    return new UdpEndpoint(endpoint);
+  }
+
+  /**
+   * Takes over a UDP socket by its descriptor. Native engine only.
+   *
+   * @param fd The descriptor, which the returned object owns from now on: what `detach()` gave, never the `fd` of an
+   * open object, which would close it a second time.
+   * @returns The endpoint.
+   * @throws {TypeError} If it is no UDP socket.
+   * @throws {Deno.errors.NotSupported} If there is no native engine.
+   */
+  static fromFd(fd: number): UdpEndpoint {
+    checkInteger(fd, "fd", 0, 2 ** 31 - 1);
+    chooseEngine("native", "take over a descriptor");
+    return new UdpEndpoint(NativeEndpoint.adopt(fd));
+  }
+
+  /** The address the socket is bound to, with the port that the kernel picked for 0. */
+  get addr(): Deno.NetAddr {
+    return this.#driver.addr;
+  }
+
+  /** What the endpoint is built on. */
+  get engine(): Engine {
+    return this.#driver.engine;
+  }
+
+  /** The descriptor; `undefined` on the runtime engine and after `close()` or `detach()`. */
+  get fd(): number | undefined {
+    return this.#driver.fd;
+  }
+
+  /** The number of the socket's inode, which `ss -e` and /proc show; `undefined` where there is no descriptor. */
+  get inode(): number | undefined {
+    return this.#driver.inode;
+  }
+
+  /** The only peer, after {@linkcode UdpEndpoint.connect}; else `undefined`. */
+  get peer(): Deno.NetAddr | undefined {
+    return this.#driver.peer;
+  }
+
+  /**
+   * Sends a datagram: sendto(2).
+   *
+   * Requires `--allow-net` for the host and port.
+   *
+   * @param p What to send, up to 65,507 bytes over IPv4; do not change it until the call is done.
+   * @param to Where to send it. An object that `recvFrom` has returned costs least, a name is looked up each time.
+   * @param options A signal to stop waiting for room.
+   * @returns The number of bytes, all of `p`.
+   * @throws {Error} If the datagram is too large (`EMSGSIZE`).
+   * @throws {Deno.errors.PermissionDenied} If it is a broadcast address, and that was not allowed.
+   * @throws {Deno.errors.NotCapable} If the permission is not given.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed.
+   */
+  sendTo(p: Uint8Array, to: { hostname: string; port: number }, options?: UdpWaitOptions): Promise<number> {
+    let signal: AbortSignal | undefined;
+    let address: HostPort;
+    try {
+      checkBytes(p);
+      address = checkAddress(to);
+      signal = checkSignal(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.sendTo(p, address, signal);
+  }
+
+  /**
+   * Receives a datagram, and waits if there is none yet: recvfrom(2).
+   *
+   * @param p Where to put it; what does not fit is lost, and `truncated` tells so.
+   * @param options A signal to stop waiting, and whether to leave the datagram there.
+   * @returns The datagram; its `data` is the beginning of `p`.
+   * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
+   * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed already.
+   */
+  recvFrom(p: Uint8Array, options?: RecvOptions): Promise<Datagram> {
+    let signal: AbortSignal | undefined;
+    let peek: boolean;
+    try {
+      checkBytes(p);
+      signal = checkSignal(options);
+      peek = checkBoolean(options?.peek ?? false, "peek");
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.recvFrom(p, peek, signal);
+  }
+
+  /**
+   * Sends a datagram without waiting.
+   *
+   * On the runtime engine it is copied and sent in the background; a failure of
+   * that is thrown by the next call.
+   *
+   * @param p What to send.
+   * @param to Where to send it: an address, no name.
+   * @returns The number of bytes; `undefined` if there is no room now.
+   */
+  trySendTo(p: Uint8Array, to: { hostname: string; port: number }): number | undefined {
+    checkBytes(p);
+    return this.#driver.trySendTo(p, checkAddress(to));
+  }
+
+  /**
+   * Receives a datagram without waiting.
+   *
+   * On the runtime engine the first call starts a receive that runs ahead, so
+   * the datagram is there at a later turn of the event loop.
+   *
+   * @param p Where to put it.
+   * @param options Whether to leave the datagram there.
+   * @returns The datagram, `undefined` if there is none.
+   */
+  tryRecvFrom(p: Uint8Array, options?: { peek?: boolean }): Datagram | undefined {
+    checkBytes(p);
+    return this.#driver.tryRecvFrom(p, checkBoolean(options?.peek ?? false, "peek"));
+  }
+
+  /**
+   * Talks to one peer only from now on: connect(2). Datagrams of others are not
+   * received, `send` needs no address, and that nobody listens there (ICMP) is
+   * told. Native engine only.
+   *
+   * Requires `--allow-net` for the host and port.
+   *
+   * @param to The peer.
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  connect(to: { hostname: string; port: number }): void {
+    this.#driver.connect(checkAddress(to));
+  }
+
+  /**
+   * Talks to everybody again: connect(2) with `AF_UNSPEC`. Native engine only.
+   *
+   * @throws {Deno.errors.NotSupported} On the runtime engine.
+   */
+  disconnect(): void {
+    this.#driver.disconnect();
+  }
+
+  /**
+   * Sends a datagram to the peer of a connected endpoint: send(2). Native engine only.
+   *
+   * @param p What to send.
+   * @param options A signal to stop waiting for room.
+   * @returns The number of bytes.
+   * @throws {Deno.errors.ConnectionRefused} If nobody listened there when something was sent before.
+   * @throws {Error} If the endpoint is not connected (`EDESTADDRREQ`).
+   */
+  send(p: Uint8Array, options?: UdpWaitOptions): Promise<number> {
+    let signal: AbortSignal | undefined;
+    try {
+      checkBytes(p);
+      signal = checkSignal(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.send(p, signal);
+  }
+
+  /**
+   * Receives a datagram's data alone: recv(2).
+   *
+   * @param p Where to put it; what does not fit is lost.
+   * @param options A signal to stop waiting.
+   * @returns The number of bytes in `p`.
+   */
+  async recv(p: Uint8Array, options?: UdpWaitOptions): Promise<number> {
+    return (await this.recvFrom(p, options)).data.length;
+  }
+
+  /**
+   * Receives what has arrived, many datagrams at once, and waits if that is
+   * none: recvmmsg(2). On the runtime engine one by one.
+   *
+   * @param b Where to put them.
+   * @param options A signal to stop waiting.
+   * @returns How many; `b.length` is that, too.
+   */
+  recvBatch(b: DatagramBatch, options?: UdpWaitOptions): Promise<number> {
+    let signal: AbortSignal | undefined;
+    try {
+      checkBatch(b);
+      signal = checkSignal(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.recvBatch(b, signal);
+  }
+
+  /**
+   * Sends the datagrams of a batch, each to its address: sendmmsg(2).
+   *
+   * Requires `--allow-net` for each host and port.
+   *
+   * @param b The datagrams.
+   * @param count How many of them, by default all.
+   * @param options A signal to stop waiting for room; what was sent before is sent.
+   * @returns How many were sent.
+   */
+  sendBatch(b: DatagramBatch, count?: number, options?: UdpWaitOptions): Promise<number> {
+    let signal: AbortSignal | undefined;
+    try {
+      checkBatch(b);
+      if (count !== undefined) checkInteger(count, "count", 0, b.length);
+      signal = checkSignal(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.sendBatch(b, count ?? b.length, signal);
+  }
+
+  /**
+   * Receives what has arrived without waiting.
+   *
+   * @param b Where to put it.
+   * @returns How many datagrams; `undefined` if there is none.
+   */
+  tryRecvBatch(b: DatagramBatch): number | undefined {
+    checkBatch(b);
+    return this.#driver.tryRecvBatch(b);
+  }
+
+  /**
+   * Sends what there is room for without waiting.
+   *
+   * @param b The datagrams.
+   * @param count How many of them, by default all.
+   * @returns How many were sent; `undefined` if there is no room for any.
+   */
+  trySendBatch(b: DatagramBatch, count?: number): number | undefined {
+    checkBatch(b);
+    if (count !== undefined) checkInteger(count, "count", 0, b.length);
+    return this.#driver.trySendBatch(b, count ?? b.length);
+  }
+
+  /**
+   * Joins a multicast group: setsockopt(2) with `MCAST_JOIN_GROUP` or, with a
+   * source, `MCAST_JOIN_SOURCE_GROUP` (RFC 3678).
+   *
+   * @param options The group, and where.
+   */
+  joinMulticast(options: MulticastOptions): void {
+    this.#driver.setMembership(checkMulticast(options), true);
+  }
+
+  /**
+   * Leaves a multicast group that was joined with the same options.
+   *
+   * @param options The group, and where.
+   */
+  leaveMulticast(options: MulticastOptions): void {
+    this.#driver.setMembership(checkMulticast(options), false);
+  }
+
+  /**
+   * Sets how far multicast datagrams go: `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`.
+   *
+   * @param ttl Hops, from 0 to 255; 1, the default, stays in the local network.
+   */
+  setMulticastTtl(ttl: number): void {
+    this.#driver.setMulticastTtl(checkInteger(ttl, "ttl", 0, 255));
+  }
+
+  /**
+   * Chooses whether sockets of this machine get its multicast datagrams too:
+   * `IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`.
+   *
+   * @param on Whether they do.
+   */
+  setMulticastLoopback(on: boolean): void {
+    this.#driver.setMulticastLoopback(checkBoolean(on, "on"));
+  }
+
+  /**
+   * Chooses the interface that multicast datagrams leave by: `IP_MULTICAST_IF`, `IPV6_MULTICAST_IF`.
+   *
+   * @param name Its name, or (IPv4) one of its addresses.
+   */
+  setMulticastInterface(name: string): void {
+    if (typeof name !== "string" || name === "") {
+      throw new TypeError(`name must be the name of an interface, received ${quote(name)}`);
+    }
+    this.#driver.setMulticastInterface(name);
+  }
+
+  /**
+   * Allows sending to broadcast addresses: `SO_BROADCAST`.
+   *
+   * @param on Whether to.
+   */
+  setBroadcast(on: boolean = true): void {
+    this.#driver.setBroadcast(checkBoolean(on, "on"));
+  }
+
+  /**
+   * Sets how far datagrams go: `IP_TTL`, `IPV6_UNICAST_HOPS`.
+   *
+   * @param ttl Hops, from 1 to 255.
+   */
+  setTtl(ttl: number): void {
+    this.#driver.setTtl(checkInteger(ttl, "ttl", 1, 255));
+  }
+
+  /**
+   * Reads a socket option: getsockopt(2). Native engine only.
+   *
+   * @param o The option.
+   * @returns Its value.
+   */
+  getOption(o: SocketOption): number {
+    return this.#driver.getOption(checkSocketOption(o));
+  }
+
+  /**
+   * Sets a socket option: setsockopt(2). Native engine only.
+   *
+   * @param o The option.
+   * @param value Its value.
+   */
+  setOption(o: SocketOption, value: number): void {
+    this.#driver.setOption(checkSocketOption(o), checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1));
+  }
+
+  /**
+   * Counts the datagrams that were dropped because the receive queue was full:
+   * the kernel's counter (`SO_MEMINFO`); on the runtime engine those of
+   * node:dgram, whose queue here holds 1,024 datagrams and 4 MiB.
+   */
+  drops(): number {
+    return this.#driver.drops();
+  }
+
+  /**
+   * Gives the descriptor away and leaves this object closed. Native engine only.
+   *
+   * @returns The descriptor, which the caller owns from now on.
+   */
+  detach(): number {
+    return this.#driver.detach();
+  }
+
+  /** Lets waiting receives keep the process alive, as they do unless {@linkcode UdpEndpoint.unref} was called. */
+  ref(): void {
+    this.#driver.ref();
+  }
+
+  /** Lets the process end although a receive waits. */
+  unref(): void {
+    this.#driver.unref();
+  }
+
+  /** Closes the socket: close(2). Calls that wait are woken. Calling it again does nothing. */
+  close(): void {
+    this.#driver.close();
+  }
+
+  /** What `console.log` shows. */
+  [Symbol.for("Deno.customInspect")](inspect: typeof Deno.inspect, options: Deno.InspectOptions): string {
+    return `UdpEndpoint ${inspect({ addr: this.addr, engine: this.engine, fd: this.fd }, options)}`;
+  }
+
+  /** Closes the endpoint, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Receives datagrams until the endpoint is closed, each in memory of its own. */
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<[Uint8Array, Deno.NetAddr]> {
+    const p = new Uint8Array(65_535);
+    while (true) {
+      let datagram: Datagram;
+      try {
+        datagram = await this.recvFrom(p);
+      } catch (error) {
+        if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
+        throw error;
+      }
+      yield [datagram.data.slice(), datagram.address];
+    }
+  }
+}
+
+/** Addresses that were found right; what `recvFrom` returns is asked for over and over. */
+let known: object | undefined;
+
+function checkAddress(to: unknown): HostPort {
+  if (to === known) return to as HostPort;
+  checkOptions(to, "to");
+  const address = to as HostPort;
+  const { hostname, port } = address;
+  checkPort(port, "port", 1);
+  const plain = checkHostname(hostname);
+  // Only what cannot change is known from now on.
+  if (Object.isFrozen(address)) known = address;
+  return plain === hostname ? address : { hostname: plain, port };
+}
+
+function checkBatch(value: unknown): void {
+  if (!(value instanceof DatagramBatch)) throw new TypeError(`b must be a DatagramBatch, received ${quote(value)}`);
+}
+
+function checkMulticast(options: MulticastOptions): MulticastOptions {
+  checkOptions(options);
+  const { group, source, interface: local } = options;
+  const kind = isMulticast(group);
+  if (kind === undefined) throw new TypeError(`group must be a multicast address, received ${quote(group)}`);
+  if (source !== undefined && hostKind(checkHostname(source, "source")) !== kind) {
+    throw new TypeError(`source must be an ${kind} address, received ${quote(source)}`);
+  }
+  if (local !== undefined && (typeof local !== "string" || local === "")) {
+    throw new TypeError(`interface must be the name of an interface, received ${quote(local)}`);
+  }
+  return options;
+}
+
+/** The family of a multicast address; `undefined` if it is none. */
+function isMulticast(group: unknown): "IPv4" | "IPv6" | undefined {
+  if (typeof group !== "string") return undefined;
+  const ipv4 = parseIPv4(group);
+  if (ipv4 !== undefined) return (ipv4[0] as number) >> 4 === 14 ? "IPv4" : undefined;
+  return parseIPv6(splitZone(group)[0])?.[0] === 0xff ? "IPv6" : undefined;
+}
+
+/** Makes the public object for an endpoint that an engine has opened. */
+export function wrapEndpoint(driver: UdpDriver): UdpEndpoint {
+  return construct(driver);
+}
