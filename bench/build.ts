@@ -14,6 +14,7 @@ const LOAD = [
   "echo.c",
   "churn.c",
   "idle.c",
+  "udp.c",
 ];
 
 /** The load generator's path. */
@@ -24,6 +25,11 @@ export function buildLoad(): Promise<string> {
 /** The path of the server that others are compared with. */
 export function buildYardstick(): Promise<string> {
   return build("epoll_echo", ["epoll_echo.c"], []);
+}
+
+/** The path of the UDP server that others are compared with. */
+export function buildUdpYardstick(): Promise<string> {
+  return build("udp_echo", ["udp_echo.c"], []);
 }
 
 /** The compiler's own name for itself. */

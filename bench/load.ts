@@ -26,7 +26,7 @@ export interface Traffic {
   readonly cpu: number;
   readonly p50: number;
   readonly p99: number;
-  /** Connections without a single answer. */
+  /** Connections without a single answer; for UDP datagrams that were lost. */
   readonly starved: number;
   /** Shares of one core. */
   readonly serverBusy: number;
@@ -44,7 +44,7 @@ export async function runTraffic(
 ): Promise<Traffic> {
   const child = start([
     ...load,
-    work.kind === "churn" ? "churn" : "echo",
+    work.kind === "growth" ? "echo" : work.kind,
     ...["--port", `${server.port}`, "--pid", `${server.pid}`],
     ...["--connections", `${work.connections}`, "--size", `${work.size}`],
     ...["--warmup", `${time.warmup}`, "--duration", `${time.duration}`],

@@ -12,6 +12,7 @@ const UNITS: Record<Work["kind"], { title: string; value: string; per: string }>
     value: "connections/s",
     per: "CPU µs/conn.",
   },
+  udp: { title: "UDP echoes: sockets × datagrams under way on each × size", value: "echoes/s", per: "CPU µs/echo" },
   growth: {
     title: "100 busy connections among idle ones: echoes/s (× its own without idle ones)",
     value: "echoes/s",
@@ -71,8 +72,8 @@ function table(
     "work",
     "server",
     `${unit.value} (min–max)`,
-    "× C",
-    "× Deno.listen",
+    kind === "udp" ? "× C recvmmsg" : "× C",
+    kind === "udp" ? "× listenDatagram" : "× Deno.listen",
     ...(traffic ? [unit.per, "p50 µs", "p99 µs"] : []),
   ];
   const view = new Table({
@@ -114,7 +115,9 @@ function table(
 
 function remarks(figures: Summary, work: Work, name: string): string[] {
   const remarks: string[] = [];
-  if (figures.starved > 0) {
+  if (figures.starved > 0 && work.kind === "udp") {
+    remarks.push(`lost up to ${decimal(figures.starved, 0)} datagrams in a round`);
+  } else if (figures.starved > 0) {
     remarks.push(
       `left ${figures.starved} of ${work.connections} connections without any answer in a round`,
     );

@@ -1,6 +1,6 @@
 /** The servers that are compared, and how each is started. */
 
-import { buildYardstick } from "./build.ts";
+import { buildUdpYardstick, buildYardstick } from "./build.ts";
 import { capture, Unavailable } from "./processes.ts";
 
 /** A server's rows in the table. */
@@ -98,6 +98,39 @@ export const CONTESTANTS: readonly Contestant[] = [
       Promise.resolve(
         deno(["--allow-net", "--allow-ffi"], "ours_mux.ts", "--backend", backend),
       ),
+  })),
+  ...(["many", "one"] as const).map((calls): Contestant => ({
+    name: `c-udp-${calls}`,
+    title: calls === "many" ? "C recvmmsg" : "C recvfrom",
+    ownBuffers: false,
+    command: async () => [await buildUdpYardstick(), calls],
+  })),
+  {
+    name: "deno-udp",
+    title: "Deno.listenDatagram",
+    ownBuffers: false,
+    command: () => Promise.resolve(deno(["--allow-net", "--unstable-net"], "deno_datagram.ts")),
+  },
+  {
+    name: "node-udp",
+    title: "Node dgram",
+    ownBuffers: false,
+    command: async () => [await capture(["node", "-e", EXEC_PATH], 10_000), `${FOLDER}/node_dgram.mjs`],
+  },
+  {
+    name: "bun-udp",
+    title: "Bun udpSocket",
+    ownBuffers: false,
+    command: async () => [await bun(), `${FOLDER}/bun_udp.ts`],
+  },
+  ...([["one", "runtime"], ["one", "native"], ["many", "native"]] as const).map(([calls, engine]): Contestant => ({
+    name: `ours-udp-${calls === "many" ? "batch" : engine}`,
+    title: `ours ${calls === "many" ? "batches" : engine}`,
+    ownBuffers: false,
+    command: () => {
+      const permissions = engine === "native" ? ["--allow-net", "--allow-ffi"] : ["--allow-net", "--unstable-net"];
+      return Promise.resolve(deno(permissions, "ours_udp.ts", calls, engine));
+    },
   })),
 ];
 

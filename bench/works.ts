@@ -4,14 +4,18 @@
 export interface Work {
   readonly name: string;
   readonly title: string;
-  readonly kind: "echo" | "churn" | "idle" | "growth";
+  readonly kind: "echo" | "churn" | "idle" | "growth" | "udp";
   readonly connections: number;
   readonly size: number;
   /** Connections that another process holds open meanwhile and that do nothing. */
   readonly idle: number;
   /** Who takes part when nobody is named. */
   readonly servers: readonly string[];
+  /** The rows of C and of Deno that the others are compared with. */
+  readonly yardsticks: { readonly c: string; readonly deno: string };
 }
+
+const TCP = { c: "c", deno: "deno" };
 
 const ALL = ["c", "deno", "node", "bun", "ours-runtime", "ours-native", "mux-epoll"];
 /** Those that differ in what a connection that does nothing costs. */
@@ -20,12 +24,45 @@ const BY_BACKEND = ["c", "mux-epoll", "mux-poll", "mux-select"];
 function echo(connections: number, size: number, name: string): Work {
   const bytes = size < 1024 ? `${size} B` : `${size / 1024} KiB`;
   const title = `${connections} × ${bytes}`;
-  return { name, title, kind: "echo", connections, size, idle: 0, servers: ALL };
+  return { name, title, kind: "echo", connections, size, idle: 0, servers: ALL, yardsticks: TCP };
+}
+
+const UDP = [
+  "c-udp-many",
+  "c-udp-one",
+  "deno-udp",
+  "node-udp",
+  "bun-udp",
+  "ours-udp-runtime",
+  "ours-udp-native",
+  "ours-udp-batch",
+];
+
+function udp(size: number): Work {
+  return {
+    name: `udp16x${size}`,
+    title: `16 × 16 × ${size} B`,
+    kind: "udp",
+    connections: 16,
+    size,
+    idle: 0,
+    servers: UDP,
+    yardsticks: { c: "c-udp-many", deno: "deno-udp" },
+  };
 }
 
 function among(idle: number): Work {
   const title = `100 among ${idle.toLocaleString("en-US")}`;
-  return { name: `among${idle}`, title, kind: "growth", connections: 100, size: 64, idle, servers: BY_BACKEND };
+  return {
+    name: `among${idle}`,
+    title,
+    kind: "growth",
+    connections: 100,
+    size: 64,
+    idle,
+    servers: BY_BACKEND,
+    yardsticks: TCP,
+  };
 }
 
 export const WORKS: readonly Work[] = [
@@ -36,7 +73,7 @@ export const WORKS: readonly Work[] = [
   echo(1000, 64, "1000x64"),
   echo(5000, 64, "5000x64"),
   echo(50, 16 * 1024, "50x16k"),
-  { name: "churn", title: "churn", kind: "churn", connections: 64, size: 64, idle: 0, servers: ALL },
+  { name: "churn", title: "churn", kind: "churn", connections: 64, size: 64, idle: 0, servers: ALL, yardsticks: TCP },
   {
     name: "idle",
     title: "10000 idle",
@@ -45,7 +82,10 @@ export const WORKS: readonly Work[] = [
     size: 64,
     idle: 0,
     servers: ALL,
+    yardsticks: TCP,
   },
+  udp(64),
+  udp(1200),
   ...[0, 100, 500, 900, 5_000, 10_000, 19_000].map(among),
 ];
 

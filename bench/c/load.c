@@ -4,6 +4,7 @@
 //   load echo  --port P [--connections N] [--size B] [--warmup MS] [--duration MS] [--pid SERVER]
 //   load churn --port P [the same]      connections opened, used once and closed
 //   load idle  --port P [--connections N] [--hold MS]      until stdin closes
+//   load udp   --port P [as echo]       datagrams, 16 under way on each socket
 
 #include "load.h"
 
@@ -86,7 +87,7 @@ static void out_of_time(int signal) {
 
 int main(int argc, char **argv) {
   struct options o = {.connections = 100, .size = 64, .warmup_ms = 200, .duration_ms = 1000, .hold_ms = 120000};
-  if (argc < 2) fail("say echo, churn or idle");
+  if (argc < 2) fail("say echo, churn, idle or udp");
   for (int i = 2; i < argc; i += 2) {
     const char *flag = argv[i], *value = argv[i + 1];
     if (strcmp(flag, "--port") == 0) o.port = (uint16_t)number(flag, value, 1, 65535);
@@ -117,5 +118,6 @@ int main(int argc, char **argv) {
   if (strcmp(argv[1], "echo") == 0) return run_echo(&o);
   if (strcmp(argv[1], "churn") == 0) return run_churn(&o);
   if (strcmp(argv[1], "idle") == 0) return run_idle(&o);
+  if (strcmp(argv[1], "udp") == 0) return run_udp(&o);
   fail("unknown mode %s", argv[1]);
 }

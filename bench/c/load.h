@@ -71,5 +71,6 @@ double histogram_us(double quantile);
 int run_echo(const struct options *o);
 int run_churn(const struct options *o);
 int run_idle(const struct options *o);
+int run_udp(const struct options *o);
 
 #endif
