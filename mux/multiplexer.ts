@@ -87,7 +87,7 @@ interface Registration<T> {
  * same answers.
  *
  * Register sources with what to be told of, wait, and do for each event what
- * does not block: `tryAccept`, `tryRead`, `tryWrite`.
+ * does not block: `tryAccept`, `tryRead`, `tryWrite`, `tryRecvFrom`, `trySendTo`.
  *
  * | | epoll | poll | select | runtime |
  * |---|---|---|---|---|

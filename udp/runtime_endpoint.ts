@@ -35,6 +35,11 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   /** Sends that are under way. */
   #sends = 0;
   #failure: Error | undefined;
+  readonly #onSent = (n: number): number => {
+    this.#sends--;
+    if (this.#transport.isReceiving) this.#updateRef();
+    return n;
+  };
   #closed = false;
   #wantsRef = true;
   #isRef = true;
@@ -84,18 +89,20 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return this.#waiting.first === undefined ? this.#take(p, peek) : undefined;
   }
 
-  async sendTo(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
-    this.#checkOpen("send on");
-    const action = `send on ${this.name} to ${formatAddress(to)}`;
+  sendTo(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
+    if (this.#closed) return Promise.reject(this.#closedError("send on"));
     // Deno's own answer has no code, and node:dgram's is late.
-    if (p.length > LARGEST_PAYLOAD) throw socketError(action, new SyscallError("sendto", "EMSGSIZE"));
-    if (signal === undefined) return await this.#send(p, to, action);
-    // What Deno has begun cannot be taken back: it gets a copy.
+    if (p.length > LARGEST_PAYLOAD) return Promise.reject(this.#tooLong(to));
+    return signal === undefined ? this.#send(p, to) : this.#sendCopy(p.slice(), to, signal);
+  }
+
+  /** What Deno has begun cannot be taken back: it gets a copy. */
+  async #sendCopy(p: Uint8Array, to: HostPort, signal: AbortSignal): Promise<number> {
     const { promise, reject } = Promise.withResolvers<never>();
     const abort = () => reject(signal.reason);
     signal.addEventListener("abort", abort);
     try {
-      return await Promise.race([this.#send(p.slice(), to, action), promise]);
+      return await Promise.race([this.#send(p, to), promise]);
     } finally {
       signal.removeEventListener("abort", abort);
     }
@@ -103,11 +110,10 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
 
   trySendTo(p: Uint8Array, to: HostPort): number | undefined {
     this.#checkOpen("send on");
-    const action = `send on ${this.name} to ${formatAddress(to)}`;
-    if (p.length > LARGEST_PAYLOAD) throw socketError(action, new SyscallError("sendto", "EMSGSIZE"));
+    if (p.length > LARGEST_PAYLOAD) throw this.#tooLong(to);
     this.#throwFailure();
     // A datagram may get lost anyway; what can be known is told by the next call.
-    this.#send(p.slice(), to, action).catch((error) => this.#failure ??= error);
+    this.#send(p.slice(), to).catch((error) => this.#failure ??= error);
     return p.length;
   }
 
@@ -277,18 +283,22 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return memory.length = n;
   }
 
-  async #send(p: Uint8Array, to: HostPort, action: string): Promise<number> {
+  #send(p: Uint8Array, to: HostPort): Promise<number> {
     this.#sends++;
-    this.#updateRef();
-    try {
-      return await this.#transport.send(p, to);
-    } catch (error) {
-      if (this.#closed) throw interruptedError(action, "endpoint");
-      throw fromRuntimeError(error, action, "sendto");
-    } finally {
-      this.#sends--;
-      this.#updateRef();
-    }
+    if (!this.#isRef) this.#updateRef();
+    return this.#transport.send(p, to).then(this.#onSent, (error) => {
+      this.#onSent(0);
+      const action = this.#sending(to);
+      throw this.#closed ? interruptedError(action, "endpoint") : fromRuntimeError(error, action, "sendto");
+    });
+  }
+
+  #sending(to: HostPort): string {
+    return `send on ${this.name} to ${formatAddress(to)}`;
+  }
+
+  #tooLong(to: HostPort): Error {
+    return socketError(this.#sending(to), new SyscallError("sendto", "EMSGSIZE"));
   }
 
   #throwFailure(): void {
@@ -311,7 +321,8 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   /** An endpoint that nobody waits for must not keep the process alive. */
   #updateRef(): void {
     if (this.#closed) return;
-    const isRef = this.#sends > 0 || (this.#wantsRef && this.#waiting.first !== undefined);
+    const isNeeded = this.#sends > 0 || (this.#wantsRef && this.#waiting.first !== undefined);
+    const isRef = isNeeded || (this.#wantsRef && !this.#transport.isReceiving);
     if (isRef === this.#isRef) return;
     this.#isRef = isRef;
     this.#transport.ref(isRef);

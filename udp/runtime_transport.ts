@@ -32,6 +32,8 @@ export interface RuntimeTransport {
   readonly addr: Deno.NetAddr;
   /** Datagrams that were dropped because nobody received the ones before. */
   readonly drops: number;
+  /** A receive is under way, which alone would keep the process alive. */
+  readonly isReceiving: boolean;
   /** Takes what has arrived; `undefined` if that is nothing yet, and then `arrived` is called for the next one. */
   take(): Arrived | undefined;
   /** What {@linkcode RuntimeTransport.take} would take. */
@@ -71,12 +73,27 @@ class DatagramConnTransport implements RuntimeTransport {
   #arrived: Arrived | undefined;
   #busy = false;
   #closed = false;
+  // Made once an endpoint, not once a datagram.
+  readonly #onArrival = ([data, from]: [Uint8Array, Deno.Addr]): void => {
+    this.#busy = false;
+    const { hostname, port } = from as Deno.NetAddr;
+    this.#arrived = { data, address: { transport: "udp", hostname, port } };
+    this.#changed();
+  };
+  readonly #onFailure = (error: unknown): void => {
+    this.#busy = false;
+    if (!this.#closed) this.#changed(error);
+  };
 
   constructor(conn: Deno.DatagramConn, changed: (error?: unknown) => void) {
     this.#conn = conn;
     this.#changed = changed;
     const { hostname, port } = conn.addr as Deno.NetAddr;
     this.addr = { transport: "udp", hostname, port };
+  }
+
+  get isReceiving(): boolean {
+    return this.#busy;
   }
 
   take(): Arrived | undefined {
@@ -91,8 +108,11 @@ class DatagramConnTransport implements RuntimeTransport {
     return this.#arrived;
   }
 
-  send(p: Uint8Array, { hostname, port }: HostPort): Promise<number> {
-    return this.#conn.send(p, { transport: "udp", hostname, port });
+  send(p: Uint8Array, to: HostPort): Promise<number> {
+    const { hostname, port } = to;
+    // What was received says so already.
+    const isAddr = (to as Partial<Deno.NetAddr>).transport === "udp";
+    return this.#conn.send(p, isAddr ? to as Deno.NetAddr : { transport: "udp", hostname, port });
   }
 
   ref(on: boolean): void {
@@ -108,15 +128,7 @@ class DatagramConnTransport implements RuntimeTransport {
 
   #receive(): void {
     this.#busy = true;
-    this.#conn.receive(this.#buffer).then(([data, from]) => {
-      this.#busy = false;
-      const { hostname, port } = from as Deno.NetAddr;
-      this.#arrived = { data, address: { transport: "udp", hostname, port } };
-      this.#changed();
-    }, (error) => {
-      this.#busy = false;
-      if (!this.#closed) this.#changed(error);
-    });
+    this.#conn.receive(this.#buffer).then(this.#onArrival, this.#onFailure);
   }
 }
 
@@ -124,6 +136,7 @@ class DatagramConnTransport implements RuntimeTransport {
 class DgramTransport implements RuntimeTransport {
   readonly addr: Deno.NetAddr;
   readonly node: dgram.Socket;
+  readonly isReceiving = true;
   drops = 0;
   readonly #queue: Arrived[] = [];
   readonly #hold: number;
