@@ -120,7 +120,7 @@ for (
     [[FFI, "--allow-net", "--deny-net=127.0.0.5"], connectFrom("127.0.0.5", 0), "NotCapable"],
     [[FFI, "--allow-net", "--deny-net=127.0.0.5"], connectFrom("127.5", 0), "NotCapable"],
     [[FFI, "--allow-net", "--deny-net=0.0.0.0:4567"], connectFrom(undefined, 4567), "NotCapable"],
-    [[FFI, "--allow-net=127.0.0.1:9"], connectFrom("127.0.0.1", 0), needs("bind TCP socket to", "127.0.0.1:0")],
+    [[FFI, "--allow-net=127.0.0.1:9"], connectFrom("127.0.0.1", 0), needs("connect TCP from", "127.0.0.1:0")],
     [[FFI, "--allow-net"], listen("127.0.0.1", 0), ["ok", 0]],
     [[FFI, "--allow-net=127.0.0.1:0"], listen("127.0.0.1", 0), ["ok", 0]],
     [[FFI, "--allow-net=localhost"], listen("localhost", 0), ["ok", 0]],
