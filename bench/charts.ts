@@ -71,7 +71,7 @@ export function costByIdle(rows: readonly Row[], title: (server: string) => stri
           y: {
             field: "echoes",
             type: "quantitative",
-            axis: { title: "echoes per second, median and range of the rounds", format: "," },
+            axis: { title: "echoes per second, median and range of the rounds", format: ",d" },
             scale: { zero: true },
           },
           color,

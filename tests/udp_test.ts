@@ -413,6 +413,35 @@ nativeTest("random batches arrive as they were sent", async (engine) => {
   );
 });
 
+nativeTest("a buffer that is transferred away while a receive waits costs no datagram", async (engine) => {
+  using two = new Two(engine);
+  const p = new Uint8Array(10);
+  const waiting = two.b.recvFrom(p);
+  structuredClone(p.buffer, { transfer: [p.buffer] });
+  await two.a.sendTo(encode("kept"), two.b.addr);
+  await assertRejects(() => waiting, TypeError, "transferred");
+  assertEquals(decode((await two.b.recvFrom(new Uint8Array(10))).data), "kept");
+});
+
+nativeTest("the smallest batches stay where they are", async (engine) => {
+  // Arrays of at most 64 bytes lie in V8's own heap, which moves them.
+  using two = new Two(engine);
+  const small = Array.from({ length: 200 }, () => new DatagramBatch({ capacity: 1, datagramSize: 8 }));
+  const sent = new DatagramBatch({ capacity: 1, datagramSize: 8 });
+  for (const [i, batch] of small.entries()) {
+    sent.length = 0;
+    sent.set(0, new Uint8Array(8).fill(i), two.b.addr);
+    await two.a.sendBatch(sent);
+    await two.b.recvBatch(batch);
+    const garbage = Array.from({ length: 2_000 }, () => new Uint8Array(32));
+    assertEquals(garbage.length, 2_000);
+  }
+  for (const [i, batch] of small.entries()) {
+    assertEquals(batch.data(0), new Uint8Array(8).fill(i));
+    assertEquals(batch.address(0), two.a.addr);
+  }
+});
+
 nativeTest("a batch whose memory was transferred away is refused", async (engine) => {
   using two = new Two(engine);
   const batch = new DatagramBatch();

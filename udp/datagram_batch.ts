@@ -88,8 +88,9 @@ export class DatagramBatch {
     this.#memory = {
       capacity,
       datagramSize,
-      data: new Uint8Array(capacity * datagramSize),
-      names: new Uint8Array(capacity * NAME_SIZE),
+      // By way of an ArrayBuffer: V8 keeps small arrays without one in its own heap, where they move.
+      data: new Uint8Array(new ArrayBuffer(capacity * datagramSize)),
+      names: new Uint8Array(new ArrayBuffer(capacity * NAME_SIZE)),
       nameLengths: new Uint32Array(capacity),
       sizes: new Uint32Array(capacity),
       length: 0,

@@ -133,7 +133,11 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
-    return this.#receiving.call(() => this.#receive(p, peek), signal);
+    const { length } = p;
+    return this.#receiving.call(() => {
+      checkLength(p, length);
+      return this.#receive(p, peek);
+    }, signal);
   }
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -150,7 +154,7 @@ export class NativeEndpoint implements UdpDriver, Source {
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#sending.call(() => this.#transmit(p, peer), signal);
+    return this.#send(p, peer, signal);
   }
 
   trySendTo(p: Uint8Array, to: HostPort): number | undefined {
@@ -163,7 +167,7 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
-    return this.#sending.call(() => this.#transmit(p, undefined), signal);
+    return this.#send(p, undefined, signal);
   }
 
   connect(to: HostPort): void {
@@ -315,6 +319,14 @@ export class NativeEndpoint implements UdpDriver, Source {
     return undefined;
   }
 
+  #send(p: Uint8Array, peer: Peer | undefined, signal: AbortSignal | undefined): Promise<number> {
+    const { length } = p;
+    return this.#sending.call(() => {
+      checkLength(p, length);
+      return this.#transmit(p, peer);
+    }, signal);
+  }
+
   /** sendto(2), send(2); `undefined` if there is no room. */
   #transmit(p: Uint8Array, peer: Peer | undefined): number | undefined {
     const n = transmitTo(this.#socket.fd, p, MSG_NOSIGNAL, peer === undefined ? null : peer.sockaddr);
@@ -340,7 +352,7 @@ export class NativeEndpoint implements UdpDriver, Source {
       refuseDenied(address, action);
       const peer = this.#peers.encode({ hostname: address.hostname, port: address.port });
       if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
-      return await this.#sending.call(() => this.#transmit(p, peer), signal);
+      return await this.#send(p, peer, signal);
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;
     }
@@ -363,4 +375,9 @@ export class NativeEndpoint implements UdpDriver, Source {
   #closedError(action: string): Error {
     return closedError(`${action} ${this.#socket.name}`, "endpoint");
   }
+}
+
+/** A buffer that was resized or transferred while the call waited would lose a datagram, or send an empty one. */
+function checkLength(p: Uint8Array, length: number): void {
+  if (p.length !== length) throw new TypeError("p was resized or transferred while the call waited");
 }
