@@ -35,9 +35,12 @@ export async function harness(plan: Plan): Promise<boolean> {
   const steps = works.reduce((sum, work) => sum + stepsOf(work, plan.rounds) * entrantsOf(work).length, 0);
   {
     using bar = progress(steps);
-    for (const work of works) {
+    // What is compared across works is interleaved across them.
+    const growth = works.filter((work) => work.kind === "growth");
+    const groups = [...works.filter((work) => work.kind !== "growth").map((work) => [work]), growth];
+    for (const group of groups) {
       rows.push(
-        ...await measure(work, entrantsOf(work), {
+        ...await measure(group, entrantsOf, {
           ...plan,
           load: load instanceof Unavailable ? load : [...pin.load, load],
           prefix: pin.server,

@@ -2,7 +2,7 @@
 
 import Table from "cli-table3";
 import type { Row } from "./rounds.ts";
-import { summarize, type Summary } from "./summary.ts";
+import { ratio, summarize, type Summary } from "./summary.ts";
 import type { Work } from "./works.ts";
 
 const UNITS: Record<Work["kind"], { title: string; value: string; per: string }> = {
@@ -52,9 +52,8 @@ function growth(rows: readonly Row[], title: (server: string) => string): string
         return "missing";
       }
       const alone = rows.find((row) => row.work.idle === 0 && row.server === server);
-      const without = alone === undefined ? undefined : summarize(alone, rows)?.value;
-      const share = without === undefined ? "" : ` (${decimal(figures.value / without, 2)})`;
-      return `${decimal(figures.value, 0)}${share}`;
+      const share = row === undefined || alone === undefined ? undefined : ratio(row.samples, alone.samples);
+      return `${decimal(figures.value, 0)} (${decimal(share, 2)})`;
     });
     view.push([decimal(work.idle, 0), ...cells]);
   }

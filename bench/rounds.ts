@@ -67,34 +67,40 @@ export function stepsOf(work: Work, rounds: number): number {
   return roundsOf(work, rounds) + (work.kind === "idle" ? 0 : 1) + (work.idle > 0 ? 1 : 0);
 }
 
-/** Measures all servers at one work. */
+/** A row while it is measured. */
+interface Lane {
+  readonly row: Row;
+  readonly entrant: Entrant;
+  server: Server | undefined;
+}
+
+/** Measures all servers at one work, or at several whose rounds are interleaved, too. */
 export async function measure(
-  work: Work,
-  entrants: readonly Entrant[],
+  works: readonly Work[],
+  entrantsOf: (work: Work) => readonly Entrant[],
   course: Course,
 ): Promise<Row[]> {
-  const rows = entrants.map((entrant): Row => {
-    const row: Row = { work, server: entrant.name, samples: [] };
-    const reason = obstacle(work, entrant, course);
-    if (reason !== undefined) row.missing = reason;
-    return row;
-  });
-  const started = new Map<Row, Server>();
+  const lanes = works.flatMap((work) =>
+    entrantsOf(work).map((entrant): Lane => {
+      const row: Row = { work, server: entrant.name, samples: [] };
+      const reason = obstacle(work, entrant, course);
+      if (reason !== undefined) row.missing = reason;
+      return { row, entrant, server: undefined };
+    })
+  );
   const neighbours: IdleConnections[] = [];
   try {
-    if (work.kind !== "idle") await startAll(rows, entrants, course, started);
-    if (work.idle > 0) await surround(work, course, started, neighbours);
-    for (const [row, server] of started) {
-      if (row.missing === undefined) await warm(row, server, course);
+    for (const lane of lanes) await startLane(lane, course, neighbours);
+    for (const { row, server } of lanes) {
+      if (row.missing === undefined && server !== undefined) await warm(row, server, course);
     }
-    for (let round = 0; round < roundsOf(work, course.rounds); round++) {
-      for (const row of rotate(rows, round)) {
-        if (row.missing !== undefined) continue;
+    for (let round = 0; round < course.rounds; round++) {
+      for (const { row, entrant, server } of rotate(lanes, round)) {
+        const { work } = row;
+        if (row.missing !== undefined || round >= roundsOf(work, course.rounds)) continue;
         if (Date.now() > course.deadline) break;
         course.step(work, row.server, `round ${round + 1}`);
-        const server = started.get(row);
         await attempt(row, server, async () => {
-          const entrant = entrants.find((e) => e.name === row.server);
           row.samples.push(
             server === undefined
               ? await idle(work, round, commandOf(entrant), course)
@@ -105,12 +111,12 @@ export async function measure(
     }
   } finally {
     await Promise.all(neighbours.map((idle) => idle[Symbol.asyncDispose]()));
-    await Promise.all([...started.values()].map((server) => server.stop()));
+    await Promise.all(lanes.map(({ server }) => server?.stop()));
   }
-  for (const row of rows) {
+  for (const { row } of lanes) {
     if (row.samples.length === 0) row.missing ??= "no time was left";
   }
-  return rows;
+  return lanes.map(({ row }) => row);
 }
 
 function obstacle(
@@ -135,38 +141,22 @@ function commandOf(entrant: Entrant | undefined): readonly string[] {
   return [...entrant.command, "--buffer", `${IDLE_BUFFER}`];
 }
 
-async function startAll(
-  rows: readonly Row[],
-  entrants: readonly Entrant[],
-  course: Course,
-  started: Map<Row, Server>,
-): Promise<void> {
-  for (const [i, row] of rows.entries()) {
-    const command = entrants[i]?.command;
-    if (row.missing !== undefined || command === undefined) continue;
-    if (command instanceof Unavailable) continue;
-    await attempt(row, undefined, async () => {
-      const server = await Server.start([...course.prefix, ...command]);
-      started.set(row, server);
-      await server.settle();
-    });
-  }
-}
-
-/** Gives every server its idle connections. */
-async function surround(
-  work: Work,
-  course: Course,
-  started: ReadonlyMap<Row, Server>,
-  neighbours: IdleConnections[],
-): Promise<void> {
-  for (const [row, server] of started) {
-    course.step(work, row.server, "idle connections");
-    await attempt(row, server, async () => {
-      neighbours.push(await IdleConnections.open(loadOf(course), work.idle, server.port));
-      await server.settle();
-    });
-  }
+/** Starts a server, and gives it its idle connections. */
+async function startLane(lane: Lane, course: Course, neighbours: IdleConnections[]): Promise<void> {
+  const { row, entrant: { command } } = lane;
+  const { work } = row;
+  if (row.missing !== undefined || work.kind === "idle" || command instanceof Unavailable) return;
+  await attempt(row, undefined, async () => {
+    const server = lane.server = await Server.start([...course.prefix, ...command]);
+    await server.settle();
+  });
+  const { server } = lane;
+  if (work.idle === 0 || server === undefined) return;
+  course.step(work, row.server, "idle connections");
+  await attempt(row, server, async () => {
+    neighbours.push(await IdleConnections.open(loadOf(course), work.idle, server.port));
+    await server.settle();
+  });
 }
 
 /** A round that does not count: compilers optimize what has run for a while. */
