@@ -566,19 +566,18 @@ export class UdpEndpoint {
   }
 }
 
-/** Addresses that were found right; what `recvFrom` returns is asked for over and over. */
-let known: object | undefined;
+/** The last host that was found right: most datagrams go where the one before went, or where one came from. */
+let known = "";
 
 function checkAddress(to: unknown): HostPort {
-  if (to === known) return to as HostPort;
   checkOptions(to, "to");
-  const address = to as HostPort;
-  const { hostname, port } = address;
+  const { hostname, port } = to as HostPort;
   checkPort(port, "port", 1);
+  if (hostname === known) return to as HostPort;
   const plain = checkHostname(hostname);
-  // Only what cannot change is known from now on.
-  if (Object.isFrozen(address)) known = address;
-  return plain === hostname ? address : { hostname: plain, port };
+  if (plain !== hostname) return { hostname: plain, port };
+  known = hostname;
+  return to as HostPort;
 }
 
 function checkBatch(value: unknown): void {
