@@ -24,6 +24,7 @@ const PROGRAM = String.raw`
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
+#include <sys/socket.h>
 #include <sys/time.h>
 static void dump(const char *name, const void *p, size_t n) {
   printf("%s ", name);
@@ -60,6 +61,18 @@ int main(void) {
   dump("fd_set", &set, sizeof set);
   struct timespec fine = {.tv_sec = 1, .tv_nsec = 2}; dump("timespec", &fine, sizeof fine);
   struct timeval coarse = {.tv_sec = 1, .tv_usec = 2}; dump("timeval", &coarse, sizeof coarse);
+  printf("mmsghdr %zu %zu %zu %zu %zu %zu\n", sizeof(struct mmsghdr), offsetof(struct mmsghdr, msg_hdr.msg_name),
+         offsetof(struct mmsghdr, msg_hdr.msg_namelen), offsetof(struct mmsghdr, msg_hdr.msg_iov),
+         offsetof(struct mmsghdr, msg_hdr.msg_iovlen), offsetof(struct mmsghdr, msg_len));
+  printf("iovec %zu %zu %zu\n", sizeof(struct iovec), offsetof(struct iovec, iov_base), offsetof(struct iovec, iov_len));
+  printf("group %zu %zu %zu %zu\n", sizeof(struct group_req), offsetof(struct group_req, gr_group),
+         sizeof(struct group_source_req), offsetof(struct group_source_req, gsr_source));
+  printf("mreq %zu %zu %zu %zu %zu %zu\n", sizeof(struct ip_mreqn), offsetof(struct ip_mreqn, imr_address),
+         offsetof(struct ip_mreqn, imr_ifindex), sizeof(struct ip_mreq_source),
+         offsetof(struct ip_mreq_source, imr_interface), offsetof(struct ip_mreq_source, imr_sourceaddr));
+  printf("multicast %d %d %d %d %d %d %d %d %d\n", IP_ADD_MEMBERSHIP, IP_DROP_MEMBERSHIP, IP_ADD_SOURCE_MEMBERSHIP,
+         IP_DROP_SOURCE_MEMBERSHIP, MCAST_JOIN_GROUP, MCAST_LEAVE_GROUP, MCAST_JOIN_SOURCE_GROUP,
+         MCAST_LEAVE_SOURCE_GROUP, IP_MULTICAST_IF);
   printf("poll %d %d %d %d %d %d %d\n", POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLNVAL, POLLRDHUP);
   printf("epoll %d %d %d %d %d - %d\n", EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP);
   printf("addrinfo %zu %zu %zu %zu %zu\n", sizeof(struct addrinfo), offsetof(struct addrinfo, ai_socktype),
@@ -103,6 +116,12 @@ Deno.test({
       // mux/poll_events.ts: the same numbers for poll and epoll.
       assertEquals(printed.get("poll")?.map(Number), [0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x2000]);
       assertEquals(printed.get("epoll"), printed.get("poll")?.with(5, "-"));
+      // udp/native_batch.ts, in words of 4 bytes there; udp/native_multicast.ts.
+      assertEquals(printed.get("mmsghdr")?.map(Number), [64, 0, 8, 16, 24, 56]);
+      assertEquals(printed.get("iovec")?.map(Number), [16, 0, 8]);
+      assertEquals(printed.get("group")?.map(Number), [136, 8, 264, 136]);
+      assertEquals(printed.get("mreq")?.map(Number), [12, 4, 8, 12, 4, 8]);
+      assertEquals(printed.get("multicast")?.map(Number), [35, 36, 39, 40, 42, 45, 46, 47, 32]);
       assertEquals(printed.get("addrinfo"), ["48", "8", "16", "24", "40"]);
       const info = bytesOf("tcp_info");
       assertEquals(decodeTcpInfo(info, info.length), {
