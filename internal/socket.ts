@@ -171,53 +171,46 @@ export function setIpStruct(fd: number, family: "IPv4" | "IPv6", option: number,
 }
 
 /**
- * Checks a UDP socket that somebody hands over, and makes it nonblocking and
- * close-on-exec.
- *
- * @throws {TypeError} If it is none.
- * @throws {Deno.errors.BadResource} If it is not open.
+ * Checks a UDP socket that somebody hands over, as {@linkcode adopt} does.
  */
 export function adoptUdp(fd: number): void {
-  const action = `take over descriptor ${fd}`;
-  try {
-    const isUdp = getInteger(fd, SOL_SOCKET, SO_TYPE) === SOCK_DGRAM &&
-      getInteger(fd, SOL_SOCKET, SO_PROTOCOL) === IPPROTO_UDP;
-    if (!isUdp) throw new TypeError(`Cannot ${action}: not a UDP socket`);
-    makeOurs(fd);
-  } catch (error) {
-    if (!(error instanceof SyscallError)) throw error;
-    if (error.code === "ENOTSOCK") throw new TypeError(`Cannot ${action}: not a UDP socket`, { cause: error });
-    throw socketError(action, error);
-  }
+  adopt(fd, "UDP socket", () => isOfKind(fd, SOCK_DGRAM, IPPROTO_UDP));
 }
 
-function makeOurs(fd: number): void {
-  syscall("fcntl", fd, F_SETFD, FD_CLOEXEC);
-  syscall("fcntl", fd, F_SETFL, syscall("fcntl", fd, F_GETFL, 0) | O_NONBLOCK);
+/**
+ * Checks a TCP socket that somebody hands over, as {@linkcode adopt} does.
+ */
+export function adoptTcp(fd: number, kind: "listening" | "connected"): void {
+  adopt(fd, `${kind} TCP socket`, () => {
+    const isTcp = isOfKind(fd, SOCK_STREAM, IPPROTO_TCP);
+    const listens = isTcp && getSocketOption(fd, "SO_ACCEPTCONN") === 1;
+    if (!isTcp || listens !== (kind === "listening")) return false;
+    if (kind === "connected") addressOf(fd, "getpeername");
+    return true;
+  });
+}
+
+function isOfKind(fd: number, type: number, protocol: number): boolean {
+  return getInteger(fd, SOL_SOCKET, SO_TYPE) === type && getInteger(fd, SOL_SOCKET, SO_PROTOCOL) === protocol;
 }
 
 /**
  * Checks a descriptor that somebody hands over, and makes it nonblocking and
  * close-on-exec.
  *
- * @throws {TypeError} If it is no TCP socket of that kind.
+ * @throws {TypeError} If it is not `what` it should be.
  * @throws {Deno.errors.BadResource} If it is not open.
  */
-export function adoptTcp(fd: number, kind: "listening" | "connected"): void {
+function adopt(fd: number, what: string, isRight: () => boolean): void {
   const action = `take over descriptor ${fd}`;
   try {
-    const isTcp = getInteger(fd, SOL_SOCKET, SO_TYPE) === SOCK_STREAM &&
-      getInteger(fd, SOL_SOCKET, SO_PROTOCOL) === IPPROTO_TCP;
-    const listens = isTcp && getSocketOption(fd, "SO_ACCEPTCONN") === 1;
-    if (!isTcp || listens !== (kind === "listening")) {
-      throw new TypeError(`Cannot ${action}: not a ${kind} TCP socket`);
-    }
-    if (kind === "connected") addressOf(fd, "getpeername");
-    makeOurs(fd);
+    if (!isRight()) throw new TypeError(`Cannot ${action}: not a ${what}`);
+    syscall("fcntl", fd, F_SETFD, FD_CLOEXEC);
+    syscall("fcntl", fd, F_SETFL, syscall("fcntl", fd, F_GETFL, 0) | O_NONBLOCK);
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
     if (error.code === "ENOTSOCK" || error.code === "ENOTCONN") {
-      throw new TypeError(`Cannot ${action}: not a ${kind} TCP socket`, { cause: error });
+      throw new TypeError(`Cannot ${action}: not a ${what}`, { cause: error });
     }
     throw socketError(action, error);
   }

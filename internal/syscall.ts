@@ -53,7 +53,7 @@ export function syscall<K extends Call>(name: K, ...args: Parameters<Libc[K]>): 
 /** What one call moves at most, in bytes (`MAX_RW_COUNT` of the kernel, read(2)). */
 export const LARGEST_TRANSFER = 0x7ffff000;
 
-// The three below are {@linkcode syscall} without a thrown error and without
+// Those below are {@linkcode syscall} without a thrown error and without
 // an array of arguments: they are called for every message.
 
 /** recv(2); returns the number of bytes, or errno as a negative number. */
@@ -94,6 +94,26 @@ export function receiveFrom(fd: number, p: Uint8Array, flags: number, peer: Uint
 export function transmitTo(fd: number, p: Uint8Array, flags: number, peer: Uint8Array<ArrayBuffer> | null): number {
   while (true) {
     const n = libc.sendto(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags, peer, peer?.byteLength ?? 0);
+    if (n >= 0) return n;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
+/** recvmmsg(2) into `count` headers; returns the number of datagrams, or errno as a negative number. */
+export function receiveMany(fd: number, headers: Uint8Array<ArrayBuffer>, count: number, flags: number): number {
+  while (true) {
+    const n = libc.recvmmsg(fd, headers, count, flags, null);
+    if (n >= 0) return n;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
+/** sendmmsg(2) of `count` headers; returns the number of datagrams, or errno as a negative number. */
+export function transmitMany(fd: number, headers: Uint8Array<ArrayBuffer>, count: number, flags: number): number {
+  while (true) {
+    const n = libc.sendmmsg(fd, headers, count, flags);
     if (n >= 0) return n;
     const errno = lastErrno();
     if (errno !== EINTR) return -errno;

@@ -67,14 +67,11 @@ const LONGEST_SYNC_WAIT = 1_000;
  */
 interface Registration<T> {
   readonly fd: number;
-  readonly generation: number;
   readonly source: Source;
   readonly pollable: Pollable | undefined;
   readonly record: ReadyRecord<T>;
-  /** Bits of the interest; those of the present one stand in `#bits`, too. */
   /** For a plain descriptor what it was: another one may get its number. */
   readonly link: string | undefined;
-  bits: number;
   interest: Interest;
   /** A oneshot that has been told of. */
   told: boolean;
@@ -270,18 +267,18 @@ export class Multiplexer<T = unknown> {
     }
     const number = fd ?? this.#free.pop() ?? Math.max(this.#registrations.length, 1);
     const generation = this.#generation = (this.#generation + 1) & 0x3fffffff || 1;
-    const effective = pollable?.isPaused ? bits & ~InterestBit.READABLE : bits;
-    this.#attempt(`register ${name} with`, () => this.#selector.register(number, generation, effective, pollable));
+    this.#attempt(
+      `register ${name} with`,
+      () => this.#selector.register(number, generation, bitsFor(pollable, bits), pollable),
+    );
     this.#size++;
     const record = new ReadyRecord(source, data as T);
     const registration: Registration<T> = {
       fd: number,
-      generation,
       source,
       pollable,
       record,
       link,
-      bits,
       told: false,
       interest: Object.freeze({ ...interest }),
       stop: () => {},
@@ -317,13 +314,9 @@ export class Multiplexer<T = unknown> {
     const bits = this.#bitsOf(interest);
     const registration = this.#find(pollable, fd);
     if (registration === undefined) throw this.#failed(`modify ${name} in`, "ENOENT");
-    const effective = pollable?.isPaused ? bits & ~InterestBit.READABLE : bits;
-    this.#attempt(
-      `modify ${name} in`,
-      () => this.#selector.modify(registration.fd, registration.generation, effective),
-    );
+    this.#attempt(`modify ${name} in`, () => this.#change(registration, bits));
     registration.told = false;
-    registration.bits = this.#bits[registration.fd] = bits;
+    this.#bits[registration.fd] = bits;
     registration.interest = Object.freeze({ ...interest });
     if (data !== undefined) registration.record.data = data;
     registration.record.mask(bits);
@@ -579,10 +572,14 @@ export class Multiplexer<T = unknown> {
   }
 
   /** A listener was paused or resumed. */
-  #applyPause({ fd, generation, pollable, bits, told }: Registration<T>): void {
-    if (told || this.backend === "runtime") return;
-    this.#selector.modify(fd, generation, pollable?.isPaused ? bits & ~InterestBit.READABLE : bits);
+  #applyPause(registration: Registration<T>): void {
+    if (registration.told || this.backend === "runtime") return;
+    this.#change(registration, this.#bits[registration.fd] as number);
     this.#interruptUnlessLive();
+  }
+
+  #change({ fd, pollable }: Registration<T>, bits: number): void {
+    this.#selector.modify(fd, this.#generations[fd] as number, bitsFor(pollable, bits));
   }
 
   #interruptUnlessLive(): void {
@@ -672,6 +669,11 @@ export class Multiplexer<T = unknown> {
   #interrupted(): Error {
     return interruptedError("wait on the multiplexer", "multiplexer");
   }
+}
+
+/** What to ask a backend for: a listener that is paused takes nothing. */
+function bitsFor(pollable: Pollable | undefined, bits: number): number {
+  return pollable?.isPaused ? bits & ~InterestBit.READABLE : bits;
 }
 
 /** The one place where the default is chosen: what costs least with many sources, and is granted already. */

@@ -3,6 +3,7 @@
 import { constants } from "node:os";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
+import { EventList } from "./event_list.ts";
 import { POLLNVAL, Timespec, toEvents, toReady, wholeMilliseconds } from "./poll_events.ts";
 import { InterestBit, type Selector } from "./selector.ts";
 
@@ -40,14 +41,11 @@ function makeList(capacity: number, from?: List): List {
 }
 
 /** {@linkcode Selector} on poll. */
-export class PollSelector implements Selector {
+export class PollSelector extends EventList implements Selector {
   readonly backend = "poll";
   readonly supports: number = InterestBit.READABLE | InterestBit.WRITABLE | InterestBit.PRIORITY | InterestBit.ONESHOT;
   readonly live = false;
   readonly finestWait = 0.001;
-  readonly #maxEvents: number;
-  /** For each event the descriptor, the generation and what is ready. */
-  readonly #events: Int32Array<ArrayBuffer>;
   readonly #time = new Timespec();
   /** The line of each descriptor, by its number. */
   readonly #lines: (number | undefined)[] = [];
@@ -57,11 +55,6 @@ export class PollSelector implements Selector {
   #stamp = 0;
   /** Where the next walk through the list begins. */
   #next = 0;
-
-  constructor(maxEvents: number) {
-    this.#maxEvents = maxEvents;
-    this.#events = new Int32Array(3 * maxEvents);
-  }
 
   register(fd: number, generation: number, interest: number): void {
     if (this.#lines[fd] !== undefined) throw syscallError("poll", constants.errno.EEXIST);
@@ -120,18 +113,6 @@ export class PollSelector implements Selector {
     return n < 0 ? this.select(0) : this.#collect(list, n);
   }
 
-  fd(index: number): number {
-    return this.#events[index * 3] as number;
-  }
-
-  generation(index: number): number {
-    return this.#events[index * 3 + 1] as number;
-  }
-
-  ready(index: number): number {
-    return this.#events[index * 3 + 2] as number;
-  }
-
   close(): void {
     this.#list.length = 0;
     this.#lines.length = 0;
@@ -157,10 +138,9 @@ export class PollSelector implements Selector {
   /** Walks through the list for the `found` lines that have an answer, from where the last walk ended. */
   #collect(list: List, found: number): number {
     const { words, generations, interests, stamps, length } = list;
-    const events = this.#events;
     let count = 0;
     let line = this.#next < length ? this.#next : 0;
-    for (let walked = 0; walked < length && found > 0 && count < this.#maxEvents; walked++) {
+    for (let walked = 0; walked < length && found > 0 && count < this.maxEvents; walked++) {
       const answer = (words[line * WORDS + 1] as number) >>> 16;
       if (answer !== 0) {
         found--;
@@ -171,10 +151,7 @@ export class PollSelector implements Selector {
           this.#silence(fd);
         }
         if (holds && (answer & POLLNVAL) === 0) {
-          events[count * 3] = fd;
-          events[count * 3 + 1] = generations[line] as number;
-          events[count * 3 + 2] = toReady(answer);
-          count++;
+          this.setEvent(count++, fd, generations[line] as number, toReady(answer));
         }
       }
       if (++line === length) line = 0;

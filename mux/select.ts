@@ -9,6 +9,7 @@
 import { constants } from "node:os";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
+import { EventList } from "./event_list.ts";
 import { POLLNVAL, toEvents, toReady } from "./poll_events.ts";
 import { InterestBit, type Selector } from "./selector.ts";
 
@@ -35,14 +36,11 @@ class Sets {
 }
 
 /** {@linkcode Selector} on select. */
-export class SelectSelector implements Selector {
+export class SelectSelector extends EventList implements Selector {
   readonly backend = "select";
   readonly supports: number = InterestBit.READABLE | InterestBit.WRITABLE | InterestBit.PRIORITY | InterestBit.ONESHOT;
   readonly live = false;
   readonly finestWait = 0.001;
-  readonly #maxEvents: number;
-  /** For each event the descriptor, the generation and what is ready. */
-  readonly #events: Int32Array<ArrayBuffer>;
   readonly #asked = new Sets();
   readonly #answer = new Sets();
   readonly #answerElsewhere = new Sets();
@@ -62,8 +60,7 @@ export class SelectSelector implements Selector {
   #next = 0;
 
   constructor(maxEvents: number) {
-    this.#maxEvents = maxEvents;
-    this.#events = new Int32Array(3 * maxEvents);
+    super(maxEvents);
     this.#ready = new Int32Array(2 * maxEvents);
     this.#readyBytes = new Uint8Array(this.#ready.buffer);
   }
@@ -117,18 +114,6 @@ export class SelectSelector implements Selector {
     return n < 0 ? this.select(0) : this.#collect(answer, this.#generationsElsewhere, n);
   }
 
-  fd(index: number): number {
-    return this.#events[index * 3] as number;
-  }
-
-  generation(index: number): number {
-    return this.#events[index * 3 + 1] as number;
-  }
-
-  ready(index: number): number {
-    return this.#events[index * 3 + 2] as number;
-  }
-
   close(): void {
     this.#generations.fill(0);
     this.#asked.words.fill(0);
@@ -165,7 +150,7 @@ export class SelectSelector implements Selector {
     const end = this.#end;
     let count = 0;
     let fd = this.#next < end ? this.#next : 0;
-    for (let walked = 0; walked < end && count < this.#maxEvents; walked++) {
+    for (let walked = 0; walked < end && count < this.maxEvents; walked++) {
       const at = fd >>> 5;
       const any = (words[at] as number) | (words[WORDS + at] as number) | (words[2 * WORDS + at] as number);
       // What has been unregistered meanwhile is no more to be looked at, let alone to be told of.
@@ -182,17 +167,13 @@ export class SelectSelector implements Selector {
 
   #classify(looked: number): number {
     if (libc.poll(this.#readyBytes, looked, 0) < 0) return 0;
-    const events = this.#events;
     let count = 0;
     for (let i = 0; i < looked; i++) {
       const fd = this.#ready[i * 2] as number;
       const answer = (this.#ready[i * 2 + 1] as number) >>> 16;
       if (answer === 0 || answer & POLLNVAL) continue;
       if ((this.#interests[fd] as number) & InterestBit.ONESHOT) this.#ask(fd, 0);
-      events[count * 3] = fd;
-      events[count * 3 + 1] = this.#generations[fd] as number;
-      events[count * 3 + 2] = toReady(answer);
-      count++;
+      this.setEvent(count++, fd, this.#generations[fd] as number, toReady(answer));
     }
     return count;
   }

@@ -7,6 +7,7 @@ import {
   type MultiplexerOptions,
   type ReadyEvent,
   type Source,
+  Waker,
 } from "@c10k/sockets/mux";
 import { type Engine, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertGreaterOrEqual, assertLess, assertRejects, assertThrows } from "@std/assert";
@@ -811,7 +812,6 @@ muxTest("Multiplexer.waitSync() blocks a Worker, which the main thread wakes", a
     postMessage([events.length, performance.now() - begin]);`;
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   const worker = new Worker(url, { type: "module" });
-  const { Waker } = await import("@c10k/sockets/mux");
   const [count, took] = await new Promise<[number, number]>((resolve) => {
     worker.onmessage = async ({ data }) => {
       if (typeof data !== "number") return resolve(data);
@@ -848,8 +848,7 @@ muxTest("Multiplexer.waitSync() keeps its timeout, and goes on after a signal (E
   assertEquals([stdout, stderr], ["true\ntrue\ntrue\n0 true\n0 true\n", ""]);
 }, KERNEL);
 
-muxTest("Waker.fromFd() refuses what is no eventfd, and outlives the multiplexer harmlessly", async () => {
-  const { Waker } = await import("@c10k/sockets/mux");
+muxTest("Waker.fromFd() refuses what is no eventfd, and outlives the multiplexer harmlessly", () => {
   using d = new Descriptors();
   const [fd] = d.pipe();
   assertThrows(() => Waker.fromFd(fd), TypeError, "not an eventfd");
@@ -968,7 +967,6 @@ muxTest("a paused listener is not told of, until it is resumed", async ({ engine
 });
 
 muxTest("Waker.fromFd() is not fooled by a file's name", async () => {
-  const { Waker } = await import("@c10k/sockets/mux");
   using d = new Descriptors();
   const path = await Deno.makeTempFile({ suffix: "eventfd" });
   assertThrows(() => Waker.fromFd(d.file(path)), TypeError, "not an eventfd");

@@ -10,11 +10,8 @@
 import { libc } from "../internal/libc.ts";
 import { MSG_NOSIGNAL, MSG_TRUNC } from "../internal/socket.ts";
 import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
-import { lastErrno } from "../internal/syscall.ts";
-import { constants } from "node:os";
+import { receiveMany, transmitMany } from "../internal/syscall.ts";
 import { type BatchMemory, NAME_SIZE } from "./datagram_batch.ts";
-
-const { EINTR } = constants.errno;
 
 const IOVEC_WORDS = 4;
 const IOVEC_LENGTH = 2;
@@ -30,7 +27,6 @@ export class NativeBatch {
   readonly #headers: Uint32Array<ArrayBuffer>;
   readonly #headerBytes: Uint8Array<ArrayBuffer>;
   readonly #vectors: Uint32Array<ArrayBuffer>;
-  readonly #names: bigint;
   readonly #memory: BatchMemory;
   /** How many headers hold something else than what a receive needs. */
   #used: number;
@@ -42,16 +38,16 @@ export class NativeBatch {
     this.#headerBytes = new Uint8Array(this.#headers.buffer);
     this.#vectors = new Uint32Array(capacity * IOVEC_WORDS);
     const [at, vectors] = [addressOf(data), addressOf(new Uint8Array(this.#vectors.buffer))];
-    this.#names = addressOf(names);
+    const peers = addressOf(names);
     const headers = new BigUint64Array(this.#headers.buffer);
     const pointers = new BigUint64Array(this.#vectors.buffer);
     for (let i = 0; i < capacity; i++) {
       pointers[i * IOVEC_WORDS / 2] = at + BigInt(i * datagramSize);
+      headers[(i * HEADER_WORDS + NAME) / 2] = peers + BigInt(i * NAME_SIZE);
       headers[(i * HEADER_WORDS + IOVEC) / 2] = vectors + BigInt(i * IOVEC_WORDS * 4);
       this.#headers[i * HEADER_WORDS + IOVEC_COUNT] = 1;
     }
     this.#used = capacity;
-    this.#pointToNames();
   }
 
   /** recvmmsg(2); returns the number of datagrams, or errno as a negative number. */
@@ -63,7 +59,7 @@ export class NativeBatch {
       this.#vectors[i * IOVEC_WORDS + IOVEC_LENGTH] = datagramSize;
     }
     this.#used = 0;
-    const n = retry(() => libc.recvmmsg(fd, this.#headerBytes, capacity, MSG_TRUNC, null));
+    const n = receiveMany(fd, this.#headerBytes, capacity, MSG_TRUNC);
     if (n < 0) return n;
     this.#used = n;
     this.#memory.length = n;
@@ -83,23 +79,7 @@ export class NativeBatch {
     }
     this.#used = Math.max(this.#used, end);
     const headers = start === 0 ? this.#headerBytes : this.#headerBytes.subarray(start * HEADER_WORDS * 4);
-    return retry(() => libc.sendmmsg(fd, headers, end - start, MSG_NOSIGNAL));
-  }
-
-  #pointToNames(): void {
-    const headers = new BigUint64Array(this.#headers.buffer);
-    for (let i = 0; i < this.#memory.capacity; i++) {
-      headers[(i * HEADER_WORDS + NAME) / 2] = this.#names + BigInt(i * NAME_SIZE);
-    }
-  }
-}
-
-function retry(call: () => number): number {
-  while (true) {
-    const n = call();
-    if (n >= 0) return n;
-    const errno = lastErrno();
-    if (errno !== EINTR) return -errno;
+    return transmitMany(fd, headers, end - start, MSG_NOSIGNAL);
   }
 }
 

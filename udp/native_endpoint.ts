@@ -312,7 +312,7 @@ export class NativeEndpoint implements UdpDriver, Source {
         data: n < length ? p.subarray(0, n) : p,
         size: n,
         truncated: n > length,
-        address: this.#peers.decode(sender, 0),
+        address: this.#peers.decode(sender),
       };
     }
     this.#result(n, "recvfrom");

@@ -21,7 +21,7 @@ const GROUP_AT = 8;
 const STORAGE = 128;
 
 /** The number of an interface by name. */
-function numberOf(name: string): number {
+export function interfaceNumber(name: string): number {
   const index = scopeOf(name);
   if (index === undefined) throw new SyscallError("if_nametoindex", "ENODEV");
   return index;
@@ -41,7 +41,7 @@ export function setMembership(fd: number, options: MulticastOptions, join: boole
     return setIpStruct(fd, family, option, new Uint8Array(parts.flatMap((part) => [...(part ?? [])])));
   }
   const bytes = new Uint8Array(GROUP_AT + STORAGE * (source === undefined ? 1 : 2));
-  const index = options.interface === undefined ? 0 : numberOf(options.interface);
+  const index = options.interface === undefined ? 0 : interfaceNumber(options.interface);
   new DataView(bytes.buffer).setUint32(0, index, true);
   bytes.set(encodeSockaddr({ hostname: group, port: 0 }) ?? [], GROUP_AT);
   if (source !== undefined) bytes.set(encodeSockaddr({ hostname: source, port: 0 }) ?? [], GROUP_AT + STORAGE);
@@ -56,11 +56,6 @@ export function setMulticastInterface(fd: number, name: string): void {
   const bytes = new Uint8Array(12);
   const local = parseIPv4(name);
   if (local !== undefined) bytes.set(local, 4);
-  else new DataView(bytes.buffer).setUint32(8, numberOf(name), true);
+  else new DataView(bytes.buffer).setUint32(8, interfaceNumber(name), true);
   setIpStruct(fd, "IPv4", IP_MULTICAST_IF, bytes);
-}
-
-/** The number of an interface, for IPv6. */
-export function interfaceNumber(name: string): number {
-  return numberOf(name);
 }

@@ -23,17 +23,13 @@ export class Peers {
   #named = 0;
   #last: Peer | undefined;
 
-  /** The address object for what the kernel wrote to `bytes` at `offset`. */
-  decode(bytes: Uint8Array<ArrayBuffer>, offset: number): Deno.NetAddr {
-    const isIPv4 = bytes[offset] === AF_INET;
-    const key = isIPv4 ? keyOf(bytes, offset) : bytes.subarray(offset, offset + 28).join();
+  /** The address object for what the kernel wrote. */
+  decode(bytes: Uint8Array<ArrayBuffer>): Deno.NetAddr {
+    const key = bytes[0] === AF_INET ? keyOf(bytes) : bytes.join();
     let address = this.#byBytes.get(key);
     if (address === undefined) {
       if (this.#byBytes.size >= MOST_PEERS) this.#byBytes.clear();
-      address = Object.freeze({
-        transport: "udp" as const,
-        ...decodeSockaddr(bytes.subarray(offset, offset + (isIPv4 ? 16 : 28))),
-      });
+      address = Object.freeze({ transport: "udp" as const, ...decodeSockaddr(bytes) });
       this.#byBytes.set(key, address);
     }
     return address;
@@ -62,9 +58,9 @@ export class Peers {
   }
 }
 
-/** Address and port as one number of 48 bits. */
-function keyOf(bytes: Uint8Array, at: number): number {
-  const high = ((bytes[at + 4] as number) << 16) | ((bytes[at + 5] as number) << 8) | (bytes[at + 6] as number);
-  const low = ((bytes[at + 7] as number) << 16) | ((bytes[at + 2] as number) << 8) | (bytes[at + 3] as number);
+/** Address and port of a `struct sockaddr_in` as one number of 48 bits. */
+function keyOf(bytes: Uint8Array): number {
+  const high = ((bytes[4] as number) << 16) | ((bytes[5] as number) << 8) | (bytes[6] as number);
+  const low = ((bytes[7] as number) << 16) | ((bytes[2] as number) << 8) | (bytes[3] as number);
   return high * 0x1000000 + low;
 }

@@ -90,8 +90,6 @@ export interface RecvOptions extends UdpWaitOptions {
   peek?: boolean;
 }
 
-let construct: (driver: UdpDriver) => UdpEndpoint;
-
 /**
  * A UDP socket: one socket, many peers, no connection. Datagrams arrive whole,
  * each once, twice or never, and in any order (RFC 768).
@@ -119,7 +117,6 @@ export class UdpEndpoint {
   readonly #driver: UdpDriver;
 
   static {
-    construct = (driver) => new UdpEndpoint(driver);
     announcePollable((socket) => #driver in socket ? socket.#driver.pollable : undefined);
   }
 
@@ -604,9 +601,4 @@ function isMulticast(group: unknown): "IPv4" | "IPv6" | undefined {
   const ipv4 = parseIPv4(group);
   if (ipv4 !== undefined) return (ipv4[0] as number) >> 4 === 14 ? "IPv4" : undefined;
   return parseIPv6(splitZone(group)[0])?.[0] === 0xff ? "IPv6" : undefined;
-}
-
-/** Makes the public object for an endpoint that an engine has opened. */
-export function wrapEndpoint(driver: UdpDriver): UdpEndpoint {
-  return construct(driver);
 }
