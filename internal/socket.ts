@@ -165,6 +165,17 @@ export function getSocketStruct(fd: number, option: number, into: Uint8Array<Arr
   return length[0] as number;
 }
 
+/** getsockopt(2) of an option of `SOL_UDP` whose value is an integer. */
+export function getUdpOption(fd: number, option: number): number {
+  return getInteger(fd, IPPROTO_UDP, option);
+}
+
+/** setsockopt(2) of an option of `SOL_UDP` whose value is an integer. */
+export function setUdpOption(fd: number, option: number, to: number): void {
+  value[0] = to;
+  syscall("setsockopt", fd, IPPROTO_UDP, option, valueBytes, 4);
+}
+
 /** setsockopt(2) of an option of IPv4 or IPv6 whose value is a struct. */
 export function setIpStruct(fd: number, family: "IPv4" | "IPv6", option: number, from: Uint8Array<ArrayBuffer>): void {
   syscall("setsockopt", fd, family === "IPv4" ? IPPROTO_IP : IPPROTO_IPV6, option, from, from.length);

@@ -6,6 +6,7 @@ import { formatIPv6, parseIPv6 } from "../internal/address.ts";
 import { loadLibc } from "../internal/libc.ts";
 import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 import { decodeTcpInfo } from "../tcp/tcp_info.ts";
+import { SOL_UDP, UDP_GRO, UDP_SEGMENT } from "../udp/offload_batch.ts";
 import { ENGINES, hasCommand } from "./_util.ts";
 
 const native = ENGINES.includes("native");
@@ -18,6 +19,7 @@ const PROGRAM = String.raw`
 #include <linux/tcp.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -64,6 +66,10 @@ int main(void) {
   printf("mmsghdr %zu %zu %zu %zu %zu %zu\n", sizeof(struct mmsghdr), offsetof(struct mmsghdr, msg_hdr.msg_name),
          offsetof(struct mmsghdr, msg_hdr.msg_namelen), offsetof(struct mmsghdr, msg_hdr.msg_iov),
          offsetof(struct mmsghdr, msg_hdr.msg_iovlen), offsetof(struct mmsghdr, msg_len));
+  printf("control %zu %zu %zu %zu %zu %zu %zu %zu\n", offsetof(struct mmsghdr, msg_hdr.msg_control),
+         offsetof(struct mmsghdr, msg_hdr.msg_controllen), offsetof(struct cmsghdr, cmsg_level),
+         offsetof(struct cmsghdr, cmsg_type), CMSG_LEN(0), CMSG_LEN(sizeof(short)), CMSG_LEN(sizeof(int)), CMSG_SPACE(8));
+  printf("offload %d %d %d\n", SOL_UDP, UDP_SEGMENT, UDP_GRO);
   printf("iovec %zu %zu %zu\n", sizeof(struct iovec), offsetof(struct iovec, iov_base), offsetof(struct iovec, iov_len));
   printf("group %zu %zu %zu %zu\n", sizeof(struct group_req), offsetof(struct group_req, gr_group),
          sizeof(struct group_source_req), offsetof(struct group_source_req, gsr_source));
@@ -116,8 +122,10 @@ Deno.test({
       // mux/poll_events.ts: the same numbers for poll and epoll.
       assertEquals(printed.get("poll")?.map(Number), [0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x2000]);
       assertEquals(printed.get("epoll"), printed.get("poll")?.with(5, "-"));
-      // udp/native_batch.ts, in words of 4 bytes there; udp/native_multicast.ts.
+      // udp/mmsghdr.ts, in words of 4 bytes there; udp/offload_batch.ts; udp/native_multicast.ts.
       assertEquals(printed.get("mmsghdr")?.map(Number), [64, 0, 8, 16, 24, 56]);
+      assertEquals(printed.get("control")?.map(Number), [32, 40, 8, 12, 16, 18, 20, 24]);
+      assertEquals(printed.get("offload")?.map(Number), [SOL_UDP, UDP_SEGMENT, UDP_GRO]);
       assertEquals(printed.get("iovec")?.map(Number), [16, 0, 8]);
       assertEquals(printed.get("group")?.map(Number), [136, 8, 264, 136]);
       assertEquals(printed.get("mreq")?.map(Number), [12, 4, 8, 12, 4, 8]);

@@ -2,11 +2,10 @@
 
 import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
 import { Multiplexer } from "@c10k/sockets/mux";
-import type { Engine } from "@c10k/sockets/tcp";
-import { assert, assertEquals, assertGreater, assertLess, assertRejects, assertThrows } from "@std/assert";
+import { assertEquals, assertGreater, assertLess, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
-import fc from "fast-check";
 import { namespaceTest } from "./_namespace.ts";
+import { LOCAL, native, nativeTest, Two } from "./_udp.ts";
 import {
   checksum,
   clientTest,
@@ -19,29 +18,6 @@ import {
   runDeno,
   ServerProcess,
 } from "./_util.ts";
-
-const LOCAL = "127.0.0.1";
-const native = ENGINES.includes("native");
-
-function nativeTest(name: string, fn: (engine: Engine) => Promise<void> | void): void {
-  if (native) engineTest(name, (engine) => engine === "native" ? fn(engine) : undefined);
-}
-
-/** Two endpoints on loopback; `using` closes both. */
-class Two implements Disposable {
-  readonly a: UdpEndpoint;
-  readonly b: UdpEndpoint;
-
-  constructor(engine: Engine, hostname = LOCAL) {
-    this.a = UdpEndpoint.bind({ hostname, engine });
-    this.b = UdpEndpoint.bind({ hostname, engine });
-  }
-
-  [Symbol.dispose](): void {
-    this.a.close();
-    this.b.close();
-  }
-}
 
 engineTest("UdpEndpoint carries datagrams of 0, 1, 1,472 and 65,507 bytes, and refuses 65,508", async (engine) => {
   using two = new Two(engine);
@@ -240,56 +216,6 @@ engineTest("broadcast needs to be allowed", async (engine) => {
   assertEquals(decode((await receiver.recvFrom(new Uint8Array(10))).data), "all");
 });
 
-engineTest("DatagramBatch carries many datagrams to many peers", async (engine) => {
-  using sender = UdpEndpoint.bind({ hostname: LOCAL, engine });
-  const receivers = Array.from({ length: 4 }, () => UdpEndpoint.bind({ hostname: LOCAL, engine }));
-  const batch = new DatagramBatch({ capacity: 100, datagramSize: 100 });
-  for (let i = 0; i < 100; i++) batch.set(i, new Uint8Array(i).fill(i), (receivers[i % 4] as UdpEndpoint).addr);
-  assertEquals([batch.length, batch.capacity], [100, 100]);
-  assertEquals(await sender.sendBatch(batch), 100);
-  for (const [which, receiver] of receivers.entries()) {
-    const received = new DatagramBatch({ capacity: 30, datagramSize: 50 });
-    for (let i = which; i < 100;) {
-      const n = await receiver.recvBatch(received);
-      for (let at = 0; at < n; at++, i += 4) {
-        assertEquals([received.size(at), received.truncated(at)], [i, i > 50]);
-        assertEquals(received.data(at), new Uint8Array(Math.min(i, 50)).fill(i));
-        assertEquals(received.address(at), sender.addr);
-      }
-    }
-    receiver.close();
-  }
-});
-
-engineTest("what a batch has received can be sent back as it stands", async (engine) => {
-  using two = new Two(engine);
-  const batch = new DatagramBatch();
-  for (let i = 0; i < 20; i++) batch.set(i, encode(`message ${i}`), two.b.addr);
-  await two.a.sendBatch(batch, 20);
-  const echo = new DatagramBatch({ datagramSize: 64 });
-  for (let n = 0; n < 20;) {
-    n += await two.b.recvBatch(echo);
-    await two.b.sendBatch(echo);
-  }
-  const p = new Uint8Array(64);
-  for (let i = 0; i < 20; i++) assertEquals(decode((await two.a.recvFrom(p)).data), `message ${i}`);
-});
-
-Deno.test("DatagramBatch refuses what does not fit", () => {
-  const batch = new DatagramBatch({ capacity: 2, datagramSize: 4 });
-  const to = { hostname: LOCAL, port: 9 };
-  assertThrows(() => batch.set(1, new Uint8Array(1), to), RangeError); // 0 comes first
-  assertThrows(() => batch.set(0, new Uint8Array(5), to), RangeError, "at most 4 bytes");
-  assertThrows(() => batch.set(0, new Uint8Array(1), { hostname: "localhost", port: 9 }), TypeError, "IP address");
-  assertThrows(() => batch.data(0), RangeError);
-  batch.set(0, new Uint8Array(4), to);
-  batch.set(1, new Uint8Array(4), to);
-  assertThrows(() => batch.set(2, new Uint8Array(4), to), RangeError);
-  for (const options of [{ capacity: 0 }, { capacity: 1025 }, { datagramSize: 0 }, { datagramSize: 65_536 }]) {
-    assertThrows(() => new DatagramBatch(options), RangeError);
-  }
-});
-
 engineTest("wrong types and numbers are refused before any system call", async (engine) => {
   using two = new Two(engine);
   // deno-lint-ignore no-explicit-any
@@ -392,27 +318,6 @@ nativeTest("UdpEndpoint.fromFd() takes over what detach() gave, and nothing else
   assertThrows(() => UdpEndpoint.fromFd(19_999), Deno.errors.BadResource);
 });
 
-nativeTest("random batches arrive as they were sent", async (engine) => {
-  using two = new Two(engine);
-  const datagrams = fc.array(fc.uint8Array({ maxLength: 300 }), { minLength: 1, maxLength: 40 });
-  await fc.assert(
-    fc.asyncProperty(datagrams, fc.integer({ min: 1, max: 64 }), async (sent, capacity) => {
-      const batch = new DatagramBatch({ capacity: 64, datagramSize: 300 });
-      for (const [i, data] of sent.entries()) batch.set(i, data, two.b.addr);
-      await two.a.sendBatch(batch);
-      const received: Uint8Array[] = [];
-      const into = new DatagramBatch({ capacity, datagramSize: 300 });
-      while (received.length < sent.length) {
-        const n = await two.b.recvBatch(into);
-        assert(n >= 1 && n <= capacity);
-        for (let i = 0; i < n; i++) received.push(into.data(i).slice());
-      }
-      assertEquals(received, sent.map((data) => new Uint8Array(data)));
-    }),
-    { numRuns: 50 },
-  );
-});
-
 nativeTest("a buffer that is transferred away while a receive waits costs no datagram", async (engine) => {
   using two = new Two(engine);
   const p = new Uint8Array(10);
@@ -421,34 +326,6 @@ nativeTest("a buffer that is transferred away while a receive waits costs no dat
   await two.a.sendTo(encode("kept"), two.b.addr);
   await assertRejects(() => waiting, TypeError, "transferred");
   assertEquals(decode((await two.b.recvFrom(new Uint8Array(10))).data), "kept");
-});
-
-nativeTest("the smallest batches stay where they are", async (engine) => {
-  // Arrays of at most 64 bytes lie in V8's own heap, which moves them.
-  using two = new Two(engine);
-  const small = Array.from({ length: 200 }, () => new DatagramBatch({ capacity: 1, datagramSize: 8 }));
-  const sent = new DatagramBatch({ capacity: 1, datagramSize: 8 });
-  for (const [i, batch] of small.entries()) {
-    sent.length = 0;
-    sent.set(0, new Uint8Array(8).fill(i), two.b.addr);
-    await two.a.sendBatch(sent);
-    await two.b.recvBatch(batch);
-    const garbage = Array.from({ length: 2_000 }, () => new Uint8Array(32));
-    assertEquals(garbage.length, 2_000);
-  }
-  for (const [i, batch] of small.entries()) {
-    assertEquals(batch.data(0), new Uint8Array(8).fill(i));
-    assertEquals(batch.address(0), two.a.addr);
-  }
-});
-
-nativeTest("a batch whose memory was transferred away is refused", async (engine) => {
-  using two = new Two(engine);
-  const batch = new DatagramBatch();
-  batch.set(0, encode("x"), two.b.addr);
-  structuredClone(batch.data(0).buffer, { transfer: [batch.data(0).buffer] });
-  await assertRejects(() => two.a.sendBatch(batch), TypeError, "transferred");
-  assertThrows(() => two.b.tryRecvBatch(batch), TypeError, "transferred");
 });
 
 Deno.test({
@@ -549,6 +426,38 @@ namespaceTest("broadcast and multicast reach another host", async ({ run }) => {
     "source hello",
   ]);
   assertEquals(lines[0]?.split(" ")[2], "10.9.0.2");
+});
+
+namespaceTest("link-local addresses carry the zone of their interface", async ({ run }) => {
+  const script = `
+    ip -6 addr add fe80::1/64 dev va nodad
+    ip -n peer -6 addr add fe80::2/64 dev vb nodad
+    ip netns exec peer "$@" peer & peer=$!
+    "$@" here; code=$?
+    wait $peer; exit $code`;
+  const source = `
+    import { UdpEndpoint } from "@c10k/sockets/udp";
+    const isPeer = Deno.args[0] === "peer";
+    const device = isPeer ? "vb" : "va";
+    const p = new Uint8Array(100);
+    if (isPeer) {
+      using endpoint = UdpEndpoint.bind({ hostname: "fe80::2%vb", port: 7020 });
+      const { data, address } = await endpoint.recvFrom(p, { signal: AbortSignal.timeout(10_000) });
+      await endpoint.sendTo(new TextEncoder().encode(address.hostname), address);
+    } else {
+      using endpoint = UdpEndpoint.bind({ hostname: "::", port: 7020 });
+      for (let tries = 0; tries < 100; tries++) {
+        await endpoint.sendTo(p, { hostname: "fe80::2%va", port: 7020 });
+        const answer = await endpoint.recvFrom(p, { signal: AbortSignal.timeout(100) }).catch(() => undefined);
+        if (answer === undefined) continue;
+        console.log(new TextDecoder().decode(answer.data), answer.address.hostname);
+        break;
+      }
+      await endpoint.sendTo(p, { hostname: "fe80::2%nosuch", port: 7020 }).catch((error) => console.log(error.message));
+    }`;
+  const { stdout, stderr } = await run(source, script);
+  const nosuch = "Cannot send on UDP endpoint [::]:7020 to [fe80::2%nosuch]:7020: no such device (ENODEV)";
+  assertEquals([stdout, stderr], [`fe80::1%vb fe80::2%va\n${nosuch}\n`, ""]);
 });
 
 /** Sends lines to a UDP port with a real client, and returns what came back. */

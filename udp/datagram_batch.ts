@@ -2,7 +2,15 @@
 
 import { hostKind } from "../internal/address.ts";
 import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
-import { checkBytes, checkHostname, checkInteger, checkOptions, checkPort, quote } from "../internal/validate.ts";
+import {
+  checkBoolean,
+  checkBytes,
+  checkHostname,
+  checkInteger,
+  checkOptions,
+  checkPort,
+  quote,
+} from "../internal/validate.ts";
 
 /** How large a {@linkcode DatagramBatch} is. */
 export interface DatagramBatchOptions {
@@ -18,25 +26,59 @@ export interface DatagramBatchOptions {
    * @default {2048}
    */
   datagramSize?: number;
+  /**
+   * Send datagrams of one size to one peer that follow each other as one
+   * message, which the kernel cuts as late as possible (generic segmentation
+   * offload, `UDP_SEGMENT` of udp(7)). Native engine; where a path or the
+   * kernel cannot, and on the runtime engine, they go one by one.
+   *
+   * @default {false}
+   */
+  gso?: boolean;
+  /**
+   * Receive what arrived together from one peer as one message of up to
+   * 64 KiB (generic receive offload, `UDP_GRO` of udp(7)), and take it apart
+   * here: `length` may then be up to 64 × `capacity`, and the batch takes
+   * 64 KiB × `capacity` more memory. The first such receive sets the option
+   * on the socket, whose other receives are refused from then on. Native
+   * engine; where the kernel cannot, and on the runtime engine, they come one
+   * by one.
+   *
+   * @default {false}
+   */
+  gro?: boolean;
 }
 
 const DEFAULT_CAPACITY = 64;
 const DEFAULT_SIZE = 2048;
 /** Room for a `struct sockaddr_in6`, on a boundary of 8 bytes. */
 export const NAME_SIZE = 32;
+/** Largest message that `UDP_GRO` makes, in bytes, and the datagrams in it (`UDP_GRO_CNT_MAX`). */
+export const GRO_SIZE = 65_536;
+export const GRO_SEGMENTS = 64;
+/** What sendmmsg(2) takes at once, `UIO_MAXIOV`. */
+export const MOST_MESSAGES = 1024;
 
 /** What a batch is made of; the engines fill it. */
 export interface BatchMemory {
   readonly capacity: number;
   readonly datagramSize: number;
-  /** The datagrams, `datagramSize` bytes each. */
+  readonly gso: boolean;
+  readonly gro: boolean;
+  /** Datagrams at most: with `gro` one of the `capacity` messages may bring many. */
+  readonly most: number;
+  /** `datagramSize` bytes for each datagram that is set, then with `gro` {@linkcode GRO_SIZE} for each message. */
   readonly data: Uint8Array<ArrayBuffer>;
   /** The addresses as the kernel takes them, {@linkcode NAME_SIZE} bytes each. */
   readonly names: Uint8Array<ArrayBuffer>;
   /** Bytes of each address, 0 if there is none. */
   readonly nameLengths: Uint32Array<ArrayBuffer>;
+  /** Where each datagram begins in `data`. */
+  readonly offsets: Uint32Array<ArrayBuffer>;
   /** Bytes of each datagram, as it was sent. */
   readonly sizes: Uint32Array<ArrayBuffer>;
+  /** Bytes that a datagram has room for; what is larger was cut. */
+  room: number;
   /** How many there are. */
   length: number;
   /** What an engine keeps with it, made once. */
@@ -83,22 +125,31 @@ export class DatagramBatch {
    */
   constructor(options: DatagramBatchOptions = {}) {
     checkOptions(options);
-    const capacity = checkInteger(options.capacity ?? DEFAULT_CAPACITY, "capacity", 1, 1024);
+    const capacity = checkInteger(options.capacity ?? DEFAULT_CAPACITY, "capacity", 1, MOST_MESSAGES);
     const datagramSize = checkInteger(options.datagramSize ?? DEFAULT_SIZE, "datagramSize", 1, 65535);
+    const gso = checkBoolean(options.gso ?? false, "gso");
+    const gro = checkBoolean(options.gro ?? false, "gro");
+    const most = gro ? capacity * GRO_SEGMENTS : capacity;
     this.#memory = {
       capacity,
       datagramSize,
+      gso,
+      gro,
+      most,
       // By way of an ArrayBuffer: V8 keeps small arrays without one in its own heap, where they move.
-      data: new Uint8Array(new ArrayBuffer(capacity * datagramSize)),
-      names: new Uint8Array(new ArrayBuffer(capacity * NAME_SIZE)),
-      nameLengths: new Uint32Array(capacity),
-      sizes: new Uint32Array(capacity),
+      data: new Uint8Array(new ArrayBuffer(capacity * (datagramSize + (gro ? GRO_SIZE : 0)))),
+      names: new Uint8Array(new ArrayBuffer(most * NAME_SIZE)),
+      nameLengths: new Uint32Array(most),
+      offsets: new Uint32Array(most),
+      sizes: new Uint32Array(most),
+      room: datagramSize,
       length: 0,
       kept: undefined,
     };
+    placeInOrder(this.#memory);
   }
 
-  /** Datagrams that it has room for. */
+  /** Datagrams that it has room for; with `gro` messages, of up to 64 datagrams each. */
   get capacity(): number {
     return this.#memory.capacity;
   }
@@ -109,7 +160,7 @@ export class DatagramBatch {
   }
 
   set length(length: number) {
-    this.#memory.length = checkInteger(length, "length", 0, this.#memory.capacity);
+    this.#memory.length = checkInteger(length, "length", 0, this.#memory.most);
   }
 
   /**
@@ -119,9 +170,9 @@ export class DatagramBatch {
    * @param i The datagram's number, from 0.
    */
   data(i: number): Uint8Array<ArrayBuffer> {
-    const { data, datagramSize, sizes } = this.#memory;
-    const from = this.#check(i) * datagramSize;
-    return data.subarray(from, from + Math.min(sizes[i] as number, datagramSize));
+    const { data, offsets, room, sizes } = this.#memory;
+    const from = offsets[this.#check(i)] as number;
+    return data.subarray(from, from + Math.min(sizes[i] as number, room));
   }
 
   /**
@@ -139,7 +190,7 @@ export class DatagramBatch {
    * @param i The datagram's number, from 0.
    */
   truncated(i: number): boolean {
-    return this.size(i) > this.#memory.datagramSize;
+    return this.size(i) > this.#memory.room;
   }
 
   /**
@@ -182,7 +233,8 @@ export class DatagramBatch {
       memory.names.set(sockaddr, i * NAME_SIZE);
       memory.nameLengths[i] = sockaddr.length;
     }
-    memory.data.set(data, i * memory.datagramSize);
+    memory.offsets[i] = i * memory.datagramSize;
+    memory.data.set(data, memory.offsets[i]);
     memory.sizes[i] = data.length;
     if (i === memory.length) memory.length++;
   }
@@ -195,4 +247,11 @@ export class DatagramBatch {
 /** The memory of a batch, for the engines. */
 export function memoryOf(batch: DatagramBatch): BatchMemory {
   return memoryOfBatch(batch);
+}
+
+/** Gives each of the first `capacity` datagrams its place of `datagramSize` bytes. */
+export function placeInOrder(memory: BatchMemory): void {
+  const { capacity, datagramSize, offsets } = memory;
+  for (let i = 0; i < capacity; i++) offsets[i] = i * datagramSize;
+  memory.room = datagramSize;
 }

@@ -2,7 +2,7 @@
 
 import { formatAddress, type HostPort } from "../internal/address.ts";
 import { Descriptor } from "../internal/descriptor.ts";
-import { closedError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { mayReachAll, refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveAll, resolveSync } from "../internal/resolve.ts";
 import {
@@ -10,10 +10,12 @@ import {
   adoptUdp,
   getSocketOption,
   getSocketStruct,
+  getUdpOption,
   MSG_NOSIGNAL,
   MSG_PEEK,
   MSG_TRUNC,
   setSocketOption,
+  setUdpOption,
   SOCK_CLOEXEC,
   SOCK_DGRAM,
   SOCK_NONBLOCK,
@@ -28,8 +30,9 @@ import { ReadyBit } from "../mux/selector.ts";
 import { WaitingSide } from "../mux/waiting_side.ts";
 import { type DatagramBatch, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
-import { nativeBatch } from "./native_batch.ts";
+import { kernelBatch } from "./native_batch.ts";
 import { interfaceNumber, setMembership, setMulticastInterface } from "./native_multicast.ts";
+import { UDP_GRO } from "./offload_batch.ts";
 import { type Peer, Peers } from "./peers.ts";
 
 /** Where and how to bind; checked. */
@@ -60,6 +63,8 @@ export class NativeEndpoint implements UdpDriver, Source {
   /** The address it was bound to before it was connected. */
   readonly #bound: string;
   #peer: Peer | undefined;
+  /** `UDP_GRO` is set: what can be received are messages of many datagrams. */
+  #joins = false;
 
   /** Takes over a bound, nonblocking, close-on-exec socket. */
   constructor(fd: number) {
@@ -99,6 +104,9 @@ export class NativeEndpoint implements UdpDriver, Source {
   static adopt(fd: number): NativeEndpoint {
     adoptUdp(fd);
     const endpoint = new NativeEndpoint(fd);
+    try {
+      endpoint.#joins = getUdpOption(fd, UDP_GRO) !== 0;
+    } catch { /* the kernel has none */ }
     try {
       const to = addressOf(fd, "getpeername");
       endpoint.#peer = endpoint.#peers.encode(to);
@@ -201,34 +209,26 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
-    const memory = memoryOf(batch);
-    return this.#receiving.call(() => this.#result(nativeBatch(memory).receive(this.#socket.fd), "recvmmsg"), signal);
+    return this.#receiving.call(() => this.#receiveBatch(batch), signal);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("receive on");
-    const memory = memoryOf(batch);
-    return this.#receiving.tryCall(() => this.#result(nativeBatch(memory).receive(this.#socket.fd), "recvmmsg"));
+    return this.#receiving.tryCall(() => this.#receiveBatch(batch));
   }
 
   async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) throw this.#closedError("send on");
-    this.#permitBatch(batch, count);
-    const memory = memoryOf(batch);
     for (let sent = 0; sent < count;) {
       const start = sent;
-      const attempt = () => this.#result(nativeBatch(memory).send(this.#socket.fd, start, count), "sendmmsg");
-      sent += await this.#sending.call(attempt, signal);
+      sent += await this.#sending.call(() => this.#sendBatch(batch, start, count), signal);
     }
     return count;
   }
 
   trySendBatch(batch: DatagramBatch, count: number): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("send on");
-    this.#permitBatch(batch, count);
-    if (count === 0) return 0;
-    const memory = memoryOf(batch);
-    return this.#sending.tryCall(() => this.#result(nativeBatch(memory).send(this.#socket.fd, 0, count), "sendmmsg"));
+    return count === 0 ? 0 : this.#sending.tryCall(() => this.#sendBatch(batch, 0, count));
   }
 
   setMembership(options: MulticastOptions, join: boolean): void {
@@ -305,6 +305,7 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   /** recvfrom(2); `undefined` if nothing is there. */
   #receive(p: Uint8Array, peek: boolean): Datagram | undefined {
+    if (this.#joins) throw this.#joinsError();
     const n = receiveFrom(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC, sender);
     if (n >= 0) {
       const { length } = p;
@@ -317,6 +318,36 @@ export class NativeEndpoint implements UdpDriver, Source {
     }
     this.#result(n, "recvfrom");
     return undefined;
+  }
+
+  /** recvmmsg(2); `undefined` if nothing is there. */
+  #receiveBatch(batch: DatagramBatch): number | undefined {
+    const memory = memoryOf(batch);
+    if (memory.gro !== this.#joins) this.#join(memory.gro);
+    return this.#result(kernelBatch(memory).receive(this.#socket.fd), "recvmmsg");
+  }
+
+  /** Sets `UDP_GRO`, before the first receive that asks for it. */
+  #join(gro: boolean): void {
+    if (!gro) throw this.#joinsError();
+    try {
+      setUdpOption(this.#socket.fd, UDP_GRO, 1);
+      this.#joins = true;
+    } catch (error) {
+      // Linux before 5.0: datagrams come one by one.
+      if (!(error instanceof SyscallError && error.code === "ENOPROTOOPT")) throw error;
+    }
+  }
+
+  /** sendmmsg(2) of the datagrams from `start` to `end`; `undefined` if there is no room. */
+  #sendBatch(batch: DatagramBatch, start: number, end: number): number | undefined {
+    if (end > batch.length) throw new TypeError("The batch was changed while the call waited");
+    const memory = memoryOf(batch);
+    // Each time, since what waits for room can be changed, and permissions too.
+    if (!mayReachAll()) {
+      for (let i = start; i < end; i++) if (memory.nameLengths[i] !== 0) this.#permit(batch.address(i));
+    }
+    return this.#result(kernelBatch(memory).send(this.#socket.fd, start, end), "sendmmsg");
   }
 
   #send(p: Uint8Array, peer: Peer | undefined, signal: AbortSignal | undefined): Promise<number> {
@@ -362,14 +393,14 @@ export class NativeEndpoint implements UdpDriver, Source {
     if (!mayReachAll()) requireNet(to, `send on ${this.#socket.name} to ${formatAddress(to)}`);
   }
 
-  #permitBatch(batch: DatagramBatch, count: number): void {
-    if (mayReachAll() || this.#peer !== undefined) return;
-    for (let i = 0; i < count; i++) this.#permit(batch.address(i));
-  }
-
   #attempt<T>(action: string, call: (fd: number) => T): T {
     if (!this.#socket.isOpen) throw this.#closedError(action);
     return this.#socket.attempt(action, call);
+  }
+
+  #joinsError(): Error {
+    const action = `receive on ${this.#socket.name} without gro`;
+    return notSupportedError(action, "UDP_GRO is set, so that only a DatagramBatch with gro can receive");
   }
 
   #closedError(action: string): Error {

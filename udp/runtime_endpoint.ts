@@ -8,7 +8,7 @@ import type { SocketOption } from "../internal/socket_option.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
 import { InterestBit, ReadyBit } from "../mux/selector.ts";
-import { type DatagramBatch, memoryOf, NAME_SIZE } from "./datagram_batch.ts";
+import { type DatagramBatch, memoryOf, NAME_SIZE, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import { openTransport, type RuntimeBindOptions, type RuntimeTransport } from "./runtime_transport.ts";
 
@@ -280,6 +280,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       memory.sizes[n] = data.length;
     }
     if (n === 0) return undefined;
+    if (memory.gro) placeInOrder(memory);
     return memory.length = n;
   }
 
