@@ -15,6 +15,7 @@ const LOAD = [
   "churn.c",
   "idle.c",
   "udp.c",
+  "flood.c",
 ];
 
 /** The load generator's path. */

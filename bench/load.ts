@@ -6,6 +6,16 @@ import type { Work } from "./works.ts";
 /** How long idle connections are held at most, in ms. */
 const HOLD = 600_000;
 
+/** What the generator calls the kinds of work. */
+const MODES: Record<Work["kind"], string> = {
+  echo: "echo",
+  growth: "echo",
+  churn: "churn",
+  idle: "idle",
+  udp: "udp",
+  sink: "flood",
+};
+
 /** The line that the generator prints at the end. */
 interface Result {
   readonly seconds: number;
@@ -13,6 +23,7 @@ interface Result {
   readonly p50_us: number;
   readonly p99_us: number;
   readonly starved: number;
+  readonly sent: number;
   readonly server_cpu_us: number;
   readonly load_cpu_us: number;
   readonly machine_cpu_us: number;
@@ -28,6 +39,8 @@ export interface Traffic {
   readonly p99: number;
   /** Connections without a single answer; for UDP datagrams that were lost. */
   readonly starved: number;
+  /** Share of what was sent one way that was lost. */
+  readonly loss?: number;
   /** Shares of one core. */
   readonly serverBusy: number;
   readonly loadBusy: number;
@@ -44,9 +57,10 @@ export async function runTraffic(
 ): Promise<Traffic> {
   const child = start([
     ...load,
-    work.kind === "growth" ? "echo" : work.kind,
+    MODES[work.kind],
     ...["--port", `${server.port}`, "--pid", `${server.pid}`],
     ...["--connections", `${work.connections}`, "--size", `${work.size}`],
+    ...["--gso", work.gso === true ? "1" : "0"],
     ...["--warmup", `${time.warmup}`, "--duration", `${time.duration}`],
   ], { stdin: "null", stdout: "piped", stderr: "piped" });
   const { success, stdout, stderr } = await child.output();
@@ -63,6 +77,7 @@ export async function runTraffic(
     p50: r.p50_us,
     p99: r.p99_us,
     starved: r.starved,
+    ...(r.sent > 0 ? { loss: r.starved / r.sent } : {}),
     serverBusy: r.server_cpu_us / r.seconds / 1e6,
     loadBusy: r.load_cpu_us / r.seconds / 1e6,
     othersBusy: (r.machine_cpu_us - r.server_cpu_us - r.load_cpu_us) /

@@ -13,6 +13,7 @@ const UNITS: Record<Work["kind"], { title: string; value: string; per: string }>
     per: "CPU µs/conn.",
   },
   udp: { title: "UDP echoes: sockets × datagrams under way on each × size", value: "echoes/s", per: "CPU µs/echo" },
+  sink: { title: "UDP one way: sockets that send × size", value: "datagrams/s", per: "CPU µs/datagram" },
   growth: {
     title: "100 busy connections among idle ones: echoes/s (× its own without idle ones)",
     value: "echoes/s",
@@ -66,14 +67,17 @@ function table(
   title: (server: string) => string,
 ): string {
   const unit = UNITS[kind];
-  const traffic = kind !== "idle";
+  const isUdp = kind === "udp" || kind === "sink";
+  const times: readonly ("p50" | "p99")[] = kind === "idle" || kind === "sink" ? [] : ["p50", "p99"];
   const head = [
     "work",
     "server",
     `${unit.value} (min–max)`,
-    kind === "udp" ? "× C recvmmsg" : "× C",
-    kind === "udp" ? "× listenDatagram" : "× Deno.listen",
-    ...(traffic ? [unit.per, "p50 µs", "p99 µs"] : []),
+    isUdp ? "× C recvmmsg" : "× C",
+    isUdp ? "× listenDatagram" : "× Deno.listen",
+    ...(kind === "idle" ? [] : [unit.per]),
+    ...times.map((time) => `${time} µs`),
+    ...(kind === "sink" ? ["lost %"] : []),
   ];
   const view = new Table({
     head,
@@ -99,13 +103,9 @@ function table(
       spread(figures),
       decimal(figures.perC, 2),
       decimal(figures.perDeno, 2),
-      ...(traffic
-        ? [
-          decimal(figures.cpu, 2),
-          decimal(figures.p50, 0),
-          decimal(figures.p99, 0),
-        ]
-        : []),
+      ...(kind === "idle" ? [] : [decimal(figures.cpu, 2)]),
+      ...times.map((time) => decimal(figures[time], 0)),
+      ...(kind === "sink" ? [decimal((figures.loss ?? 0) * 100, 1)] : []),
     ]);
     notes.push(...remarks(figures, row.work, name));
   }
@@ -114,7 +114,8 @@ function table(
 
 function remarks(figures: Summary, work: Work, name: string): string[] {
   const remarks: string[] = [];
-  if (figures.starved > 0 && work.kind === "udp") {
+  if (figures.starved > 0 && work.kind === "sink") { /* the table says so */ }
+  else if (figures.starved > 0 && work.kind === "udp") {
     remarks.push(`lost up to ${decimal(figures.starved, 0)} datagrams in a round`);
   } else if (figures.starved > 0) {
     remarks.push(

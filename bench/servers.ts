@@ -99,9 +99,9 @@ export const CONTESTANTS: readonly Contestant[] = [
         deno(["--allow-net", "--allow-ffi"], "ours_mux.ts", "--backend", backend),
       ),
   })),
-  ...(["many", "one"] as const).map((calls): Contestant => ({
+  ...(["many", "one", "gro"] as const).map((calls): Contestant => ({
     name: `c-udp-${calls}`,
-    title: calls === "many" ? "C recvmmsg" : "C recvfrom",
+    title: { many: "C recvmmsg", one: "C recvfrom", gro: "C UDP_GRO" }[calls],
     ownBuffers: false,
     command: async () => [await buildUdpYardstick(), calls],
   })),
@@ -123,9 +123,11 @@ export const CONTESTANTS: readonly Contestant[] = [
     ownBuffers: false,
     command: async () => [await bun(), `${FOLDER}/bun_udp.ts`],
   },
-  ...([["one", "runtime"], ["one", "native"], ["many", "native"]] as const).map(([calls, engine]): Contestant => ({
-    name: `ours-udp-${calls === "many" ? "batch" : engine}`,
-    title: `ours ${calls === "many" ? "batches" : engine}`,
+  ...([["one", "runtime"], ["one", "native"], ["many", "native"], ["gro", "native"]] as const).map((
+    [calls, engine],
+  ): Contestant => ({
+    name: `ours-udp-${{ one: engine, many: "batch", gro: "gro" }[calls]}`,
+    title: `ours ${{ one: engine, many: "batches", gro: "batches, gro" }[calls]}`,
     ownBuffers: false,
     command: () => {
       const permissions = engine === "native" ? ["--allow-net", "--allow-ffi"] : ["--allow-net", "--unstable-net"];

@@ -14,6 +14,7 @@ export interface Summary {
   readonly cpu: number | undefined;
   readonly p50: number | undefined;
   readonly p99: number | undefined;
+  readonly loss: number | undefined;
   /** Most connections without an answer in any round. */
   readonly starved: number;
   /** The generator was at its limit and the server was not. */
@@ -42,6 +43,7 @@ export function summarize(
     cpu: middle(samples, "cpu"),
     p50: middle(samples, "p50"),
     p99: middle(samples, "p99"),
+    loss: middle(samples, "loss"),
     starved: max(samples.map((sample) => sample.starved ?? 0)),
     loadBound: (middle(samples, "loadBusy") ?? 0) > 0.93 &&
       (middle(samples, "serverBusy") ?? 1) < 0.9,
@@ -70,7 +72,7 @@ export function disturbance(rows: readonly Row[]): [number, number] {
 
 function middle(
   samples: readonly Sample[],
-  key: "cpu" | "p50" | "p99" | "loadBusy" | "serverBusy",
+  key: "cpu" | "p50" | "p99" | "loss" | "loadBusy" | "serverBusy",
 ): number | undefined {
   const values = samples.flatMap((sample) => sample[key] ?? []);
   return values.length === 0 ? undefined : median(values);

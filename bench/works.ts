@@ -4,11 +4,15 @@
 export interface Work {
   readonly name: string;
   readonly title: string;
-  readonly kind: "echo" | "churn" | "idle" | "growth" | "udp";
+  readonly kind: "echo" | "churn" | "idle" | "growth" | "udp" | "sink";
   readonly connections: number;
   readonly size: number;
   /** Connections that another process holds open meanwhile and that do nothing. */
   readonly idle: number;
+  /** Said to the server. */
+  readonly args?: readonly string[];
+  /** The load sends many datagrams as one message (`UDP_SEGMENT`). */
+  readonly gso?: boolean;
   /** Who takes part when nobody is named. */
   readonly servers: readonly string[];
   /** The rows of C and of Deno that the others are compared with. */
@@ -51,6 +55,19 @@ function udp(size: number): Work {
   };
 }
 
+function sink(size: number, gso: boolean): Work {
+  return {
+    ...udp(size),
+    name: `sink${size}${gso ? "gso" : ""}`,
+    title: `4 × ${size} B${gso ? " as UDP_SEGMENT" : ""}`,
+    kind: "sink",
+    connections: 4,
+    args: ["--sink"],
+    gso,
+    servers: gso ? [...UDP, "c-udp-gro", "ours-udp-gro"] : UDP,
+  };
+}
+
 function among(idle: number): Work {
   const title = `100 among ${idle.toLocaleString("en-US")}`;
   return {
@@ -86,6 +103,9 @@ export const WORKS: readonly Work[] = [
   },
   udp(64),
   udp(1200),
+  sink(64, false),
+  sink(1200, false),
+  sink(1200, true),
   ...[0, 100, 500, 900, 5_000, 10_000, 19_000].map(among),
 ];
 

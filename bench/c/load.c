@@ -5,6 +5,7 @@
 //   load churn --port P [the same]      connections opened, used once and closed
 //   load idle  --port P [--connections N] [--hold MS]      until stdin closes
 //   load udp   --port P [as echo]       datagrams, 16 under way on each socket
+//   load flood --port P [as echo] [--gso 1]   datagrams one way, as many as can be sent
 
 #include "load.h"
 
@@ -87,7 +88,7 @@ static void out_of_time(int signal) {
 
 int main(int argc, char **argv) {
   struct options o = {.connections = 100, .size = 64, .warmup_ms = 200, .duration_ms = 1000, .hold_ms = 120000};
-  if (argc < 2) fail("say echo, churn, idle or udp");
+  if (argc < 2) fail("say echo, churn, idle, udp or flood");
   for (int i = 2; i < argc; i += 2) {
     const char *flag = argv[i], *value = argv[i + 1];
     if (strcmp(flag, "--port") == 0) o.port = (uint16_t)number(flag, value, 1, 65535);
@@ -97,6 +98,7 @@ int main(int argc, char **argv) {
     else if (strcmp(flag, "--duration") == 0) o.duration_ms = number(flag, value, 1, 60000);
     else if (strcmp(flag, "--hold") == 0) o.hold_ms = number(flag, value, 1, 600000);
     else if (strcmp(flag, "--pid") == 0) o.pid = (pid_t)number(flag, value, 1, INT_MAX);
+    else if (strcmp(flag, "--gso") == 0) o.gso = number(flag, value, 0, 1);
     else fail("unknown flag %s", flag);
   }
   if (o.port == 0) fail("--port is missing");
@@ -119,5 +121,6 @@ int main(int argc, char **argv) {
   if (strcmp(argv[1], "churn") == 0) return run_churn(&o);
   if (strcmp(argv[1], "idle") == 0) return run_idle(&o);
   if (strcmp(argv[1], "udp") == 0) return run_udp(&o);
+  if (strcmp(argv[1], "flood") == 0) return run_flood(&o);
   fail("unknown mode %s", argv[1]);
 }

@@ -15,6 +15,7 @@ struct options {
   int duration_ms;
   int hold_ms;
   pid_t pid; // the server, 0: its CPU time is not asked for
+  bool gso;
 };
 
 struct conn {
@@ -58,6 +59,7 @@ struct window {
   pid_t pid;
   uint64_t from_ns, to_ns;
   uint64_t done;
+  uint64_t sent; // one way, of which `done` have arrived
   int64_t server_us, own_us, machine_us; // CPU time
 };
 void window_init(struct window *w, const struct options *o);
@@ -72,5 +74,6 @@ int run_echo(const struct options *o);
 int run_churn(const struct options *o);
 int run_idle(const struct options *o);
 int run_udp(const struct options *o);
+int run_flood(const struct options *o);
 
 #endif

@@ -30,8 +30,8 @@ void window_update(struct window *w, uint64_t now) {
 
 void window_print(const struct window *w, const char *mode, const struct options *o, int starved) {
   printf("{\"mode\":\"%s\",\"connections\":%d,\"size\":%d,\"seconds\":%.6f,\"count\":%llu,"
-         "\"p50_us\":%.1f,\"p99_us\":%.1f,\"starved\":%d,\"server_cpu_us\":%lld,\"load_cpu_us\":%lld,\"machine_cpu_us\":%lld}\n",
+         "\"p50_us\":%.1f,\"p99_us\":%.1f,\"starved\":%d,\"sent\":%llu,\"server_cpu_us\":%lld,\"load_cpu_us\":%lld,\"machine_cpu_us\":%lld}\n",
          mode, o->connections, o->size, (double)(w->to_ns - w->from_ns) / 1e9,
-         (unsigned long long)w->done, histogram_us(0.5), histogram_us(0.99), starved,
+         (unsigned long long)w->done, histogram_us(0.5), histogram_us(0.99), starved, (unsigned long long)w->sent,
          (long long)w->server_us, (long long)w->own_us, (long long)w->machine_us);
 }

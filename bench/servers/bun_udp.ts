@@ -1,4 +1,6 @@
-/** UDP echo over `Bun.udpSocket`, under Bun. */
+/** UDP echo over `Bun.udpSocket`, under Bun. With `--sink` it counts, and tells who asks with one byte. */
+
+import { countBytes } from "./count.ts";
 
 interface BunUdpSocket {
   port: number;
@@ -6,6 +8,7 @@ interface BunUdpSocket {
 }
 
 declare const Bun: {
+  argv: string[];
   udpSocket(options: {
     hostname: string;
     port: number;
@@ -13,12 +16,16 @@ declare const Bun: {
   }): Promise<BunUdpSocket>;
 };
 
+const isSink = Bun.argv.includes("--sink");
+let count = 0;
 const socket = await Bun.udpSocket({
   hostname: "127.0.0.1",
   port: 0,
   socket: {
     data(socket, data, port, address) {
-      socket.send(data, port, address);
+      if (!isSink) socket.send(data, port, address);
+      else if (data.length === 1) socket.send(countBytes(count), port, address);
+      else count++;
     },
   },
 });

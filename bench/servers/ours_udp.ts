@@ -1,8 +1,9 @@
-/** UDP echo over this library: `ours_udp.ts one|many runtime|native`. */
+/** UDP echo over this library: `ours_udp.ts one|many|gro runtime|native [--sink]`. */
 
 import { DatagramBatch, UdpEndpoint } from "../../udp/mod.ts";
+import { countBytes } from "./count.ts";
 
-const [calls, engine] = Deno.args as ["one" | "many", "runtime" | "native"];
+const [calls, engine, sink] = Deno.args as ["one" | "many" | "gro", "runtime" | "native", "--sink"?];
 
 function bind(): UdpEndpoint {
   try {
@@ -16,16 +17,30 @@ function bind(): UdpEndpoint {
 
 const endpoint = bind();
 console.log(`listening 127.0.0.1:${endpoint.addr.port}`);
-if (calls === "many") {
-  const batch = new DatagramBatch();
-  while (true) {
-    await endpoint.recvBatch(batch);
-    await endpoint.sendBatch(batch);
+const batch = new DatagramBatch({ gro: calls === "gro" });
+const p = new Uint8Array(2048);
+if (sink !== undefined && calls === "one") {
+  for (let count = 0;;) {
+    const { data, address } = await endpoint.recvFrom(p);
+    if (data.length === 1) await endpoint.sendTo(countBytes(count), address);
+    else count++;
   }
-} else {
-  const p = new Uint8Array(2048);
+} else if (sink !== undefined) {
+  for (let count = 0;;) {
+    const n = await endpoint.recvBatch(batch);
+    for (let i = 0; i < n; i++) {
+      if (batch.size(i) === 1) await endpoint.sendTo(countBytes(count), batch.address(i));
+      else count++;
+    }
+  }
+} else if (calls === "one") {
   while (true) {
     const { data, address } = await endpoint.recvFrom(p);
     await endpoint.sendTo(data, address);
+  }
+} else {
+  while (true) {
+    await endpoint.recvBatch(batch);
+    await endpoint.sendBatch(batch);
   }
 }
