@@ -4,6 +4,7 @@
  */
 
 import { libc } from "./libc.ts";
+import { disown, own } from "./owner.ts";
 
 const waitingForRoom = new Set<() => void>();
 
@@ -25,6 +26,7 @@ export class Descriptor {
   /** Takes over `fd`. */
   constructor(fd: number) {
     this.#fd = fd;
+    own(fd);
   }
 
   /** The number, -1 once it was closed or given away: the kernel may hand it out again at once. */
@@ -40,6 +42,7 @@ export class Descriptor {
   detach(): number {
     const fd = this.#fd;
     this.#fd = -1;
+    if (fd >= 0) disown(fd);
     return fd;
   }
 

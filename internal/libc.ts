@@ -20,6 +20,9 @@ const SYMBOLS = {
   sendto: { parameters: [FD, "buffer", "u32", "i32", "buffer", "u32"], result: "i32" },
   recvmmsg: { parameters: [FD, "buffer", "u32", "i32", "pointer"], result: "i32" },
   sendmmsg: { parameters: [FD, "buffer", "u32", "i32"], result: "i32" },
+  recvmsg: { parameters: [FD, "buffer", "i32"], result: "i32" },
+  sendmsg: { parameters: [FD, "buffer", "i32"], result: "i32" },
+  socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   shutdown: { parameters: [FD, "i32"], result: "i32" },
   close: { parameters: [FD], result: "i32" },
   getsockname: { parameters: [FD, "buffer", "buffer"], result: "i32" },
@@ -30,6 +33,29 @@ const SYMBOLS = {
   ioctl: { parameters: [FD, "u32", "buffer"], result: "i32" },
   read: { parameters: [FD, "buffer", "u32"], result: "i32" },
   write: { parameters: [FD, "buffer", "u32"], result: "i32" },
+  open: { parameters: ["buffer", "i32", "i32"], result: FD },
+  fchmod: { parameters: [FD, "u32"], result: "i32" },
+  mkdtemp: { parameters: ["buffer"], result: "pointer" },
+  rmdir: { parameters: ["buffer"], result: "i32" },
+  unlink: { parameters: ["buffer"], result: "i32" },
+  /** As a way to getdents64(2), pidfd_open(2) and gettid(2), which not every glibc has a name for. */
+  syscall: { parameters: ["i64", "i64", "buffer", "i64"], result: "i32" },
+  getppid: { parameters: [], result: "i32" },
+  getuid: { parameters: [], result: "u32" },
+  kill: { parameters: ["i32", "i32"], result: "i32" },
+  prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
+  waitid: { parameters: ["i32", "u32", "buffer", "i32"], result: "i32" },
+  posix_spawnp: { parameters: ["buffer", "buffer", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
+  posix_spawn_file_actions_init: { parameters: ["buffer"], result: "i32" },
+  posix_spawn_file_actions_adddup2: { parameters: ["buffer", FD, FD], result: "i32" },
+  posix_spawn_file_actions_destroy: { parameters: ["buffer"], result: "i32" },
+  posix_spawnattr_init: { parameters: ["buffer"], result: "i32" },
+  posix_spawnattr_setflags: { parameters: ["buffer", "i16"], result: "i32" },
+  posix_spawnattr_setsigmask: { parameters: ["buffer", "buffer"], result: "i32" },
+  posix_spawnattr_setsigdefault: { parameters: ["buffer", "buffer"], result: "i32" },
+  posix_spawnattr_destroy: { parameters: ["buffer"], result: "i32" },
+  getenv: { parameters: ["buffer"], result: "usize" },
+  strnlen: { parameters: ["usize", "u32"], result: "u32" },
   readlink: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: FD },
   epoll_create1: { parameters: ["i32"], result: FD },
@@ -88,6 +114,11 @@ const CANDIDATES = [
 export let libc: Libc;
 
 let loaded: string | undefined;
+
+/** What was opened: a path, or a bare name; `undefined` if nothing was. */
+export function loadedLibc(): string | undefined {
+  return loaded;
+}
 
 function granted(path: string): boolean {
   // As a permission a bare name is a file in the current folder, which is not what dlopen(3) takes it for.

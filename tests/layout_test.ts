@@ -122,7 +122,7 @@ Deno.test({
       // mux/poll_events.ts: the same numbers for poll and epoll.
       assertEquals(printed.get("poll")?.map(Number), [0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x2000]);
       assertEquals(printed.get("epoll"), printed.get("poll")?.with(5, "-"));
-      // udp/mmsghdr.ts, in words of 4 bytes there; udp/offload_batch.ts; udp/native_multicast.ts.
+      // internal/msghdr.ts, in words of 4 bytes there; udp/offload_batch.ts; udp/native_multicast.ts.
       assertEquals(printed.get("mmsghdr")?.map(Number), [64, 0, 8, 16, 24, 56]);
       assertEquals(printed.get("control")?.map(Number), [32, 40, 8, 12, 16, 18, 20, 24]);
       assertEquals(printed.get("offload")?.map(Number), [SOL_UDP, UDP_SEGMENT, UDP_GRO]);

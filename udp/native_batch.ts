@@ -15,7 +15,7 @@ import {
   NAME_LENGTH,
   RECEIVED,
   setPointer,
-} from "./mmsghdr.ts";
+} from "../internal/msghdr.ts";
 import { OffloadBatch } from "./offload_batch.ts";
 
 /** A batch as the kernel takes it. Both calls return a number of datagrams, or errno as a negative number. */

@@ -27,7 +27,7 @@ import {
   NAME_LENGTH,
   RECEIVED,
   setPointer,
-} from "./mmsghdr.ts";
+} from "../internal/msghdr.ts";
 import type { KernelBatch } from "./native_batch.ts";
 
 // linux/udp.h

@@ -1,6 +1,7 @@
 /**
- * What recvmmsg(2) and sendmmsg(2) take. On machines with 64-bit pointers, in
- * 32-bit words (bits/types/struct_iovec.h, bits/socket.h):
+ * What recvmsg(2), sendmsg(2), recvmmsg(2) and sendmmsg(2) take. On machines
+ * with 64-bit pointers, in 32-bit words (bits/types/struct_iovec.h,
+ * bits/socket.h); a `struct msghdr` is a `struct mmsghdr` without its end:
  *
  *     struct iovec     0 base 64 bits | 2 length 64 bits                                       4 words
  *     struct mmsghdr   0 name 64 bits | 2 namelen | 4 iov 64 bits | 6 iovlen 64 bits
@@ -8,7 +9,7 @@
  *     struct cmsghdr   0 len 64 bits | 2 level | 3 type | 4 data
  */
 
-import { libc } from "../internal/libc.ts";
+import { libc } from "./libc.ts";
 
 export const IOVEC_WORDS = 4;
 export const IOVEC_LENGTH = 2;
@@ -19,6 +20,7 @@ export const IOVEC = 4;
 export const IOVEC_COUNT = 6;
 export const CONTROL = 8;
 export const CONTROL_LENGTH = 10;
+export const FLAGS = 12;
 export const RECEIVED = 14;
 /** Words of a control message with up to 8 bytes of data: `CMSG_SPACE(8)`. */
 export const CONTROL_WORDS = 6;

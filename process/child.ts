@@ -1,0 +1,140 @@
+/** What a parent sees of a child: the same for threads and processes. */
+
+import type { Incoming, SendOptions } from "./link.ts";
+
+/** How a child has ended. */
+export interface ChildStatus {
+  /** It has ended by itself, and without an error. */
+  readonly success: boolean;
+  /** The exit code; for a thread 0, or 1 after an error; 128 and the signal's number after a signal. */
+  readonly code: number;
+  /** The signal that has ended it; for a thread that was killed `"SIGKILL"`. */
+  readonly signal: Deno.Signal | undefined;
+  /** What it has thrown, where that is known: of a thread, or why a process could not be started. */
+  readonly error: Error | undefined;
+}
+
+/** What a child may do: at most what this program may. */
+export interface ChildPermissions {
+  /** Environment variables: all, some or none. */
+  env?: "inherit" | boolean | string[];
+  /** Libraries. */
+  ffi?: "inherit" | boolean | string[];
+  /** Where modules may be imported from. */
+  import?: "inherit" | boolean | string[];
+  /** Hosts, such as `127.0.0.1:8080`. */
+  net?: "inherit" | boolean | string[];
+  /** Files and folders to read. */
+  read?: "inherit" | boolean | string[];
+  /** Programs. */
+  run?: "inherit" | boolean | string[];
+  /** Information on the system. */
+  sys?: "inherit" | boolean | string[];
+  /** Files and folders to write. */
+  write?: "inherit" | boolean | string[];
+}
+
+/** How a child is started, of either kind. */
+export interface SpawnOptions {
+  /**
+   * What it may do. `"inherit"` is what this program may, `"none"` nothing, and
+   * an object names the kinds that it gets; a kind that is left out it does not
+   * get. More than this program may is refused.
+   *
+   * For a thread anything but `"inherit"` needs `--unstable-worker-options`,
+   * without which Deno ends the program.
+   *
+   * @default {"inherit"}
+   */
+  permissions?: "inherit" | "none" | ChildPermissions;
+  /** What the child is called in errors, by default the module's file name. */
+  name?: string;
+}
+
+/** How {@linkcode spawnProcess} starts a process. */
+export interface ProcessOptions extends SpawnOptions {
+  /** What `Deno.args` is there. */
+  args?: string[];
+  /** More variables for its environment. */
+  env?: Record<string, string>;
+  /** Its current folder, by default this program's. */
+  cwd?: string | URL;
+  /** More flags of `deno run`, such as `--config=deno.json` or `--unstable-net`. */
+  flags?: string[];
+  /**
+   * Where its standard output goes.
+   *
+   * @default {"inherit"}
+   */
+  stdout?: "inherit" | "null";
+  /**
+   * Where its standard error goes.
+   *
+   * @default {"inherit"}
+   */
+  stderr?: "inherit" | "null";
+}
+
+/** How long a child may take to end. */
+export interface ShutdownOptions {
+  /**
+   * Milliseconds until it is killed.
+   *
+   * @default {10000}
+   */
+  grace?: number;
+}
+
+/** A thread or a process that was started here. */
+export interface Child {
+  /** A number of its own, from 1. */
+  readonly id: number;
+  /** What it is. */
+  readonly kind: "worker" | "process";
+  /** Its process; `undefined` for a thread. */
+  readonly pid?: number;
+  /**
+   * Sends a message: a structured clone, with sockets if any. It waits while 256 messages are unread there.
+   *
+   * @param message What to send.
+   * @param options Sockets to send away, and a signal to stop waiting.
+   * @throws {Deno.errors.BrokenPipe} If the child has ended; the sockets are still whole here.
+   * @throws {Deno.errors.BadResource} If a socket is closed.
+   * @throws {Deno.errors.NotSupported} If a socket cannot be moved.
+   * @throws {DOMException} If the message cannot be cloned.
+   */
+  send(message: unknown, options?: SendOptions): Promise<void>;
+  /** Messages of the child, until it has ended. Each goes to one loop only. */
+  messages(): AsyncIterableIterator<Incoming>;
+  /** How it has ended, once it has. */
+  readonly closed: Promise<ChildStatus>;
+  /**
+   * Asks the child to end: its loops over `messages()` end, and so does what
+   * `serve` waits for. After the grace it is killed.
+   *
+   * @param options How long it may take.
+   */
+  shutdown(options?: ShutdownOptions): Promise<ChildStatus>;
+  /**
+   * Ends the child at once, or sends a process another signal. A thread that
+   * never returns to its event loop cannot be ended: Deno has no means to.
+   *
+   * @param signal The signal, by default `"SIGKILL"`.
+   */
+  kill(signal?: Deno.Signal): void;
+}
+
+let children = 0;
+
+/** A number for a new child. */
+export function newId(): number {
+  return ++children;
+}
+
+/** Why nothing can be sent to a child. */
+export function endedError(name: string): Error {
+  return new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`);
+}
+
+/** Default of {@linkcode ShutdownOptions.grace}, in milliseconds. */
+export const GRACE = 10_000;

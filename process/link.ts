@@ -1,0 +1,241 @@
+/**
+ * What a parent and a child say to each other, above the transport: messages
+ * with sockets, in order, and at most {@linkcode WINDOW} of them unread on the
+ * other side, so that a child that never reads costs no unbounded memory; and
+ * the library's own packets, which pass by those that wait.
+ */
+
+import { Waiter, WaiterQueue } from "../internal/waiters.ts";
+import { checkOptions, checkSignal } from "../internal/validate.ts";
+import { checkSockets, type MovableSocket } from "./moving.ts";
+
+/** Messages that may be under way and unread. */
+const WINDOW = 256;
+
+/** What travels: a message of the user's, or the library's own. */
+export interface Packet {
+  readonly type: "message" | "credit" | "shutdown" | "pool" | "bye";
+  readonly body?: unknown;
+}
+
+/** A message that has come, and the sockets that came with it. */
+export interface Incoming<T = unknown> {
+  /** A structured clone of what was sent. */
+  readonly message: T;
+  /** The sockets, in the order in which they were sent; owned by whoever takes the message. */
+  readonly sockets: MovableSocket[];
+  /** Sockets that were closed on the way because this process may have no more descriptors (`EMFILE`). */
+  readonly lost: number;
+}
+
+/** What a message takes along. */
+export interface SendOptions {
+  /** Sockets to send away: detached here, whole there, with what is unread in them. */
+  sockets?: readonly MovableSocket[];
+  /** Stops waiting for the other side to read; the message is not sent then. */
+  signal?: AbortSignal;
+}
+
+/** One way to carry packets. */
+export interface Transport {
+  /** Sends a packet; takes the sockets only if it succeeds. */
+  send(packet: Packet, sockets: readonly MovableSocket[]): Promise<void>;
+  /** The same without waiting; false if there is no room now. */
+  trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean;
+  /** Throws if the packet, or one of the sockets, cannot be sent at all. */
+  check(packet: Packet, sockets: readonly MovableSocket[]): void;
+  /** Lets waiting for packets keep the process alive, or not. */
+  ref(on: boolean): void;
+  close(): void;
+}
+
+interface Sending extends Waiter<void> {
+  readonly packet: Packet;
+  readonly sockets: readonly MovableSocket[];
+}
+
+/** One side of the connection between a parent and a child. */
+export class Link {
+  /** Told of the library's own packets. */
+  onPacket: ((packet: Packet, sockets: MovableSocket[]) => void) | undefined;
+  /** Told when somebody begins or stops to wait for messages. */
+  onWaiting: ((waits: boolean) => void) | undefined;
+  readonly #name: string;
+  readonly #outgoing = new WaiterQueue<Sending>();
+  readonly #waiting = new WaiterQueue<Waiter<Incoming | undefined>>();
+  readonly #inbox: Incoming[] = [];
+  /** Packets of the library's own that wait for the transport. */
+  readonly #urgent: { packet: Packet; sockets: readonly MovableSocket[]; done(error?: unknown): void }[] = [];
+  #transport: Transport | undefined;
+  #credit = WINDOW;
+  #taken = 0;
+  #pumping = false;
+  /** No more messages come: the other side has asked for the end, or is gone. */
+  #ended = false;
+  #failure: Error | undefined;
+
+  /** `name` is what errors call the other side. */
+  constructor(name: string) {
+    this.#name = name;
+  }
+
+  /** The other side can be reached. */
+  attach(transport: Transport): void {
+    this.#transport = transport;
+    if (this.#failure !== undefined) transport.close();
+    else this.#pump();
+  }
+
+  get transport(): Transport | undefined {
+    return this.#transport;
+  }
+
+  /** Nothing can be sent any more. */
+  get isClosed(): boolean {
+    return this.#failure !== undefined;
+  }
+
+  /** Messages that have come and were not taken. */
+  get unread(): number {
+    return this.#inbox.length;
+  }
+
+  send(message: unknown, options: SendOptions = {}): Promise<void> {
+    let signal: AbortSignal | undefined;
+    let sockets: readonly MovableSocket[];
+    const packet: Packet = { type: "message", body: message };
+    try {
+      checkOptions(options);
+      signal = checkSignal(options);
+      sockets = checkSockets(options.sockets, `send to ${this.#name}`);
+      if (this.#failure !== undefined) throw this.#failure;
+      this.#transport?.check(packet, sockets);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    const waiter = new Waiter<void>(signal, () => this.#outgoing.compact());
+    this.#outgoing.push(Object.assign(waiter, { packet, sockets }));
+    this.#pump();
+    return waiter.promise;
+  }
+
+  /** Sends a packet of the library's own, before messages that wait. */
+  post(packet: Packet, sockets: readonly MovableSocket[] = []): Promise<void> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    if (this.tryPost(packet, sockets)) return Promise.resolve();
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#urgent.push({ packet, sockets, done: (error) => error === undefined ? resolve() : reject(error) });
+    this.#pump();
+    return promise;
+  }
+
+  /** The same without waiting; false if there is no room now. */
+  tryPost(packet: Packet, sockets: readonly MovableSocket[] = []): boolean {
+    if (this.#pumping || this.#failure !== undefined) return false;
+    return this.#transport?.trySend(packet, sockets) ?? false;
+  }
+
+  /** Messages until the other side asks for the end, or is gone. */
+  async *messages(): AsyncIterableIterator<Incoming> {
+    while (true) {
+      const incoming = await this.#take();
+      if (incoming === undefined) return;
+      yield incoming;
+    }
+  }
+
+  /** A packet has come. */
+  receive(packet: Packet, sockets: MovableSocket[], lost: number): void {
+    switch (packet.type) {
+      case "message": {
+        const incoming: Incoming = { message: packet.body, sockets, lost };
+        const waiter = this.#waiting.shift();
+        if (waiter === undefined) this.#inbox.push(incoming);
+        else {
+          this.#tell();
+          waiter.resolve(incoming);
+          this.#granted();
+        }
+        break;
+      }
+      case "credit":
+        this.#credit += packet.body as number;
+        this.#pump();
+        break;
+      default:
+        this.onPacket?.(packet, sockets);
+    }
+  }
+
+  /** No more messages come; those that have come are still read. */
+  end(): void {
+    this.#ended = true;
+    for (const waiter of this.#waiting.drain()) waiter.resolve(undefined);
+    this.#tell();
+  }
+
+  /** The other side is gone. Sockets that nobody has taken are closed. */
+  close(error: Error): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    this.end();
+    for (const sending of this.#outgoing.drain()) sending.reject(error);
+    for (const { done } of this.#urgent.splice(0)) done(error);
+    this.#transport?.close();
+  }
+
+  /** Closes the sockets of messages that nobody has taken. */
+  discard(): void {
+    for (const { sockets } of this.#inbox.splice(0)) for (const socket of sockets) socket.close();
+  }
+
+  async #take(): Promise<Incoming | undefined> {
+    const incoming = this.#inbox.shift();
+    if (incoming !== undefined) {
+      this.#granted();
+      return incoming;
+    }
+    if (this.#ended) return undefined;
+    const waiter = new Waiter<Incoming | undefined>(undefined, () => {});
+    this.#waiting.push(waiter);
+    this.#tell();
+    return await waiter.promise;
+  }
+
+  #tell(): void {
+    this.onWaiting?.(this.#waiting.first !== undefined);
+  }
+
+  /** A message was taken: from time to time the other side is told so. */
+  #granted(): void {
+    if (++this.#taken < WINDOW / 4 || this.#failure !== undefined) return;
+    this.post({ type: "credit", body: this.#taken }).catch(() => {});
+    this.#taken = 0;
+  }
+
+  async #pump(): Promise<void> {
+    if (this.#pumping) return;
+    this.#pumping = true;
+    try {
+      for (let transport = this.#transport; transport !== undefined && this.#failure === undefined;) {
+        const urgent = this.#urgent.shift();
+        if (urgent !== undefined) {
+          await transport.send(urgent.packet, urgent.sockets).then(() => urgent.done(), urgent.done);
+          continue;
+        }
+        const first = this.#credit > 0 ? this.#outgoing.shift() : undefined;
+        if (first === undefined) break;
+        this.#credit--;
+        try {
+          await transport.send(first.packet, first.sockets);
+          if (!first.settled) first.resolve();
+        } catch (error) {
+          this.#credit++;
+          if (!first.settled) first.reject(error);
+        }
+      }
+    } finally {
+      this.#pumping = false;
+    }
+  }
+}

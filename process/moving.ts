@@ -1,0 +1,73 @@
+/** Sockets that are sent away: whole there, detached here. */
+
+import { Descriptor } from "../internal/descriptor.ts";
+import { notSupportedError } from "../internal/errors.ts";
+import { quote } from "../internal/validate.ts";
+import { TcpConn } from "../tcp/tcp_conn.ts";
+import { TcpListener } from "../tcp/tcp_listener.ts";
+import { UdpEndpoint } from "../udp/udp_endpoint.ts";
+
+/** What can be sent to another thread or process. */
+export type MovableSocket = TcpConn | TcpListener | UdpEndpoint;
+
+/** Which class a descriptor is to become again. */
+export type SocketKind = "conn" | "listener" | "udp";
+
+/** The kind of a socket. */
+export function kindOf(socket: MovableSocket): SocketKind {
+  return socket instanceof TcpConn ? "conn" : socket instanceof TcpListener ? "listener" : "udp";
+}
+
+/**
+ * Checks sockets that are to be sent, before anything is done with them.
+ *
+ * @throws {TypeError} If one is no socket, or stands there twice.
+ * @throws {Deno.errors.BadResource} If one is closed.
+ */
+export function checkSockets(value: unknown, action: string): readonly MovableSocket[] {
+  if (value === undefined) return [];
+  if (!Array.isArray(value)) throw new TypeError(`sockets must be an array, received ${quote(value)}`);
+  const seen = new Set<unknown>();
+  for (const socket of value) {
+    if (!(socket instanceof TcpConn || socket instanceof TcpListener || socket instanceof UdpEndpoint)) {
+      throw new TypeError(`sockets must hold TcpConn, TcpListener or UdpEndpoint, received ${quote(socket)}`);
+    }
+    if (seen.has(socket)) throw new TypeError("sockets must hold each socket once");
+    seen.add(socket);
+    if (socket.engine === "native" && socket.fd === undefined) {
+      throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
+    }
+  }
+  return value;
+}
+
+/** The descriptors of native sockets, which stay with them. */
+export function descriptorsOf(sockets: readonly MovableSocket[], action: string): number[] {
+  return sockets.map(({ engine, fd }) => {
+    if (engine !== "native") {
+      throw notSupportedError(`${action} of the runtime engine`, "a socket can be moved with --allow-ffi only");
+    }
+    if (fd === undefined) throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
+    return fd;
+  });
+}
+
+/** Closes sockets here whose copies have been sent. */
+export function giveAway(sockets: readonly MovableSocket[]): void {
+  for (const socket of sockets) new Descriptor(socket.detach()).close();
+}
+
+/**
+ * Makes a socket of a descriptor that was sent here. Closes it if it is none
+ * of that kind, as a connection is that the peer has reset meanwhile.
+ */
+export function adopt(kind: SocketKind, descriptor: Descriptor): MovableSocket | undefined {
+  const fd = descriptor.detach();
+  try {
+    if (kind === "conn") return TcpConn.fromFd(fd);
+    if (kind === "listener") return TcpListener.fromFd(fd);
+    if (kind === "udp") return UdpEndpoint.fromFd(fd);
+  } catch { /* not that kind */ }
+  new Descriptor(fd).close();
+  return undefined;
+}

@@ -1,0 +1,22 @@
+/** What a parent tells its children about itself, before they can talk. */
+
+/** Begins the name of a Worker that was started by `spawnWorker`. */
+export const WORKER_MARK = "c10k-sockets ";
+
+/** The variable in which a process finds the socket of its parent. */
+export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
+
+/** The absolute address of a module, of which a relative path is looked for in the current folder. */
+export function moduleUrl(module: unknown): URL {
+  if (module instanceof URL) return module;
+  if (typeof module !== "string") throw new TypeError(`module must be a string or a URL, received ${typeof module}`);
+  if (URL.canParse(module)) return new URL(module);
+  const folder = Deno.cwd().replaceAll("\\", "/");
+  return new URL(encodeURI(module.replaceAll("\\", "/")), `file:///${encodeURI(folder).replace(/^\//, "")}/`);
+}
+
+/** What errors call a child. */
+export function childName(kind: "worker" | "process", id: number, module: URL, name: unknown): string {
+  if (name !== undefined && typeof name !== "string") throw new TypeError(`name must be a string`);
+  return `${kind} ${id} (${name ?? module.pathname.split("/").at(-1)})`;
+}

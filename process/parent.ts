@@ -1,0 +1,214 @@
+/** A child's side: what it hears of its parent. */
+
+import { engineSupport } from "../internal/engine.ts";
+import { libc } from "../internal/libc.ts";
+import { expectTable, joinTable, thisOwner } from "../internal/owner.ts";
+import { type Incoming, Link, type Packet, type SendOptions } from "./link.ts";
+import type { MovableSocket } from "./moving.ts";
+import { PARENT_VARIABLE, WORKER_MARK } from "./names.ts";
+import { ProcessTransport } from "./process_transport.ts";
+import type { Hello, Welcome } from "./spawn_worker.ts";
+import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
+import { threadId } from "./threads.ts";
+import { cString, UnixSocket } from "./unix_socket.ts";
+
+// linux/prctl.h, signal.h
+const PR_SET_PDEATHSIG = 1;
+const SIGKILL = 9n;
+
+/** The parent, seen from a child. */
+export interface ParentPort {
+  /** What this child is. */
+  readonly kind: "worker" | "process";
+  /** Aborted when the parent asks for the end. */
+  readonly signal: AbortSignal;
+  /**
+   * Sends a message, as {@linkcode Child.send} does.
+   *
+   * @param message What to send.
+   * @param options Sockets to send away, and a signal to stop waiting.
+   */
+  send(message: unknown, options?: SendOptions): Promise<void>;
+  /** Messages of the parent, until it asks for the end. Each goes to one loop only. */
+  messages(): AsyncIterableIterator<Incoming>;
+  /**
+   * Lets something be finished after the parent has asked for the end. A thread ends when all loops over
+   * `messages()` have ended, and all that was given here is done; a process when it has nothing left to do.
+   *
+   * @param work What to wait for.
+   */
+  waitUntil(work: Promise<unknown>): void;
+}
+
+/** {@linkcode ParentPort}, and what the library itself needs of it. */
+export class Port implements ParentPort {
+  readonly kind: "worker" | "process";
+  readonly link: Link = new Link("the parent");
+  readonly #end: () => void;
+  readonly #abort = new AbortController();
+  readonly #work = new Set<Promise<unknown>>();
+  #loops = 0;
+
+  constructor(kind: "worker" | "process", end: () => void) {
+    this.kind = kind;
+    this.#end = end;
+    this.link.onPacket = (packet, sockets) => this.#take(packet, sockets);
+  }
+
+  /** Told of the packets that are for a pool. */
+  onPoolPacket: ((body: unknown, sockets: MovableSocket[]) => void) | undefined;
+
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  send(message: unknown, options?: SendOptions): Promise<void> {
+    return this.link.send(message, options);
+  }
+
+  async *messages(): AsyncIterableIterator<Incoming> {
+    this.#loops++;
+    try {
+      yield* this.link.messages();
+    } finally {
+      this.#loops--;
+      this.#endIfDone();
+    }
+  }
+
+  waitUntil(work: Promise<unknown>): void {
+    this.#work.add(work);
+    const done = () => {
+      this.#work.delete(work);
+      this.#endIfDone();
+    };
+    work.then(done, done);
+  }
+
+  #take(packet: Packet, sockets: MovableSocket[]): void {
+    if (packet.type === "pool") {
+      if (this.onPoolPacket !== undefined) return this.onPoolPacket(packet.body, sockets);
+    } else if (packet.type === "shutdown") {
+      this.link.end();
+      this.#abort.abort(new Deno.errors.Interrupted("The parent has asked for the end"));
+      this.#endIfDone();
+    }
+    for (const socket of sockets) socket.close();
+  }
+
+  #endIfDone(): void {
+    if (!this.signal.aborted) return;
+    // In a turn of its own: what follows a loop may have begun something else.
+    setTimeout(() => {
+      if (this.#loops === 0 && this.#work.size === 0) this.#end();
+    });
+  }
+}
+
+let port: Port | undefined;
+
+/**
+ * Reaches the parent, inside a child that `spawnWorker` or `spawnProcess` has
+ * started: the same `send` and `messages`, from the other side.
+ *
+ * @returns Always the same object.
+ * @throws {Error} If this program is no such child.
+ *
+ * @example Answer the parent
+ * ```ts no-eval
+ * import { parent } from "@c10k/sockets/process";
+ *
+ * for await (const { message, sockets } of parent().messages()) {
+ *   console.log(message, sockets);
+ *   await parent().send("thanks");
+ * }
+ * ```
+ */
+export function parent(): ParentPort {
+  return thePort();
+}
+
+/** {@linkcode parent}, for the library. */
+export function thePort(): Port {
+  return port ??= inWorker() ? joinThread() : joinProcess();
+}
+
+function inWorker(): boolean {
+  return "DedicatedWorkerGlobalScope" in globalThis && (globalThis as unknown as Window).name.startsWith(WORKER_MARK);
+}
+
+function noParent(cause?: unknown): Error {
+  const message = "Cannot reach the parent: this program was not started by spawnWorker or spawnProcess";
+  return new Error(message, cause === undefined ? {} : { cause });
+}
+
+// What a Worker opens from here on is known by its number, even before the parent has answered.
+if (inWorker()) expectTable();
+
+/** What a Worker's scope has, and this library is not compiled for. */
+interface WorkerScope extends EventTarget {
+  postMessage(message: unknown, transfer?: Transferable[]): void;
+  close(): void;
+}
+
+function joinThread(): Port {
+  const scope = globalThis as unknown as WorkerScope;
+  const close = scope.close.bind(scope);
+  const sayBye = () => scope.postMessage({ packet: { type: "bye" }, sockets: [] } satisfies Envelope);
+  // Deno does not tell a parent that a Worker has closed itself.
+  scope.close = () => {
+    sayBye();
+    close();
+  };
+  scope.addEventListener("unload", sayBye);
+  const port = new Port("worker", () => scope.close());
+  const transport = new ThreadTransport(scope, thisOwner, () => {});
+  scope.addEventListener("message", (event) => {
+    const { data } = event as MessageEvent<Welcome | Envelope>;
+    if ("welcome" in data) {
+      joinTable(data.welcome.table, data.welcome.owner);
+      port.link.attach(transport);
+    } else port.link.receive(data.packet, unpack(data), 0);
+  });
+  const hello: Hello = { hello: { thread: threadId() } };
+  scope.postMessage(hello);
+  return port;
+}
+
+function joinProcess(): Port {
+  const { engine, reason } = engineSupport();
+  if (engine !== "native") throw noParent(new Deno.errors.NotSupported(`Cannot use the native engine: ${reason}`));
+  const path = readVariable(PARENT_VARIABLE);
+  if (path === undefined) throw noParent();
+  // Also of a program that never comes to its event loop; the parent's end before this call is seen below.
+  libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0n, 0n, 0n);
+  let socket: UnixSocket;
+  try {
+    socket = UnixSocket.connect(path, "the parent");
+  } catch (error) {
+    throw noParent(error);
+  }
+  const { pid, uid } = socket.peer;
+  if (pid !== libc.getppid() || uid !== libc.getuid()) {
+    socket.close();
+    throw noParent();
+  }
+  const port = new Port("process", () => transport.ref(false));
+  const transport = new ProcessTransport(socket, port.link, () => {
+    // The line is cut: the parent has ended.
+    if (!port.signal.aborted) Deno.exit(1);
+  });
+  transport.ref(false);
+  port.link.onWaiting = (waits) => transport.ref(waits);
+  port.link.attach(transport);
+  return port;
+}
+
+/** getenv(3), which needs no permission for a variable of our own. */
+function readVariable(name: string): string | undefined {
+  const address = libc.getenv(cString(name));
+  if (address === 0n) return undefined;
+  const bytes = new Uint8Array(libc.strnlen(address, 4096));
+  libc.memcpy_from(bytes, address, bytes.length);
+  return new TextDecoder().decode(bytes);
+}

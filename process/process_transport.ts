@@ -1,0 +1,155 @@
+/** Packets between processes, over a Unix socket: what they carry is serialized as `structuredClone` would. */
+
+import { deserialize, serialize } from "node:v8";
+import { Buffer } from "node:buffer";
+import type { Descriptor } from "../internal/descriptor.ts";
+import type { Link, Packet, Transport } from "./link.ts";
+import { adopt, descriptorsOf, giveAway, kindOf, type MovableSocket, type SocketKind } from "./moving.ts";
+import { LARGEST_PACKET, MOST_DESCRIPTORS } from "./scm.ts";
+import type { UnixSocket } from "./unix_socket.ts";
+
+/**
+ * The first byte of each packet: more of the message follows, it is the last
+ * one, or the sender could not go on and nothing of it counts.
+ */
+const MORE = 0;
+const LAST = 1;
+const ABANDONED = 2;
+const CHUNK = LARGEST_PACKET - 1;
+
+/** Largest message, in bytes; more would have to be held in memory by who receives it. */
+const LARGEST_MESSAGE = 256 * 1024 * 1024;
+
+/** The whole of a message, before it is cut into packets. */
+interface Envelope {
+  readonly packet: Packet;
+  readonly kinds: readonly SocketKind[];
+}
+
+/** {@linkcode Transport} over a Unix socket. */
+export class ProcessTransport implements Transport {
+  readonly #socket: UnixSocket;
+  readonly #link: Link;
+
+  constructor(socket: UnixSocket, link: Link, onEnd: (error?: Error) => void) {
+    this.#socket = socket;
+    this.#link = link;
+    this.#receive().then(() => onEnd(), onEnd);
+  }
+
+  check(packet: Packet, sockets: readonly MovableSocket[]): void {
+    descriptorsOf(sockets, "send a socket");
+    // Throws for what cannot be cloned; small messages are sent far more often than such.
+    if (sockets.length > 0) serialize(packet.body);
+  }
+
+  async send(packet: Packet, sockets: readonly MovableSocket[]): Promise<void> {
+    const chunks = this.#pack(packet, sockets);
+    let sent = 0;
+    try {
+      for (const { data, from, to } of chunks) {
+        const isLast = ++sent === chunks.length;
+        await this.#socket.send(
+          data,
+          () => descriptorsOf(sockets.slice(from, to), "send a socket"),
+          () => isLast && giveAway(sockets),
+        );
+      }
+    } catch (error) {
+      if (sent > 1) await this.#socket.send(new Uint8Array([ABANDONED]), () => [], () => {}).catch(() => {});
+      throw error;
+    }
+  }
+
+  trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean {
+    const chunks = this.#pack(packet, sockets);
+    const [first] = chunks;
+    if (chunks.length > 1 || first === undefined) return false;
+    return this.#socket.trySend(
+      first.data,
+      () => descriptorsOf(sockets, "send a socket"),
+      () => giveAway(sockets),
+    ) ?? false;
+  }
+
+  ref(on: boolean): void {
+    this.#socket.ref(on);
+  }
+
+  close(): void {
+    this.#socket.close();
+  }
+
+  #pack(
+    packet: Packet,
+    sockets: readonly MovableSocket[],
+  ): { data: Uint8Array<ArrayBuffer>; from: number; to: number }[] {
+    const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };
+    const bytes = serialize(envelope);
+    if (bytes.length > LARGEST_MESSAGE) {
+      throw new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`);
+    }
+    const count = Math.max(Math.ceil(bytes.length / CHUNK), Math.ceil(sockets.length / MOST_DESCRIPTORS));
+    return Array.from({ length: count }, (_, i) => {
+      const part = bytes.subarray(i * CHUNK, (i + 1) * CHUNK);
+      const data = new Uint8Array(1 + part.length);
+      data[0] = i === count - 1 ? LAST : MORE;
+      data.set(part, 1);
+      return { data, from: i * MOST_DESCRIPTORS, to: (i + 1) * MOST_DESCRIPTORS };
+    });
+  }
+
+  async #receive(): Promise<void> {
+    let parts: Uint8Array[] = [];
+    let size = 0;
+    let descriptors: Descriptor[] = [];
+    let cut = false;
+    const forget = () => {
+      for (const descriptor of descriptors) descriptor.close();
+      [parts, size, descriptors, cut] = [[], 0, [], false];
+    };
+    try {
+      while (true) {
+        const received = await this.#socket.receive();
+        descriptors.push(...received.descriptors);
+        cut ||= received.cut;
+        const { data } = received;
+        if (data.length === 0) return;
+        if (data[0] === ABANDONED) {
+          forget();
+          continue;
+        }
+        size += data.length - 1;
+        if (size > LARGEST_MESSAGE) throw new TypeError("Cannot receive: the message is too large");
+        parts.push(data.slice(1));
+        if (data[0] === MORE) continue;
+        const envelope = decode(parts);
+        const sockets = cut || descriptors.length < envelope.kinds.length ? [] : unpack(envelope, descriptors);
+        const lost = envelope.kinds.length - sockets.length;
+        // Surplus ones, and those of a message that has lost some.
+        forget();
+        this.#link.receive(envelope.packet, sockets, lost);
+      }
+    } finally {
+      forget();
+    }
+  }
+}
+
+function decode(parts: readonly Uint8Array[]): Envelope {
+  const bytes = parts.length === 1 ? parts[0] as Uint8Array : Buffer.concat(parts);
+  const envelope: unknown = deserialize(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+  if (!isEnvelope(envelope)) throw new TypeError("Cannot receive: not a message of this library");
+  return envelope;
+}
+
+function isEnvelope(value: unknown): value is Envelope {
+  if (typeof value !== "object" || value === null) return false;
+  const { packet, kinds } = value as Partial<Envelope>;
+  return typeof packet === "object" && packet !== null && typeof packet.type === "string" && Array.isArray(kinds);
+}
+
+/** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */
+function unpack({ kinds }: Envelope, descriptors: readonly Descriptor[]): MovableSocket[] {
+  return kinds.flatMap((kind, i) => adopt(kind, descriptors[i] as Descriptor) ?? []);
+}
