@@ -11,6 +11,8 @@ import { type Reactor, reactor, type Source } from "./reactor.ts";
 export class NativeSocket extends Descriptor implements Pollable {
   readonly engine = "native";
   readonly reactor: Reactor = reactor();
+  /** Others wait for the same socket, and one of all is enough to be woken. */
+  isShared = false;
   readonly #source: Source;
   readonly #describe: () => string;
   #registered = false;
@@ -53,7 +55,7 @@ export class NativeSocket extends Descriptor implements Pollable {
   register(): Error | undefined {
     if (this.#registered) return undefined;
     try {
-      this.reactor.register(this.fd, this.#source);
+      this.reactor.register(this.fd, this.#source, this.isShared);
       this.#registered = true;
       return undefined;
     } catch (error) {

@@ -31,6 +31,8 @@ const MAX_EVENTS = 64;
 const UNREF_POLL = 10;
 
 const EDGE_TRIGGERED = InterestBit.READABLE | InterestBit.WRITABLE | InterestBit.PRIORITY | InterestBit.EDGE;
+/** `EPOLLEXCLUSIVE` goes with few others. */
+const SHARED = InterestBit.READABLE | InterestBit.EDGE | InterestBit.EXCLUSIVE;
 
 class Reactor {
   readonly #selector: EpollSelector;
@@ -60,10 +62,13 @@ class Reactor {
     }
   }
 
-  /** Begins to tell `source` of what happens on `fd`. */
-  register(fd: number, source: Source): void {
+  /**
+   * Begins to tell `source` of what happens on `fd`; if it is `shared` with other threads or processes, the kernel
+   * wakes one of them only.
+   */
+  register(fd: number, source: Source, shared = false): void {
     const generation = ((this.#generations[fd] ?? 0) + 1) & 0x3fffffff;
-    this.#selector.register(fd, generation, EDGE_TRIGGERED);
+    this.#selector.register(fd, generation, shared ? SHARED : EDGE_TRIGGERED);
     this.#generations[fd] = generation;
     this.#sources[fd] = source;
   }

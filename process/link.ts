@@ -217,7 +217,8 @@ export class Link {
     if (this.#pumping) return;
     this.#pumping = true;
     try {
-      for (let transport = this.#transport; transport !== undefined && this.#failure === undefined;) {
+      const transport = this.#transport;
+      while (transport !== undefined && this.#failure === undefined) {
         const urgent = this.#urgent.shift();
         if (urgent !== undefined) {
           await transport.send(urgent.packet, urgent.sockets).then(() => urgent.done(), urgent.done);

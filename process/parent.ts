@@ -48,6 +48,8 @@ export class Port implements ParentPort {
   readonly #abort = new AbortController();
   readonly #work = new Set<Promise<unknown>>();
   #loops = 0;
+  /** Who waits for packets. */
+  #holders = 0;
 
   constructor(kind: "worker" | "process", end: () => void) {
     this.kind = kind;
@@ -83,6 +85,15 @@ export class Port implements ParentPort {
       this.#endIfDone();
     };
     work.then(done, done);
+  }
+
+  /** Somebody waits for packets: the process goes on. */
+  hold(): void {
+    if (this.#holders++ === 0) this.link.transport?.ref(true);
+  }
+
+  release(): void {
+    if (--this.#holders === 0) this.link.transport?.ref(false);
   }
 
   #take(packet: Packet, sockets: MovableSocket[]): void {
@@ -199,7 +210,13 @@ function joinProcess(): Port {
     if (!port.signal.aborted) Deno.exit(1);
   });
   transport.ref(false);
-  port.link.onWaiting = (waits) => transport.ref(waits);
+  let holds = false;
+  port.link.onWaiting = (waits) => {
+    if (waits === holds) return;
+    holds = waits;
+    if (waits) port.hold();
+    else port.release();
+  };
   port.link.attach(transport);
   return port;
 }

@@ -4,7 +4,7 @@
  */
 
 import { Descriptor } from "../internal/descriptor.ts";
-import { interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { interruptedError, socketError, type SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { getSocketStruct, SOCK_CLOEXEC, SOCK_NONBLOCK } from "../internal/socket.ts";
 import { EAGAIN, syscall, syscallError, takeConnection } from "../internal/syscall.ts";

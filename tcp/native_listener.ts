@@ -48,10 +48,15 @@ export class NativeListener implements ListenerDriver, Source {
     this.#onAcceptError = onAcceptError;
   }
 
-  /** Takes over a listening socket that comes from elsewhere, once it is checked. */
-  static adopt(fd: number): NativeListener {
+  /**
+   * Takes over a listening socket that comes from elsewhere, once it is checked; `isShared` if others accept from it,
+   * too.
+   */
+  static adopt(fd: number, isShared = false): NativeListener {
     adoptTcp(fd, "listening");
-    return new NativeListener(fd);
+    const listener = new NativeListener(fd);
+    listener.#socket.isShared = isShared;
+    return listener;
   }
 
   get fd(): number | undefined {

@@ -1,0 +1,147 @@
+/** One child of a pool, and what it is known to have done. */
+
+import type { TcpConn } from "../tcp/tcp_conn.ts";
+import type { Child, ChildStatus, ProcessOptions } from "./child.ts";
+import type { Link } from "./link.ts";
+import type { MovableSocket } from "./moving.ts";
+import type { FromChild, Start, ToChild } from "./pool_protocol.ts";
+import { ProcessChild } from "./spawn_process.ts";
+import { WorkerChild } from "./spawn_worker.ts";
+
+/** What a pool is told of its children. */
+export interface PoolChildEvents {
+  /** A connection was finished, or the child takes more again. */
+  changed(child: PoolChild): void;
+  /** It was woken for what it has not taken. */
+  full(child: PoolChild): void;
+  /** It has ended; `error` says why, if that was not asked for. */
+  ended(child: PoolChild, error: Error | undefined): void;
+}
+
+/** A child of a pool. */
+export class PoolChild {
+  readonly child: Child & { readonly link: Link; readonly name: string };
+  readonly slot: number;
+  readonly since: Date = new Date();
+  /** Resolves once `serve` was called; rejects if the child ends before. */
+  readonly ready: Promise<void>;
+  state: "starting" | "serving" | "draining" | "ended" = "starting";
+  /** Connections that were handed over, or that it has accepted. */
+  total = 0;
+  /** Why it has ended, if nobody asked for that. */
+  failure: Error | undefined;
+  #finished = 0;
+  readonly #events: PoolChildEvents;
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+  #timedOut: Error | undefined;
+
+  constructor(
+    slot: number,
+    kind: "worker" | "process",
+    module: string | URL,
+    options: ProcessOptions,
+    startTimeout: number,
+    events: PoolChildEvents,
+  ) {
+    this.slot = slot;
+    this.#events = events;
+    this.child = kind === "worker" ? new WorkerChild(module, options) : new ProcessChild(module, options);
+    this.child.link.onPacket = (packet) => {
+      if (packet.type === "pool") this.#take(packet.body as FromChild);
+    };
+    this.ready = this.#ready.promise;
+    this.ready.catch(() => {});
+    if (startTimeout !== Infinity) {
+      this.#timer = setTimeout(() => {
+        this.#timedOut = new Deno.errors.TimedOut(`${this.child.name} has not called serve() in ${startTimeout} ms`);
+        this.child.kill();
+      }, startTimeout);
+    }
+    this.child.closed.then((status) => this.#end(status));
+  }
+
+  /** Connections that are open there. */
+  get active(): number {
+    return this.total - this.#finished;
+  }
+
+  /** It has finished one at least: what failed later was not its start. */
+  get hasServed(): boolean {
+    return this.#finished > 0;
+  }
+
+  /** Says how it gets its connections; the listeners are given away. */
+  async start(settings: Start, listeners: readonly MovableSocket[]): Promise<void> {
+    await this.#post(settings, listeners);
+    if (this.state === "starting") this.state = "serving";
+  }
+
+  /** Hands a connection over; rejects with the connection still whole here. */
+  hand(conn: TcpConn): Promise<void> {
+    const done = this.#post({ do: "connection" }, [conn]);
+    this.total++;
+    return done.catch((error) => {
+      this.total--;
+      throw error;
+    });
+  }
+
+  look(): void {
+    if (this.state === "serving") this.#post({ do: "look" }).catch(() => {});
+  }
+
+  /** Lets it finish, and ends it after the grace, in milliseconds. */
+  async drain(grace: number): Promise<void> {
+    if (this.state === "ended") return;
+    this.state = "draining";
+    this.#post({ do: "drain" }).catch(() => {});
+    const timer = grace === Infinity ? undefined : setTimeout(() => this.child.kill(), grace);
+    await this.child.closed;
+    clearTimeout(timer);
+  }
+
+  kill(): void {
+    this.child.kill();
+  }
+
+  #post(body: ToChild, sockets: readonly MovableSocket[] = []): Promise<void> {
+    return this.child.link.post({ type: "pool", body }, sockets);
+  }
+
+  #take(body: FromChild): void {
+    switch (body.is) {
+      case "ready":
+        clearTimeout(this.#timer);
+        this.#ready.resolve();
+        break;
+      case "counting":
+        this.total = Math.max(this.total, body.opened);
+        this.#finished = body.closed;
+        this.#events.changed(this);
+        break;
+      case "full":
+        this.#events.full(this);
+        break;
+      case "drained":
+        this.state = "draining";
+        this.child.shutdown().catch(() => {});
+    }
+  }
+
+  #end(status: ChildStatus): void {
+    clearTimeout(this.#timer);
+    const wasAsked = this.state === "draining";
+    const early = this.state === "starting" ? " before it called serve()" : "";
+    this.state = "ended";
+    const how = status.signal !== undefined ? `by ${status.signal}` : `with code ${status.code}`;
+    const error = this.#timedOut ??
+      new Error(
+        `${this.child.name} has ended ${how}${early}`,
+        status.error === undefined ? {} : { cause: status.error },
+      );
+    this.#ready.reject(error);
+    this.failure = wasAsked ? undefined : error;
+    this.#events.ended(this, this.failure);
+  }
+}

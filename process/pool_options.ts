@@ -1,0 +1,166 @@
+/** How a pool is started. */
+
+import { chooseEngine, engineSupport } from "../internal/engine.ts";
+import { getSocketOption } from "../internal/socket.ts";
+import { checkBoolean, checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
+import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
+import { GRACE, type ProcessOptions } from "./child.ts";
+import type { RestartOptions } from "./restarts.ts";
+
+/** Who gets the next connection. */
+export type Balance = "shared" | "reuseport" | "round-robin" | "least-connections";
+
+/** How {@linkcode Pool.start} starts a pool. */
+export interface PoolOptions extends ProcessOptions {
+  /** Threads or processes. */
+  kind: "worker" | "process";
+  /** What a child runs: a module that calls {@linkcode serve}. */
+  module: string | URL;
+  /** Where to listen, as {@linkcode TcpListener.bind} takes it. Either this or `listener`. */
+  listen?: TcpListenOptions;
+  /** A listener, which belongs to the pool from now on. */
+  listener?: TcpListener;
+  /**
+   * Children, or with `per: "connection"` how many there may be at a time.
+   *
+   * @default {navigator.hardwareConcurrency}
+   */
+  size?: number;
+  /**
+   * Children that stay, or a fresh one for each connection.
+   *
+   * @default {"pool"}
+   */
+  per?: "pool" | "connection";
+  /**
+   * Who gets the next connection.
+   *
+   * - `"shared"`: all accept from one listening socket; the kernel wakes one that is idle.
+   * - `"reuseport"`: each has a listening socket of its own on the same port (`SO_REUSEPORT`), and the kernel chooses
+   *   by the connection's addresses. The pool keeps these sockets, so nothing in their queues is lost with a child.
+   * - `"round-robin"`: the pool accepts, and hands each connection to the next child.
+   * - `"least-connections"`: to the one that has the fewest open.
+   *
+   * @default {"shared"} on the native engine, else `"round-robin"`
+   */
+  balance?: Balance;
+  /** How children that have failed are replaced. */
+  restart?: RestartOptions;
+  /**
+   * Open connections at most, of all children together; more wait in the kernel's queue. Where the children accept,
+   * each may have its part of them.
+   *
+   * @default {Infinity}
+   */
+  maxConnections?: number;
+  /**
+   * Milliseconds that children have to finish their connections when the pool closes, unless `close` says else, or is
+   * reloaded.
+   *
+   * @default {10000}
+   */
+  grace?: number;
+  /**
+   * Milliseconds within which a child must call {@linkcode serve}.
+   *
+   * @default {60000}
+   */
+  startTimeout?: number;
+  /**
+   * Close the pool on SIGTERM and SIGINT, and reload it on SIGHUP.
+   *
+   * @default {true}
+   */
+  signals?: boolean;
+  /**
+   * Path of a Unix socket by which a newly started program can take over. If one that was started with the same path
+   * runs already, its listening sockets are taken, without refusing a connection, and it is told to drain once the
+   * children of this one are up. Needs `--allow-read` and `--allow-write` for the path.
+   */
+  control?: string;
+}
+
+/** {@linkcode PoolOptions}, checked and with all that was left out. */
+export interface PoolSettings {
+  readonly kind: "worker" | "process";
+  readonly module: string | URL;
+  readonly size: number;
+  readonly per: "pool" | "connection";
+  readonly balance: Balance;
+  readonly maxConnections: number;
+  readonly grace: number;
+  readonly startTimeout: number;
+  readonly signals: boolean;
+  readonly control: string | undefined;
+  readonly child: ProcessOptions;
+}
+
+const DEFAULT_START_TIMEOUT = 60_000;
+
+function oneOf<T extends string>(value: unknown, name: string, choices: readonly T[]): T {
+  if ((choices as readonly unknown[]).includes(value)) return value as T;
+  throw new TypeError(`${name} must be ${choices.map((c) => `"${c}"`).join(" or ")}, received ${quote(value)}`);
+}
+
+/** Checks the options before anything is started. */
+export function checkPoolOptions(options: PoolOptions): PoolSettings {
+  checkOptions(options);
+  const { listener, listen, maxConnections = Infinity, control } = options;
+  const kind = oneOf(options.kind, "kind", ["worker", "process"]);
+  const per = oneOf(options.per ?? "pool", "per", ["pool", "connection"]);
+  if ((listener === undefined) === (listen === undefined)) {
+    throw new TypeError("options must have either listen or listener");
+  }
+  if (listener !== undefined && !(listener instanceof TcpListener)) {
+    throw new TypeError(`listener must be a TcpListener, received ${quote(listener)}`);
+  }
+  if (listen !== undefined) checkOptions(listen, "listen");
+  const engine = listener?.engine ?? chooseEngine(listen?.engine, "start a pool");
+  const accepting = per === "pool" ? "shared" : "round-robin";
+  const balance = oneOf(options.balance ?? (engine === "native" ? accepting : "round-robin"), "balance", [
+    "shared",
+    "reuseport",
+    "round-robin",
+    "least-connections",
+  ]);
+  if (kind === "process" || balance === "shared" || balance === "reuseport" || control !== undefined) {
+    requireNative(
+      engine,
+      kind === "process" ? "processes" : control !== undefined ? "control" : `balance: "${balance}"`,
+    );
+  }
+  if (per === "connection" && (balance === "shared" || balance === "reuseport")) {
+    throw new TypeError(`balance must be "round-robin" or "least-connections" with per: "connection"`);
+  }
+  if (balance === "reuseport" && listener?.fd !== undefined && getSocketOption(listener.fd, "SO_REUSEPORT") !== 1) {
+    throw new TypeError('listener must be bound with reusePort for balance: "reuseport"');
+  }
+  if (maxConnections !== Infinity) checkInteger(maxConnections, "maxConnections", 1, 2 ** 31 - 1);
+  if (control !== undefined && (typeof control !== "string" || control === "")) {
+    throw new TypeError(`control must be a path, received ${quote(control)}`);
+  }
+  const { name, permissions, args, env, cwd, flags, stdout, stderr } = options;
+  return {
+    kind,
+    module: options.module,
+    size: checkInteger(options.size ?? Math.max(navigator.hardwareConcurrency, 1), "size", 1, 10_000),
+    per,
+    balance,
+    maxConnections,
+    grace: checkDuration(options.grace ?? GRACE, "grace"),
+    startTimeout: checkDuration(options.startTimeout ?? DEFAULT_START_TIMEOUT, "startTimeout"),
+    signals: checkBoolean(options.signals ?? true, "signals"),
+    control,
+    child: Object.fromEntries(
+      Object.entries({ name, permissions, args, env, cwd, flags, stdout, stderr }).filter(([, value]) =>
+        value !== undefined
+      ),
+    ),
+  };
+}
+
+function requireNative(engine: "runtime" | "native", what: string): void {
+  if (engine === "native") return;
+  const reason = engineSupport().reason ?? 'do not ask for engine: "runtime"';
+  throw new Deno.errors.NotSupported(`Cannot start a pool with ${what} on the runtime engine: ${reason}`);
+}

@@ -1,0 +1,35 @@
+/** What a pool and its children say to each other. */
+
+/** How a child gets its connections. */
+export interface Start {
+  readonly do: "start";
+  /** It accepts from the listeners that come with this, or is handed each connection. */
+  readonly mode: "accept" | "hand-over";
+  /** Connections at a time. */
+  readonly limit: number;
+  /** Others accept from the same listeners. */
+  readonly shared: boolean;
+  /** One connection only, and then the end. */
+  readonly once: boolean;
+}
+
+/** From the pool to a child. */
+export type ToChild =
+  | Start
+  /** A connection comes with this. */
+  | { readonly do: "connection" }
+  /** Somebody else may have been woken for a connection and not have taken it. */
+  | { readonly do: "look" }
+  /** Take no more, and finish what is open. */
+  | { readonly do: "drain" };
+
+/** From a child to the pool. */
+export type FromChild =
+  /** `serve` was called. */
+  | { readonly is: "ready" }
+  /** How many connections it has had, and has finished. */
+  | { readonly is: "counting"; readonly opened: number; readonly closed: number }
+  /** It has as many as it may, and does not accept. */
+  | { readonly is: "full" }
+  /** All are finished. */
+  | { readonly is: "drained" };

@@ -1,0 +1,285 @@
+/** The inside of a pool's child: connections come, a handler serves them. */
+
+import { TcpConn } from "../tcp/tcp_conn.ts";
+import { TcpListener, wrapListener } from "../tcp/tcp_listener.ts";
+import { NativeListener } from "../tcp/native_listener.ts";
+import { checkOptions, quote } from "../internal/validate.ts";
+import type { MovableSocket } from "./moving.ts";
+import { type Port, thePort } from "./parent.ts";
+import type { FromChild, Start, ToChild } from "./pool_protocol.ts";
+
+/** What a handler is told beside its connection. */
+export interface ServeContext {
+  /** The number of this connection in this child, from 1. */
+  readonly number: number;
+  /** Aborted when the pool drains: finish soon. */
+  readonly signal: AbortSignal;
+}
+
+/** Serves one connection. It is closed when what the handler returns is done. */
+export type ServeHandler = (conn: TcpConn, context: ServeContext) => void | Promise<void>;
+
+/** How {@linkcode serve} serves. */
+export interface ServeOptions {
+  /**
+   * Told when a handler has failed, whose connection is reset; by default that is written to standard error, and the
+   * child goes on.
+   */
+  onError?: (error: unknown) => void;
+}
+
+/** How long counts may wait to be told, in milliseconds. */
+const COUNT_INTERVAL = 5;
+
+/** One accepting listener: its descriptor is given up while the child has as many connections as it may. */
+class Acceptor {
+  readonly #take: (conn: TcpConn) => void;
+  #listener: TcpListener | undefined;
+  #fd = -1;
+  #abort = new AbortController();
+
+  constructor(fd: number, take: (conn: TcpConn) => void) {
+    this.#fd = fd;
+    this.#take = take;
+  }
+
+  /** Accepts until {@linkcode Acceptor.stop}. */
+  async run(isShared: boolean): Promise<void> {
+    if (this.#listener !== undefined || this.#fd < 0) return;
+    const listener = this.#listener = wrapListener(NativeListener.adopt(this.#fd, isShared));
+    const { signal } = this.#abort = new AbortController();
+    this.#fd = -1;
+    while (!signal.aborted) {
+      try {
+        this.#take(await listener.accept({ signal }));
+      } catch (error) {
+        if (signal.aborted || error instanceof Deno.errors.BadResource) return;
+        throw error;
+      }
+    }
+  }
+
+  /** Takes what nobody was woken for. */
+  look(mayTake: () => boolean): void {
+    const wasAccepting = this.#listener !== undefined;
+    this.stop();
+    if (!wasAccepting) return;
+    const listener = wrapListener(NativeListener.adopt(this.#fd));
+    while (mayTake()) {
+      const conn = listener.tryAccept();
+      if (conn === undefined) break;
+      this.#take(conn);
+    }
+    this.#fd = listener.detach();
+  }
+
+  /** Stops accepting, which leaves the listener's registration, so that nobody is woken for nothing. */
+  stop(): void {
+    this.#abort.abort();
+    if (this.#listener !== undefined) this.#fd = this.#listener.detach();
+    this.#listener = undefined;
+  }
+
+  close(): void {
+    this.stop();
+    if (this.#fd >= 0) TcpListener.fromFd(this.#fd).close();
+    this.#fd = -1;
+  }
+}
+
+class Server {
+  readonly #port: Port;
+  readonly #handler: ServeHandler;
+  readonly #onError: (error: unknown) => void;
+  readonly #done = Promise.withResolvers<void>();
+  readonly #abort = new AbortController();
+  #acceptors: Acceptor[] = [];
+  #settings: Start | undefined;
+  #opened = 0;
+  #closed = 0;
+  #draining = false;
+  #isFull = false;
+  #telling: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(port: Port, handler: ServeHandler, onError: (error: unknown) => void) {
+    this.#port = port;
+    this.#handler = handler;
+    this.#onError = onError;
+  }
+
+  get done(): Promise<void> {
+    return this.#done.promise;
+  }
+
+  take(body: ToChild, sockets: MovableSocket[]): void {
+    switch (body.do) {
+      case "start":
+        this.#settings = body;
+        this.#acceptors = sockets.map((listener) => new Acceptor(listener.detach(), (conn) => this.#open(conn)));
+        if (this.#draining) this.drain();
+        else this.#accept();
+        break;
+      case "connection": {
+        const [conn] = sockets;
+        if (conn instanceof TcpConn) return this.#open(conn);
+        // It was lost on the way, since there is no room for more descriptors.
+        this.#opened++;
+        this.#close();
+        break;
+      }
+      case "look":
+        if (this.#draining) return;
+        for (const acceptor of this.#acceptors) acceptor.look(() => !this.#isAtLimit);
+        this.#accept();
+        break;
+      case "drain":
+        this.drain();
+    }
+  }
+
+  drain(): void {
+    this.#draining = true;
+    for (const acceptor of this.#acceptors.splice(0)) {
+      // What this child was woken for nobody else was.
+      acceptor.look(() => !this.#isAtLimit);
+      acceptor.close();
+    }
+    this.#abort.abort(new Deno.errors.Interrupted("The pool drains"));
+    this.#finishIfDone();
+  }
+
+  get #isAtLimit(): boolean {
+    return this.#opened - this.#closed >= (this.#settings?.limit ?? Infinity);
+  }
+
+  #accept(): void {
+    if (this.#draining || this.#isAtLimit) return;
+    this.#isFull = false;
+    for (const acceptor of this.#acceptors) acceptor.run(this.#settings?.shared ?? false).catch(fail);
+  }
+
+  #open(conn: TcpConn): void {
+    const number = ++this.#opened;
+    this.#tellSoon();
+    if (this.#isAtLimit && this.#settings?.mode === "accept" && !this.#isFull) {
+      this.#isFull = true;
+      for (const acceptor of this.#acceptors) acceptor.stop();
+      this.#post({ is: "full" });
+    }
+    this.#serve(conn, { number, signal: this.#abort.signal });
+  }
+
+  async #serve(conn: TcpConn, context: ServeContext): Promise<void> {
+    try {
+      await this.#handler(conn, context);
+      conn.close();
+    } catch (error) {
+      reset(conn);
+      // A peer that is gone is no failure of the handler's.
+      if (!isPeersFault(error)) this.#onError(error);
+    } finally {
+      this.#close();
+    }
+  }
+
+  #close(): void {
+    this.#closed++;
+    this.#tellSoon();
+    if (this.#isFull) this.#accept();
+    this.#finishIfDone();
+  }
+
+  #finishIfDone(): void {
+    const isLast = this.#settings?.once === true && this.#closed > 0;
+    if (!(this.#draining || isLast) || this.#opened > this.#closed) return;
+    this.#tell();
+    this.#post({ is: "drained" });
+    this.#done.resolve();
+  }
+
+  #tellSoon(): void {
+    this.#telling ??= setTimeout(() => this.#tell(), COUNT_INTERVAL);
+  }
+
+  #tell(): void {
+    clearTimeout(this.#telling);
+    this.#telling = undefined;
+    this.#post({ is: "counting", opened: this.#opened, closed: this.#closed });
+  }
+
+  #post(body: FromChild): void {
+    this.#port.link.post({ type: "pool", body }).catch(() => {});
+  }
+}
+
+/** What a peer can cause at any time. */
+function isPeersFault(error: unknown): boolean {
+  const { ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut } = Deno.errors;
+  return [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) => error instanceof of);
+}
+
+function reset(conn: TcpConn): void {
+  try {
+    conn.reset();
+  } catch {
+    conn.close();
+  }
+}
+
+/** An error that no caller waits for ends the child, and its pool replaces it. */
+function fail(error: unknown): void {
+  queueMicrotask(() => {
+    throw error;
+  });
+}
+
+let server: Server | undefined;
+
+/**
+ * Serves the connections of a pool, inside a child that {@linkcode Pool} has
+ * started: each goes to the handler, and is closed when that is done.
+ *
+ * @param handler Serves one connection.
+ * @param options Who is told of a handler that fails.
+ * @returns When the pool drains: once all connections are finished.
+ * @throws {Error} If this program is no child, or serves already.
+ *
+ * @example The module of a pool
+ * ```ts no-eval
+ * import { serve } from "@c10k/sockets/process";
+ *
+ * await serve(async (conn) => {
+ *   await conn.readable.pipeTo(conn.writable);
+ * });
+ * ```
+ */
+export function serve(handler: ServeHandler, options: ServeOptions = {}): Promise<void> {
+  if (typeof handler !== "function") throw new TypeError(`handler must be a function, received ${quote(handler)}`);
+  checkOptions(options);
+  const { onError = (error: unknown) => console.error(error) } = options;
+  if (typeof onError !== "function") throw new TypeError(`onError must be a function, received ${quote(onError)}`);
+  if (server !== undefined) throw new Error("Cannot serve: this child serves already");
+  const port = thePort();
+  const mine = server = new Server(port, handler, onError);
+  port.onPoolPacket = (body, sockets) => mine.take(body as ToChild, sockets);
+  port.signal.addEventListener("abort", () => mine.drain());
+  port.hold();
+  port.waitUntil(mine.done.finally(() => port.release()));
+  if (port.kind === "process") leaveSignalsToThePool(mine);
+  port.link.post({ type: "pool", body: { is: "ready" } satisfies FromChild }).catch(() => {});
+  return mine.done;
+}
+
+/** Ctrl-C reaches all processes of a terminal: the pool says what is to be done. SIGTERM to this one is for this one. */
+function leaveSignalsToThePool(server: Server): void {
+  const ignore = () => {};
+  const drain = () => server.drain();
+  Deno.addSignalListener("SIGINT", ignore);
+  Deno.addSignalListener("SIGHUP", ignore);
+  Deno.addSignalListener("SIGTERM", drain);
+  server.done.finally(() => {
+    Deno.removeSignalListener("SIGINT", ignore);
+    Deno.removeSignalListener("SIGHUP", ignore);
+    Deno.removeSignalListener("SIGTERM", drain);
+  });
+}

@@ -1,0 +1,34 @@
+/** What signals ask a pool for. */
+
+const ENDING: readonly Deno.Signal[] = ["SIGINT", "SIGTERM"];
+
+/** Listens for SIGINT and SIGTERM, and for SIGHUP. */
+export class Signals {
+  readonly #end: () => void;
+  readonly #reload: () => void;
+  #listens = false;
+
+  constructor(end: () => unknown, reload: () => Promise<unknown>) {
+    this.#end = () => void end();
+    // A reload that fails leaves everything as it was, which somebody should be told.
+    this.#reload = () => void reload().catch((error) => console.error(error));
+  }
+
+  listen(): void {
+    this.#listens = true;
+    for (const [signal, listener] of this.#all()) Deno.addSignalListener(signal, listener);
+  }
+
+  stop(): void {
+    if (!this.#listens) return;
+    this.#listens = false;
+    for (const [signal, listener] of this.#all()) Deno.removeSignalListener(signal, listener);
+  }
+
+  #all(): (readonly [Deno.Signal, () => void])[] {
+    // Windows has SIGINT only, and says so when it is asked for another.
+    const ending = Deno.build.os === "windows" ? ENDING.slice(0, 1) : ENDING;
+    const all = ending.map((signal) => [signal, this.#end] as const);
+    return Deno.build.os === "windows" ? all : [...all, ["SIGHUP", this.#reload] as const];
+  }
+}

@@ -1,0 +1,183 @@
+/**
+ * How a newly started program takes the listening sockets of the one that
+ * runs: it connects to the other's control socket, gets copies of them, and
+ * once its own children are up it tells the other to drain. Between the two
+ * there is no moment in which nobody listens.
+ */
+
+import { SyscallError } from "../internal/errors.ts";
+import { libc } from "../internal/libc.ts";
+import { TcpListener } from "../tcp/tcp_listener.ts";
+import { Link } from "./link.ts";
+import type { MovableSocket } from "./moving.ts";
+import { ProcessTransport } from "./process_transport.ts";
+import { UnixListener, UnixSocket } from "./unix_socket.ts";
+
+/** Milliseconds within which the running program must answer. */
+const ANSWER_LIMIT = 10_000;
+
+type Question = { readonly ask: "listeners" | "drain" };
+type Answer = { readonly tell: "listeners" | "draining" };
+
+/** What a running program has given. */
+export interface Takeover {
+  readonly listeners: TcpListener[];
+  /** Tells it to take no more connections, and to give its path up. */
+  drain(): Promise<void>;
+  close(): void;
+}
+
+/**
+ * Takes the listeners of the program that serves `path`.
+ *
+ * @returns What it has given; `undefined` if there is none.
+ */
+export async function takeOver(path: string): Promise<Takeover | undefined> {
+  requirePath(path);
+  let socket: UnixSocket;
+  try {
+    socket = UnixSocket.connect(path, `the program at ${path}`);
+  } catch (error) {
+    if (!(error instanceof SyscallError) || (error.code !== "ECONNREFUSED" && error.code !== "ENOENT")) {
+      throw new Error(`Cannot take over from the program at ${path}: not a control socket`, { cause: error });
+    }
+    removeSocket(path, error.code);
+    return undefined;
+  }
+  if (!isTrusted(socket)) {
+    socket.close();
+    throw new Deno.errors.PermissionDenied(`Cannot take over from the program at ${path}: it is another user's`);
+  }
+  const link = new Link(`the program at ${path}`);
+  let answer = Promise.withResolvers<TcpListener[]>();
+  link.onPacket = ({ body }, sockets) => {
+    const listeners = sockets.filter((socket) => socket instanceof TcpListener);
+    if ((body as Answer).tell === "listeners" || (body as Answer).tell === "draining") answer.resolve(listeners);
+  };
+  const transport = new ProcessTransport(socket, link, (error) => {
+    const reason = new Error(`Cannot take over from the program at ${path}: it has ended`, { cause: error });
+    answer.reject(reason);
+    link.close(reason);
+  });
+  link.attach(transport);
+  const ask = async (question: Question): Promise<TcpListener[]> => {
+    answer = Promise.withResolvers();
+    const timer = setTimeout(
+      () => answer.reject(new Deno.errors.TimedOut(`Cannot take over from the program at ${path}: no answer`)),
+      ANSWER_LIMIT,
+    );
+    try {
+      await link.post({ type: "pool", body: question });
+      return await answer.promise;
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+  const close = () => {
+    answer.promise.catch(() => {});
+    link.close(new Deno.errors.BadResource("The takeover is over"));
+    transport.close();
+  };
+  try {
+    return { listeners: await ask({ ask: "listeners" }), drain: async () => void await ask({ ask: "drain" }), close };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/** The side that runs: answers at a path. */
+export class ControlServer {
+  readonly #listener: UnixListener;
+  readonly #listeners: () => MovableSocket[];
+  readonly #drain: () => void;
+  readonly #links = new Set<Link>();
+  #given = false;
+
+  constructor(path: string, listeners: () => MovableSocket[], drain: () => unknown) {
+    this.#listeners = listeners;
+    this.#drain = () => void drain();
+    this.#listener = new UnixListener(path);
+    this.#listener.ref(false);
+    this.#run();
+  }
+
+  close(): void {
+    this.#listener.close(this.#given);
+    // Who was told that this one drains has its answer first.
+    for (const link of this.#links) setTimeout(() => link.close(new Deno.errors.BadResource("The pool is closed")));
+  }
+
+  async #run(): Promise<void> {
+    while (true) {
+      let socket: UnixSocket;
+      try {
+        socket = await this.#listener.accept();
+      } catch (error) {
+        if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
+        // No descriptor is free, for example: the one who asks tries again.
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        continue;
+      }
+      if (isTrusted(socket)) this.#answer(socket);
+      else socket.close();
+    }
+  }
+
+  #answer(socket: UnixSocket): void {
+    const link = new Link("the program that takes over");
+    this.#links.add(link);
+    link.onPacket = ({ body }) => {
+      const { ask } = body as Question;
+      if (ask === "listeners") this.#tell(link, { tell: "listeners" }, this.#listeners());
+      else if (ask === "drain") {
+        this.#given = true;
+        // The path is the other's from now on.
+        this.#listener.close(true);
+        this.#tell(link, { tell: "draining" }, []);
+        this.#drain();
+      }
+    };
+    const transport = new ProcessTransport(socket, link, (error) => {
+      this.#links.delete(link);
+      link.close(error ?? new Deno.errors.BrokenPipe("The other program has ended"));
+    });
+    transport.ref(false);
+    link.attach(transport);
+  }
+
+  #tell(link: Link, body: Answer, sockets: MovableSocket[]): void {
+    link.post({ type: "pool", body }, sockets).catch(() => {
+      for (const socket of sockets) socket.close();
+    });
+  }
+}
+
+/** The other side runs as this user, or as root. */
+function isTrusted(socket: UnixSocket): boolean {
+  try {
+    const { uid } = socket.peer;
+    return uid === libc.getuid() || uid === 0;
+  } catch {
+    return false;
+  }
+}
+
+/** Removes what a program has left behind that was killed; a file that is no socket is left alone. */
+function removeSocket(path: string, code: string): void {
+  if (code === "ENOENT") return;
+  if (!Deno.lstatSync(path).isSocket) {
+    throw new Deno.errors.AlreadyExists(`Cannot listen on ${path}: there is a file that is no socket`);
+  }
+  Deno.removeSync(path);
+}
+
+function requirePath(path: string): void {
+  for (const name of ["read", "write"] as const) {
+    if (Deno.permissions.querySync({ name, path }).state !== "granted") {
+      throw new Deno.errors.NotCapable(
+        `Cannot listen on ${path}: requires ${name} access to it, run again with the --allow-${name} flag`,
+      );
+    }
+  }
+}
