@@ -16,6 +16,9 @@ import { ControlServer, takeOver } from "./upgrade.ts";
 // linux/fcntl.h
 const F_DUPFD_CLOEXEC = 1030;
 
+/** Milliseconds until a connection is offered again that the kernel would not pass on. */
+const RETRY_DELAY = 10;
+
 /** What {@linkcode Pool.stats} tells of one child. */
 export interface ChildStats {
   /** The child's number. */
@@ -198,7 +201,7 @@ export class Pool implements AsyncDisposable {
   }
 
   get #serving(): PoolChild[] {
-    return this.#children.filter((child) => child?.state === "serving") as PoolChild[];
+    return this.#children.filter((child) => child?.isServing) as PoolChild[];
   }
 
   async #startAll(): Promise<void> {
@@ -392,7 +395,10 @@ export class Pool implements AsyncDisposable {
       }
       try {
         return await child.hand(conn);
-      } catch { /* it has ended meanwhile, and the connection is still here */ }
+      } catch {
+        // The connection is still here: another child takes it, or this one later.
+        if (child.isServing) await new Promise((resolve) => setTimeout(resolve, RETRY_DELAY));
+      }
     }
   }
 
@@ -425,7 +431,7 @@ export class Pool implements AsyncDisposable {
       // By slot, so that a child that is missing for a while does not shift the turns of the others.
       for (let tries = 0; tries < this.#children.length; tries++) {
         const child = this.#children[this.#next++ % this.#children.length];
-        if (child?.state === "serving") return child;
+        if (child?.isServing) return child;
       }
     }
     const from = this.#next++ % children.length;

@@ -66,6 +66,11 @@ export class PoolChild {
     return this.total - this.#finished;
   }
 
+  /** It takes connections; one whose line is cut does not, though it is not known to have ended yet. */
+  get isServing(): boolean {
+    return this.state === "serving" && !this.child.link.isClosed;
+  }
+
   /** It has finished one at least: what failed later was not its start. */
   get hasServed(): boolean {
     return this.#finished > 0;

@@ -121,7 +121,7 @@ export class ProcessTransport implements Transport {
         }
         size += data.length - 1;
         if (size > LARGEST_MESSAGE) throw new TypeError("Cannot receive: the message is too large");
-        parts.push(data.slice(1));
+        parts.push(data.subarray(1));
         if (data[0] === MORE) continue;
         const envelope = decode(parts);
         const sockets = cut || descriptors.length < envelope.kinds.length ? [] : unpack(envelope, descriptors);

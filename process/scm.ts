@@ -39,7 +39,7 @@ const HEADER_BYTES = CONTROL_DATA * 4;
 
 /** A message that has been received. */
 export interface Received {
-  /** What it carries: a view that is valid until the next receive. Empty at the end of the connection. */
+  /** What it carries. Empty at the end of the connection. */
   readonly data: Uint8Array<ArrayBuffer>;
   /** Owned by the caller from now on. */
   readonly descriptors: Descriptor[];
@@ -114,7 +114,8 @@ export function receivePacket(fd: number): Received | number {
     for (let at = CONTROL_DATA; at < last; at++) descriptors.push(new Descriptor(control[at] as number));
   }
   return {
-    data: packet.subarray(0, n),
+    // The next packet may come, of another connection, before this one is looked at.
+    data: packet.slice(0, n),
     descriptors,
     cut: ((header[FLAGS] as number) & MSG_CTRUNC) !== 0,
   };
