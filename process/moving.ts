@@ -45,7 +45,10 @@ export function checkSockets(value: unknown, action: string): readonly MovableSo
 export function descriptorsOf(sockets: readonly MovableSocket[], action: string): number[] {
   return sockets.map(({ engine, fd }) => {
     if (engine !== "native") {
-      throw notSupportedError(`${action} of the runtime engine`, "a socket can be moved with --allow-ffi only");
+      throw notSupportedError(
+        `${action} of the runtime engine`,
+        "it has connections only that can be moved, and to a thread only; use --allow-ffi on Linux",
+      );
     }
     if (fd === undefined) throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
     return fd;

@@ -173,7 +173,7 @@ function joinThread(): Port {
   };
   scope.addEventListener("unload", sayBye);
   const port = new Port("worker", () => scope.close());
-  const transport = new ThreadTransport(scope, thisOwner, () => {});
+  const transport = new ThreadTransport(scope, thisOwner);
   scope.addEventListener("message", (event) => {
     const { data } = event as MessageEvent<Welcome | Envelope>;
     if ("welcome" in data) {

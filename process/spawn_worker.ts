@@ -104,7 +104,7 @@ export class WorkerChild implements Child {
       this.#thread = data.hello.thread;
       const welcome: Welcome = { welcome: { id: this.id, owner: this.#owner, table: shareTable() } };
       this.#worker.postMessage(welcome);
-      this.link.attach(new ThreadTransport(this.#worker, () => this.#owner, () => {}));
+      this.link.attach(new ThreadTransport(this.#worker, () => this.#owner));
     } else if (data.packet.type === "bye") {
       const error = data.packet.body as Error | undefined;
       this.#end({ success: error === undefined, code: error === undefined ? 0 : 1, signal: undefined, error });

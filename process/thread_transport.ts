@@ -1,12 +1,17 @@
 /**
  * Packets between threads of one process, by `postMessage`. Threads share one
  * table of descriptors, so a native socket travels as its number; it belongs
- * to the thread that may end first until the other one has taken it.
+ * to the thread that may end first until the other one has taken it. A
+ * connection of the runtime engine travels as its two streams.
  */
 
 import { Descriptor } from "../internal/descriptor.ts";
 import { entrust } from "../internal/owner.ts";
 import type { Packet, Transport } from "./link.ts";
+import { RuntimeConn } from "../tcp/runtime_conn.ts";
+import { type MovedConn, StreamSocket } from "../tcp/stream_socket.ts";
+import { ConnStreams } from "../tcp/streams.ts";
+import { driverOf, TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
 import { adopt, descriptorsOf, kindOf, type MovableSocket, type SocketKind } from "./moving.ts";
 
 /** Where to post: a Worker, or a Worker's own scope. */
@@ -14,27 +19,34 @@ interface Port {
   postMessage(message: unknown, transfer: Transferable[]): void;
 }
 
+/** A socket on its way. */
+type Moved = { readonly kind: SocketKind; readonly fd: number } | { readonly kind: "streams"; readonly conn: MovedConn };
+
 /** What is posted. */
 export interface Envelope {
   readonly packet: Packet;
-  readonly sockets: readonly { readonly kind: SocketKind; readonly fd: number }[];
+  readonly sockets: readonly Moved[];
 }
 
 /** {@linkcode Transport} between threads. */
 export class ThreadTransport implements Transport {
   readonly #port: Port;
   readonly #owner: () => number;
-  readonly #onClose: () => void;
+  /** Connections whose bytes go through here to the other thread. */
+  readonly #flowing = new Set<RuntimeConn>();
 
   /** `owner` is the number of the thread among the two that may end first. */
-  constructor(port: Port, owner: () => number, onClose: () => void) {
+  constructor(port: Port, owner: () => number) {
     this.#port = port;
     this.#owner = owner;
-    this.#onClose = onClose;
   }
 
   check(packet: Packet, sockets: readonly MovableSocket[]): void {
-    descriptorsOf(sockets, "send a socket");
+    for (const socket of sockets) {
+      const conn = runtimeConn(socket);
+      if (conn === undefined) descriptorsOf([socket], "send a socket");
+      else conn.checkMove();
+    }
     // What cannot be cloned must be known before a socket is detached.
     if (sockets.length > 0) structuredClone(packet.body);
   }
@@ -49,25 +61,57 @@ export class ThreadTransport implements Transport {
   }
 
   trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean {
-    descriptorsOf(sockets, "send a socket");
-    const moved = sockets.map((socket) => {
+    this.check(packet, sockets);
+    const streams: Transferable[] = [];
+    const moved = sockets.map((socket): Moved => {
+      const runtime = runtimeConn(socket);
+      if (runtime !== undefined) {
+        const conn = this.#asStreams(runtime.move());
+        streams.push(conn.readable, conn.writable);
+        return { kind: "streams", conn };
+      }
       const kind = kindOf(socket);
       const fd = socket.detach();
       entrust(fd, this.#owner());
       return { kind, fd };
     });
-    this.#port.postMessage({ packet, sockets: moved } satisfies Envelope, []);
+    this.#port.postMessage({ packet, sockets: moved } satisfies Envelope, streams);
     return true;
   }
 
   ref(): void {}
 
   close(): void {
-    this.#onClose();
+    for (const conn of this.#flowing) conn.close();
+    this.#flowing.clear();
+  }
+
+  #asStreams(conn: RuntimeConn): MovedConn {
+    this.#flowing.add(conn);
+    const { readable, writable } = new ConnStreams({
+      read: (p, { signal }) => conn.read(p, signal),
+      writeAll: (p) => conn.writeAll(p, undefined),
+      closeWrite: () => conn.closeWrite(),
+      close: () => {
+        this.#flowing.delete(conn);
+        conn.close();
+      },
+    });
+    return { readable, writable, localAddr: conn.localAddr, remoteAddr: conn.remoteAddr };
   }
 }
 
-/** Makes sockets of the numbers that have come. */
+/** The connection of the runtime engine behind a socket, if it is one. */
+function runtimeConn(socket: MovableSocket): RuntimeConn | undefined {
+  const driver = socket instanceof TcpConn ? driverOf(socket) : undefined;
+  return driver instanceof RuntimeConn ? driver : undefined;
+}
+
+/** Makes sockets of what has come. */
 export function unpack({ sockets }: Envelope): MovableSocket[] {
-  return sockets.flatMap(({ kind, fd }) => adopt(kind, new Descriptor(fd)) ?? []);
+  return sockets.flatMap((moved) =>
+    moved.kind === "streams"
+      ? wrapConn(new RuntimeConn(new StreamSocket(moved.conn)))
+      : adopt(moved.kind, new Descriptor(moved.fd)) ?? []
+  );
 }

@@ -8,6 +8,7 @@ import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
 import { InterestBit } from "../mux/selector.ts";
 import { RuntimeReader } from "./runtime_reader.ts";
 import { RuntimeWriter } from "./runtime_writer.ts";
+import type { RuntimeSocket } from "./stream_socket.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
@@ -18,20 +19,21 @@ export class RuntimeConn implements ConnDriver, Pollable {
   readonly inode = undefined;
   readonly localAddr: Deno.NetAddr;
   readonly remoteAddr: Deno.NetAddr;
-  readonly #conn: Deno.TcpConn;
+  readonly #conn: RuntimeSocket;
   readonly #name: string;
   readonly #reader: RuntimeReader;
   readonly #writer: RuntimeWriter;
   #watchers: Watchers | undefined;
   #closed = false;
 
-  constructor(conn: Deno.TcpConn) {
+  /** `from` is who had the connection before, with what was read ahead. */
+  constructor(conn: RuntimeSocket, from?: RuntimeConn) {
     this.#conn = conn;
     this.localAddr = plainAddr(conn.localAddr);
     this.remoteAddr = plainAddr(conn.remoteAddr);
     this.#name = `TCP connection with ${formatAddress(this.remoteAddr)}`;
-    this.#reader = new RuntimeReader(conn, this.#name);
-    this.#writer = new RuntimeWriter(conn, this.#name);
+    this.#reader = from === undefined ? new RuntimeReader(conn, this.#name) : from.#reader;
+    this.#writer = from === undefined ? new RuntimeWriter(conn, this.#name) : from.#writer;
   }
 
   get pollable(): Pollable {
@@ -154,6 +156,29 @@ export class RuntimeConn implements ConnDriver, Pollable {
   detach(): number {
     this.#checkOpen("detach");
     throw needsNative("detach the descriptor");
+  }
+
+  /** Throws if it cannot be moved now. */
+  checkMove(): void {
+    this.#checkOpen("move");
+    if (this.#reader.isWaiting || this.#writer.isWaiting) {
+      throw new Deno.errors.Busy(`Cannot move ${this.#name} while a call waits: await it first, or use --allow-ffi`);
+    }
+  }
+
+  /**
+   * Leaves this object closed, and the connection open, with what was read ahead.
+   *
+   * @returns The connection.
+   * @throws {Deno.errors.Busy} If a call waits, which cannot be taken back.
+   */
+  move(): RuntimeConn {
+    this.checkMove();
+    this.#watchers?.closing();
+    this.#closed = true;
+    this.#reader.onChange = this.#writer.onChange = undefined;
+    this.#reader.ref(true);
+    return new RuntimeConn(this.#conn, this);
   }
 
   ref(): void {

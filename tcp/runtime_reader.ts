@@ -10,6 +10,7 @@
 import { fromRuntimeError, interruptedError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
+import type { RuntimeSocket } from "./stream_socket.ts";
 
 /** Smallest and largest read that runs ahead, in bytes. */
 const MIN_AHEAD = 16 * 1024;
@@ -28,7 +29,7 @@ interface Read extends Waiter<number | null> {
 export class RuntimeReader {
   /** Told when what {@linkcode RuntimeReader.poll} says may be another thing. */
   onChange: (() => void) | undefined;
-  readonly #conn: Deno.TcpConn;
+  readonly #conn: RuntimeSocket;
   readonly #name: string;
   readonly #waiting = new WaiterQueue<Read>();
   /** A read of Deno's is under way. */
@@ -72,7 +73,7 @@ export class RuntimeReader {
   #wantsRef = true;
   #isRef = true;
 
-  constructor(conn: Deno.TcpConn, name: string) {
+  constructor(conn: RuntimeSocket, name: string) {
     this.#conn = conn;
     this.#name = name;
   }
@@ -107,6 +108,11 @@ export class RuntimeReader {
     if (this.#finished) return ReadyBit.READABLE | ReadyBit.READ_CLOSED;
     if (!this.#busy) this.#readAhead(MIN_AHEAD);
     return 0;
+  }
+
+  /** A caller waits. */
+  get isWaiting(): boolean {
+    return this.#direct || this.#waiting.first !== undefined;
   }
 
   ref(on: boolean): void {

@@ -10,6 +10,7 @@
 import { fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
+import type { RuntimeSocket } from "./stream_socket.ts";
 
 /** The largest copy that is on its way at a time, and that waits behind it, in bytes. */
 const CHUNK = 64 * 1024;
@@ -32,7 +33,7 @@ interface Job extends Waiter<number> {
 export class RuntimeWriter {
   /** Told when what {@linkcode RuntimeWriter.poll} says may be another thing. */
   onChange: (() => void) | undefined;
-  readonly #conn: Deno.TcpConn;
+  readonly #conn: RuntimeSocket;
   readonly #name: string;
   readonly #waiting = new WaiterQueue<Job>();
   #busy = false;
@@ -47,7 +48,7 @@ export class RuntimeWriter {
   #gathered: Uint8Array = NOTHING;
   #size = 0;
 
-  constructor(conn: Deno.TcpConn, name: string) {
+  constructor(conn: RuntimeSocket, name: string) {
     this.#conn = conn;
     this.#name = name;
   }
@@ -105,6 +106,11 @@ export class RuntimeWriter {
     if (this.#failure !== undefined) return ReadyBit.WRITABLE | ReadyBit.ERROR;
     if ((this.#busy && this.#sending === undefined) || this.#waiting.first !== undefined) return 0;
     return this.#size < CHUNK ? ReadyBit.WRITABLE : 0;
+  }
+
+  /** A caller waits. */
+  get isWaiting(): boolean {
+    return (this.#busy && this.#sending === undefined) || this.#waiting.first !== undefined;
   }
 
   end(): Promise<void> {

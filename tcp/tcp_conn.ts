@@ -70,6 +70,7 @@ export interface TcpConnectOptions extends WaitOptions {
 }
 
 let construct: (driver: ConnDriver) => TcpConn;
+let disclose: (conn: TcpConn) => ConnDriver;
 
 /**
  * A TCP connection: the socket that `accept` returns on the server and
@@ -110,6 +111,7 @@ export class TcpConn implements Deno.TcpConn {
 
   static {
     construct = (driver) => new TcpConn(driver);
+    disclose = (conn) => conn.#driver;
     announcePollable((socket) => #driver in socket ? socket.#driver.pollable : undefined);
   }
 
@@ -505,6 +507,11 @@ export class TcpConn implements Deno.TcpConn {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+/** What stands behind the public object, for those who move it. */
+export function driverOf(conn: TcpConn): ConnDriver {
+  return disclose(conn);
 }
 
 /** Makes the public object for a connection that an engine has opened. */
