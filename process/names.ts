@@ -12,11 +12,13 @@ export function moduleUrl(module: unknown): URL {
   if (typeof module !== "string") throw new TypeError(`module must be a string or a URL, received ${typeof module}`);
   if (URL.canParse(module)) return new URL(module);
   const folder = Deno.cwd().replaceAll("\\", "/");
-  return new URL(encodeURI(module.replaceAll("\\", "/")), `file:///${encodeURI(folder).replace(/^\//, "")}/`);
+  const path = encodeURI(module.replaceAll("\\", "/")).replace(/[?#]/g, encodeURIComponent);
+  return new URL(path, `file:///${encodeURI(folder).replace(/^\//, "")}/`);
 }
 
 /** What errors call a child. */
 export function childName(kind: "worker" | "process", id: number, module: URL, name: unknown): string {
   if (name !== undefined && typeof name !== "string") throw new TypeError(`name must be a string`);
-  return `${kind} ${id} (${name ?? module.pathname.split("/").at(-1)})`;
+  const file = module.protocol === "data:" ? "data: module" : module.pathname.split("/").at(-1);
+  return `${kind} ${id} (${name ?? file})`;
 }

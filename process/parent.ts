@@ -145,7 +145,8 @@ export function thePort(): Port {
 }
 
 function inWorker(): boolean {
-  return "DedicatedWorkerGlobalScope" in globalThis && (globalThis as unknown as Window).name.startsWith(WORKER_MARK);
+  return "DedicatedWorkerGlobalScope" in globalThis &&
+    (globalThis as unknown as { name: string }).name.startsWith(WORKER_MARK);
 }
 
 function noParent(cause?: unknown): Error {

@@ -225,7 +225,7 @@ export class Pool implements AsyncDisposable {
       await child.ready;
       if (this.#closing !== undefined && !once) throw new Deno.errors.Interrupted("The pool was closed meanwhile");
       const listeners = this.#isHandingOver ? [] : this.#listenersOf(slot).map(duplicate);
-      await child.start(this.#startOf(once), listeners);
+      await child.start(this.#startOf(child.child.id, once), listeners);
     } catch (error) {
       child.kill();
       this.#others.delete(child);
@@ -242,11 +242,12 @@ export class Pool implements AsyncDisposable {
     else this.#wakeUp();
   }
 
-  #startOf(once: boolean): Start {
+  #startOf(id: number, once: boolean): Start {
     const { balance, maxConnections, size } = this.#settings;
     const part = this.#isHandingOver ? Infinity : Math.ceil(maxConnections / size);
     return {
       do: "start",
+      id,
       mode: this.#isHandingOver ? "hand-over" : "accept",
       limit: part,
       shared: balance === "shared",

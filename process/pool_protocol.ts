@@ -3,6 +3,8 @@
 /** How a child gets its connections. */
 export interface Start {
   readonly do: "start";
+  /** The child's number. */
+  readonly id: number;
   /** It accepts from the listeners that come with this, or is handed each connection. */
   readonly mode: "accept" | "hand-over";
   /** Connections at a time. */

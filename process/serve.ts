@@ -12,6 +12,8 @@ import type { FromChild, Start, ToChild } from "./pool_protocol.ts";
 export interface ServeContext {
   /** The number of this connection in this child, from 1. */
   readonly number: number;
+  /** The number of this child, as {@linkcode Pool.stats} has it. */
+  readonly child: number;
   /** Aborted when the pool drains: finish soon. */
   readonly signal: AbortSignal;
 }
@@ -166,7 +168,7 @@ class Server {
       for (const acceptor of this.#acceptors) acceptor.stop();
       this.#post({ is: "full" });
     }
-    this.#serve(conn, { number, signal: this.#abort.signal });
+    this.#serve(conn, { number, child: this.#settings?.id ?? 0, signal: this.#abort.signal });
   }
 
   async #serve(conn: TcpConn, context: ServeContext): Promise<void> {

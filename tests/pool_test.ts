@@ -1,0 +1,318 @@
+import type { Pool, PoolOptions } from "@c10k/sockets/process";
+import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { deadline, delay } from "@std/async";
+import { BALANCES, byChild, Client, startPool, visit, visits } from "./_pool.ts";
+import { childTest } from "./_process.ts";
+import { encode, eventually, readText } from "./_util.ts";
+
+function moduleOf(source: string): string {
+  return `data:application/typescript,${encodeURIComponent(source)}`;
+}
+
+const PROCESS = import.meta.resolve("@c10k/sockets/process");
+
+/** A pool's connections as its children count them, once all of them are finished. */
+async function totals(pool: Pool, expected: number): Promise<Map<number, number>> {
+  const stats = await eventually(() => {
+    const stats = pool.stats();
+    const isDone = stats.every(({ active }) => active === 0) &&
+      stats.reduce((sum, { total }) => sum + total, 0) === expected;
+    return isDone ? stats : undefined;
+  });
+  return new Map(stats.filter(({ total }) => total > 0).map(({ id, total }) => [id, total]));
+}
+
+for (const balance of BALANCES) {
+  childTest(`Pool [${balance}] answers each connection from the child that stats() says`, async (kind) => {
+    await using pool = await startPool({ kind, balance, size: 4 });
+    const count = balance === "shared" || balance === "round-robin" ? 10_000 : 2_000;
+    const servers = await visits(pool.addr.port, count);
+    assertEquals(servers.length, count);
+    assertEquals(await totals(pool, count), byChild(servers));
+    assertEquals(new Set(servers.map(({ run }) => run)).size, byChild(servers).size);
+    for (const { id, pid } of pool.stats()) {
+      assert(servers.every((server) => server.child !== id || server.pid === (pid ?? Deno.pid)));
+    }
+    if (balance === "round-robin") {
+      for (const n of byChild(servers).values()) assert(Math.abs(n - count / 4) <= count / 4 * 0.2, `${n} of ${count}`);
+    }
+  });
+
+  childTest(
+    `Pool [${balance}] has no more than maxConnections open, and serves the next when one is done`,
+    async (kind) => {
+      await using pool = await startPool({ kind, balance, size: 1, maxConnections: 2 });
+      const { port } = pool.addr;
+      using first = await Client.open(port);
+      using second = await Client.open(port);
+      const waiting = Client.open(port);
+      const early = await Promise.race([waiting, delay(100)]);
+      assertEquals(early, undefined, "a third connection was served beside two");
+      await second.echo("still served");
+      await first.finish();
+      using third = await waiting;
+      await third.echo("now it is my turn");
+    },
+  );
+
+  childTest(`Pool [${balance}] replaces a child that has failed, whose connections break alone`, async (kind) => {
+    await using pool = await startPool({ kind, balance, size: 3, restart: { delay: 1 } });
+    const { port } = pool.addr;
+    const clients: Client[] = [];
+    try {
+      while (clients.length < 9 || byChild(clients.map(({ server }) => server)).size < 2) {
+        clients.push(await Client.open(port));
+      }
+      const { child } = (clients[0] as Client).server;
+      const before = pool.stats().find(({ id }) => id === child);
+      await clients[0]?.conn.writeAll(encode("!"));
+      for (const { conn, server, echo } of clients) {
+        if (server.child === child) {
+          await assertEnds(conn);
+        } else {
+          await echo.call({ conn } as Client, "not concerned");
+        }
+      }
+      const after = await eventually(() => {
+        const stats = pool.stats();
+        const isWhole = stats.length === 3 && stats.every(({ id, state }) => id !== child && state === "serving");
+        return isWhole ? stats : undefined;
+      });
+      const fresh = after.filter(({ restarts }) => restarts === 1);
+      assertEquals(fresh.length, 1);
+      assert((fresh[0]?.since ?? 0) >= (before?.since ?? Infinity));
+    } finally {
+      for (const client of clients) client.conn.close();
+    }
+    await visits(port, 20, 5);
+  });
+}
+
+/** Reads until the other side has gone, one way or the other. */
+async function assertEnds(conn: TcpConn): Promise<void> {
+  try {
+    while (await deadline(readText(conn), 10_000) !== null);
+  } catch (error) {
+    assert(error instanceof Deno.errors.ConnectionReset, String(error));
+  }
+}
+
+for (const balance of ["round-robin", "least-connections"] as const) {
+  childTest(`Pool [per connection, ${balance}] starts a child for each, and ends it after`, async (kind) => {
+    await using pool = await startPool({ kind, balance, per: "connection", size: 3 });
+    const servers = await visits(pool.addr.port, 6, 6);
+    assertEquals(new Set(servers.map(({ run }) => run)).size, 6);
+    await eventually(() => pool.stats().length === 0 ? true : undefined);
+  });
+}
+
+childTest("Pool [per connection] has no more than size children, and the next connection waits", async (kind) => {
+  await using pool = await startPool({ kind, per: "connection", size: 2 });
+  const { port } = pool.addr;
+  using first = await Client.open(port);
+  using second = await Client.open(port);
+  const waiting = Client.open(port);
+  assertEquals(await Promise.race([waiting, delay(300)]), undefined);
+  assertEquals(pool.stats().length, 2);
+  await second.echo("still served");
+  await first.finish();
+  using third = await waiting;
+  await third.echo("now it is my turn");
+});
+
+childTest("Pool [per connection] goes on when a child fails", async (kind) => {
+  await using pool = await startPool({ kind, per: "connection", size: 2 });
+  using failing = await Client.open(pool.addr.port);
+  await failing.conn.writeAll(encode("!"));
+  await assertEnds(failing.conn);
+  await visits(pool.addr.port, 3, 1);
+});
+
+childTest("Pool.close() lets connections finish, and refuses new ones", async (kind) => {
+  for (const balance of BALANCES) {
+    const pool = await startPool({ kind, balance, size: 2 });
+    const { port } = pool.addr;
+    using client = await Client.open(port);
+    const closing = pool.close();
+    await assertRejects(async () => {
+      // A listening socket is gone once the last of its holders has closed it.
+      for (let tries = 0; tries < 200; tries++, await delay(5)) (await TcpConn.connect({ port })).close();
+    }, Deno.errors.ConnectionRefused);
+    await client.echo("still served");
+    await client.finish();
+    await deadline(closing, 5_000);
+    await pool.closed;
+    assertEquals(pool.stats(), []);
+    await pool.close();
+  }
+});
+
+childTest("Pool.close() ends what is not finished after the grace", async (kind) => {
+  const pool = await startPool({ kind, size: 2 });
+  using client = await Client.open(pool.addr.port);
+  await pool.close({ grace: 50 });
+  await assertEnds(client.conn);
+});
+
+childTest("Pool.close() tells the handler by its signal", async (kind) => {
+  const source = `
+    import { serve } from "${PROCESS}";
+    await serve(async (conn, { signal }) => {
+      await conn.writeAll(new TextEncoder().encode("hello"));
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      await conn.writeAll(new TextEncoder().encode("bye"));
+    });
+  `;
+  const pool = await startPool({ kind, size: 1, module: moduleOf(source) });
+  using conn = await TcpConn.connect({ port: pool.addr.port });
+  assertEquals(await readText(conn), "hello");
+  const closing = pool.close();
+  assertEquals(await readText(conn), "bye");
+  await closing;
+});
+
+// Not in a top-level await: a Worker that is terminated there leaves two descriptors of Deno's own open.
+childTest("Pool.start() rejects when a child does not call serve() in time", async (kind) => {
+  const module = moduleOf(`import "${PROCESS}"; setInterval(() => {}, 1000);`);
+  const error = await assertRejects(() => startPool({ kind, module, startTimeout: 700 }), Deno.errors.TimedOut);
+  assert(/has not called serve\(\) in 700 ms/.test(error.message), error.message);
+});
+
+childTest("Pool.start() rejects with what a child has thrown", async (kind) => {
+  const failing = moduleOf(`import "${PROCESS}"; throw new Error("not today");`);
+  const error = await assertRejects(() => startPool({ kind, module: failing }), Error, "before it called serve()");
+  if (kind === "worker") assert(/not today/.test((error.cause as Error).message), String(error.cause));
+  await assertRejects(() => startPool({ kind, module: new URL("./children/none.ts", import.meta.url) }), Error);
+});
+
+childTest("Pool.closed rejects with the last error when children fail one after the other", async (kind) => {
+  const source = `
+    import { serve } from "${PROCESS}";
+    const done = serve(() => {});
+    setTimeout(() => { throw new Error("always the same") }, 30);
+    await done;
+  `;
+  const pool = await startPool({ kind, size: 1, module: moduleOf(source), restart: { delay: 1, limit: 3 } });
+  const error = await assertRejects(() => deadline(pool.closed, 20_000), Error, "3 children in a row have failed");
+  assert(error.cause instanceof Error);
+  assertEquals(pool.stats(), []);
+  await assertRejects(() => pool.reload(), Deno.errors.BadResource);
+});
+
+childTest("Pool.reload() replaces all children, and open connections finish in the old ones", async (kind) => {
+  for (const balance of BALANCES) {
+    await using pool = await startPool({ kind, balance, size: 2 });
+    const { port } = pool.addr;
+    using client = await Client.open(port);
+    const old = pool.stats().map(({ id }) => id);
+    await pool.reload();
+    const fresh = pool.stats().filter(({ state }) => state === "serving").map(({ id }) => id);
+    assertEquals(fresh.length, 2);
+    assert(fresh.every((id) => !old.includes(id)));
+    await client.echo("in the old child");
+    for (const { child } of await visits(port, 20, 5)) assert(fresh.includes(child));
+    await client.finish();
+    await eventually(() => pool.stats().length === 2 ? true : undefined);
+  }
+});
+
+childTest("Pool.reload() leaves the old children when a new one fails", async (kind) => {
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  try {
+    const good =
+      `import { serve } from "${PROCESS}";\nawait serve(async (conn) => { await conn.read(new Uint8Array(1)); });\n`;
+    await Deno.writeTextFile(file, good);
+    await using pool = await startPool({ kind, size: 2, module: file });
+    const old = pool.stats().map(({ id }) => id);
+    await Deno.writeTextFile(file, `import "${PROCESS}"; throw new Error("a bad release");`);
+    await assertRejects(() => pool.reload(), Error);
+    assertEquals(pool.stats().map(({ id }) => id), old);
+    assertEquals(pool.stats().map(({ state }) => state), ["serving", "serving"]);
+    await Deno.writeTextFile(file, good);
+    await pool.reload();
+    await Promise.all([pool.reload(), pool.reload()]);
+    assertEquals(pool.stats().filter(({ state }) => state === "serving").length, 2);
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
+childTest("serve() resets the connection of a handler that fails, and goes on", async (kind) => {
+  await using pool = await startPool({ kind, size: 1 });
+  using client = await Client.open(pool.addr.port);
+  await client.conn.writeAll(encode("?"));
+  await assertRejects(() => client.conn.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
+  assertEquals((await visit(pool.addr.port)).run, client.server.run);
+});
+
+childTest("Pool serves who came before its children were there, from a listener of the caller's", async (kind) => {
+  for (const balance of ["shared", "round-robin"] as const) {
+    const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+    const early = Client.open(listener.addr.port);
+    await using pool = await startPool({ kind, balance, listener });
+    using client = await early;
+    await client.echo("served at last");
+    assertEquals(pool.addr.port, client.conn.remoteAddr.port);
+    await client.finish();
+  }
+});
+
+Deno.test("Pool [runtime] hands connections to threads as streams", async () => {
+  const listen = { hostname: "127.0.0.1", port: 0, engine: "runtime" } as const;
+  await using pool = await startPool({ kind: "worker", listen });
+  const servers = await visits(pool.addr.port, 300);
+  assertEquals(await totals(pool, 300), byChild(servers));
+  for (const n of byChild(servers).values()) assertEquals(n, 100);
+  await pool.reload();
+  using client = await Client.open(pool.addr.port);
+  await client.echo("x".repeat(1_000_000));
+  await client.finish();
+});
+
+Deno.test("Pool.start() says which options the runtime engine lacks", async () => {
+  const listen = { hostname: "127.0.0.1", port: 0, engine: "runtime" } as const;
+  const refused: Partial<PoolOptions>[] = [{ kind: "process" }, { balance: "shared" }, { balance: "reuseport" }, {
+    control: "/tmp/none",
+  }];
+  for (const options of refused) {
+    await assertRejects(() => startPool({ kind: "worker", listen, ...options }), Deno.errors.NotSupported);
+  }
+});
+
+Deno.test("Pool.start() checks its options before anything is started", async () => {
+  const wrong: [Record<string, unknown>, new (...args: never[]) => Error][] = [
+    [{ kind: "thread" }, TypeError],
+    [{ listen: undefined }, TypeError],
+    [{ listen: 8080 }, TypeError],
+    [{ listener: {}, listen: undefined }, TypeError],
+    [{ size: 0 }, RangeError],
+    [{ size: 1.5 }, RangeError],
+    [{ size: "4" }, TypeError],
+    [{ per: "request" }, TypeError],
+    [{ balance: "random" }, TypeError],
+    [{ balance: "shared", per: "connection" }, TypeError],
+    [{ maxConnections: 0 }, RangeError],
+    [{ grace: -1 }, RangeError],
+    [{ grace: "1s" }, TypeError],
+    [{ restart: 5 }, TypeError],
+    [{ restart: { limit: 0 } }, RangeError],
+    [{ signals: "yes" }, TypeError],
+    [{ control: "" }, TypeError],
+    [{ module: 5 }, TypeError],
+    [{ permissions: "all" }, TypeError],
+  ];
+  for (const [options, type] of wrong) {
+    await assertRejects(
+      () => startPool({ kind: "process", size: 1, ...options } as unknown as PoolOptions),
+      type as typeof Error,
+      undefined,
+      Deno.inspect(options),
+    );
+  }
+  using taken = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  await assertRejects(
+    () => startPool({ kind: "worker", listen: { hostname: "127.0.0.1", port: taken.addr.port } }),
+    Deno.errors.AddrInUse,
+  );
+});
