@@ -38,6 +38,7 @@ const SYMBOLS = {
   mkdtemp: { parameters: ["buffer"], result: "pointer" },
   rmdir: { parameters: ["buffer"], result: "i32" },
   unlink: { parameters: ["buffer"], result: "i32" },
+  rename: { parameters: ["buffer", "buffer"], result: "i32" },
   /** As a way to getdents64(2), pidfd_open(2) and gettid(2), which not every glibc has a name for. */
   syscall: { parameters: ["i64", "i64", "buffer", "i64"], result: "i32" },
   getppid: { parameters: [], result: "i32" },
@@ -57,6 +58,7 @@ const SYMBOLS = {
   getenv: { parameters: ["buffer"], result: "usize" },
   strnlen: { parameters: ["usize", "u32"], result: "u32" },
   readlink: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
+  getxattr: { parameters: ["buffer", "buffer", "buffer", "u32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: FD },
   epoll_create1: { parameters: ["i32"], result: FD },
   epoll_ctl: { parameters: [FD, "i32", FD, "buffer"], result: "i32" },

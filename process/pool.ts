@@ -82,8 +82,10 @@ export class Pool implements AsyncDisposable {
   readonly #children: (PoolChild | undefined)[] = [];
   /** How often a child was replaced, by slot. */
   readonly #replaced: number[] = [];
-  /** Those that finish what they have, and those of one connection each. */
+  /** Those that have no slot yet or no more, and those of one connection each. */
   readonly #others = new Set<PoolChild>();
+  /** Connections on their way to a child, and the loops that accept them. */
+  readonly #giving = new Set<Promise<void>>();
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
   readonly #signals: Signals;
   #listeners: TcpListener[] = [];
@@ -123,7 +125,7 @@ export class Pool implements AsyncDisposable {
         await old?.drain();
         pool.#control = new ControlServer(settings.control, () => pool.#listeners.map(duplicate), () => pool.close());
       }
-      if (pool.#isHandingOver) { for (const listener of pool.#listeners) pool.#handOver(listener); }
+      if (pool.#isHandingOver) { for (const listener of pool.#listeners) pool.#keep(pool.#handOver(listener)); }
       if (settings.signals) pool.#signals.listen();
       return pool;
     } catch (error) {
@@ -165,7 +167,7 @@ export class Pool implements AsyncDisposable {
    * Replaces all children, for a module that has changed: the new ones serve
    * before the old ones drain, and the listening socket stays open.
    *
-   * @returns When the new ones serve.
+   * @returns When the new ones serve, and the old ones take no more connections.
    * @throws {Error} If a new child fails before it serves; the old ones stay then.
    */
   reload(): Promise<void> {
@@ -231,12 +233,12 @@ export class Pool implements AsyncDisposable {
       this.#others.delete(child);
       throw error;
     }
-    if (!once) this.#others.delete(child);
     return child;
   }
 
   /** Puts a child that serves into its slot; it may have failed since. */
   #install(slot: number, child: PoolChild): void {
+    this.#others.delete(child);
     this.#children[slot] = child;
     if (child.state === "ended") this.#ended(child, child.failure);
     else this.#wakeUp();
@@ -295,21 +297,20 @@ export class Pool implements AsyncDisposable {
   #replace(slot: number, failed: { hasServed: boolean; since: Date }, error: unknown): void {
     const delay = this.#restarts.fail(failed);
     if (delay === undefined) return this.#giveUp(error);
-    const timer = setTimeout(async () => {
-      this.#timers.delete(timer);
+    this.#after(delay, async () => {
       const since = new Date();
       try {
         const child = await this.#startChild(slot);
         this.#replaced[slot] = (this.#replaced[slot] ?? 0) + 1;
-        if (this.#closing !== undefined || this.#children[slot] !== undefined) return void child.drain(0);
+        // It may have accepted already.
+        if (this.#closing !== undefined || this.#children[slot] !== undefined) return void this.#drain(child);
         this.#install(slot, child);
       } catch (error) {
         if (this.#closing === undefined && this.#children[slot] === undefined) {
           this.#replace(slot, { hasServed: false, since }, error);
         }
       }
-    }, delay);
-    this.#timers.add(timer);
+    });
   }
 
   #giveUp(error: unknown): void {
@@ -332,17 +333,16 @@ export class Pool implements AsyncDisposable {
     const failure = started.find((result) => result.status === "rejected");
     const fresh = started.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
     if (failure !== undefined || this.#closing !== undefined) {
-      for (const child of fresh) child.drain(0);
+      for (const child of fresh) this.#drain(child);
       throw failure?.reason ?? new Deno.errors.Interrupted("Cannot reload: the pool was closed meanwhile");
     }
-    for (const child of fresh) {
-      const old = this.#children[child.slot];
-      this.#install(child.slot, child);
-      if (old !== undefined) this.#drain(old, this.#settings.grace);
-    }
+    const old = fresh.map(({ slot }) => this.#children[slot]).filter((child) => child !== undefined);
+    for (const child of fresh) this.#install(child.slot, child);
+    for (const child of old) this.#drain(child);
+    await Promise.all(old.map(({ stopped }) => stopped));
   }
 
-  #drain(child: PoolChild, grace: number): Promise<void> {
+  #drain(child: PoolChild, grace = this.#settings.grace): Promise<void> {
     this.#others.add(child);
     return child.drain(grace);
   }
@@ -353,7 +353,12 @@ export class Pool implements AsyncDisposable {
     this.#accepting.abort();
     for (const timer of this.#timers) clearTimeout(timer);
     this.#wakeUp();
-    if (this.#isHandingOver && failure === undefined) await this.#handOverRest();
+    if (this.#isHandingOver && failure === undefined) {
+      // Who was accepted is served.
+      await Promise.race([Promise.all(this.#giving), new Promise((resolve) => this.#after(grace, resolve))]);
+      await this.#handOverRest();
+    }
+    for (const timer of this.#timers) clearTimeout(timer);
     // Children that accept hold the same sockets until they have taken what is in the queue.
     for (const listener of this.#listeners.splice(0)) listener.close();
     const children = [...this.#children, ...this.#others].filter((child) => child !== undefined);
@@ -371,7 +376,9 @@ export class Pool implements AsyncDisposable {
       while (!signal.aborted) {
         while (!this.#hasRoom && !signal.aborted) await this.#wake.promise;
         if (signal.aborted) return;
-        await this.#give(await listener.accept({ signal }));
+        const conn = await listener.accept({ signal });
+        if (this.#settings.per === "connection") this.#keep(this.#giveAlone(conn));
+        else await this.#give(conn);
       }
     } catch (error) {
       if (!signal.aborted) this.#closing ??= this.#close(0, error as Error);
@@ -382,11 +389,11 @@ export class Pool implements AsyncDisposable {
     const { per, size, maxConnections } = this.#settings;
     const open = this.#starting + [...this.#serving, ...this.#others].reduce((sum, child) => sum + child.active, 0);
     if (open >= maxConnections) return false;
-    return per === "pool" ? this.#serving.length > 0 : this.#starting + this.#others.size < size;
+    if (per === "pool") return this.#serving.length > 0;
+    return this.#starting + [...this.#others].filter(({ state }) => state !== "starting").length < size;
   }
 
   async #give(conn: TcpConn): Promise<void> {
-    if (this.#settings.per === "connection") return this.#giveAlone(conn);
     while (true) {
       const child = this.#choose();
       if (child === undefined) {
@@ -407,22 +414,37 @@ export class Pool implements AsyncDisposable {
   async #giveAlone(conn: TcpConn): Promise<void> {
     this.#starting++;
     try {
-      while (this.#closing === undefined) {
+      while (true) {
         const since = new Date();
         try {
           const child = await this.#startChild(0, true);
           return await child.hand(conn);
         } catch (error) {
+          if (this.#closing !== undefined) return conn.close();
           const delay = this.#restarts.fail({ hasServed: false, since });
           if (delay === undefined) this.#giveUp(error);
           else await new Promise((resolve) => setTimeout(resolve, delay));
         }
       }
-      conn.close();
     } finally {
       this.#starting--;
       this.#wakeUp();
     }
+  }
+
+  /** What is to be done before the pool closes. */
+  #keep(work: Promise<void>): void {
+    this.#giving.add(work);
+    work.finally(() => this.#giving.delete(work));
+  }
+
+  #after(ms: number, then: (value?: unknown) => void): void {
+    if (ms === Infinity) return;
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      then();
+    }, ms);
+    this.#timers.add(timer);
   }
 
   #choose(): PoolChild | undefined {

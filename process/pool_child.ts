@@ -25,6 +25,8 @@ export class PoolChild {
   readonly since: Date = new Date();
   /** Resolves once `serve` was called; rejects if the child ends before. */
   readonly ready: Promise<void>;
+  /** Resolves once it takes no more connections. */
+  readonly stopped: Promise<void>;
   state: "starting" | "serving" | "draining" | "ended" = "starting";
   /** Connections that were handed over, or that it has accepted. */
   total = 0;
@@ -33,6 +35,7 @@ export class PoolChild {
   #finished = 0;
   readonly #events: PoolChildEvents;
   readonly #ready = Promise.withResolvers<void>();
+  readonly #stopped = Promise.withResolvers<void>();
   readonly #timer: ReturnType<typeof setTimeout> | undefined;
   #timedOut: Error | undefined;
 
@@ -52,6 +55,7 @@ export class PoolChild {
     };
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
+    this.stopped = this.#stopped.promise;
     if (startTimeout !== Infinity) {
       this.#timer = setTimeout(() => {
         this.#timedOut = new Deno.errors.TimedOut(`${this.child.name} has not called serve() in ${startTimeout} ms`);
@@ -128,6 +132,9 @@ export class PoolChild {
       case "full":
         this.#events.full(this);
         break;
+      case "draining":
+        this.#stopped.resolve();
+        break;
       case "drained":
         this.state = "draining";
         this.child.shutdown().catch(() => {});
@@ -146,6 +153,7 @@ export class PoolChild {
         status.error === undefined ? {} : { cause: status.error },
       );
     this.#ready.reject(error);
+    this.#stopped.resolve();
     this.failure = wasAsked ? undefined : error;
     this.#events.ended(this, this.failure);
   }

@@ -33,5 +33,7 @@ export type FromChild =
   | { readonly is: "counting"; readonly opened: number; readonly closed: number }
   /** It has as many as it may, and does not accept. */
   | { readonly is: "full" }
+  /** It takes no more. */
+  | { readonly is: "draining" }
   /** All are finished. */
   | { readonly is: "drained" };

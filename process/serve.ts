@@ -146,6 +146,7 @@ class Server {
       acceptor.look(() => !this.#isAtLimit);
       acceptor.close();
     }
+    this.#post({ is: "draining" });
     this.#abort.abort(new Deno.errors.Interrupted("The pool drains"));
     this.#finishIfDone();
   }

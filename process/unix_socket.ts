@@ -157,16 +157,19 @@ export class UnixListener implements Source {
   readonly #socket: NativeSocket;
   readonly #accepting: WaitingSide;
 
-  /** bind(2) and listen(2), for nobody but this user. */
+  /** bind(2) and listen(2), for nobody but this user; it takes the place of a socket that is there. */
   constructor(path: string) {
     this.path = path;
-    const sockaddr = encodePath(path);
+    // By way of another name: at no moment is there none that listens at the path.
+    const name = `${path}.${Deno.pid}`;
+    const sockaddr = encodePath(name);
     const socket = open();
     try {
       // As fchmod(2) on the socket before bind(2), the mode holds from the start (unix(7)).
       syscall("fchmod", socket.fd, 0o600);
       syscall("bind", socket.fd, sockaddr, sockaddr.length);
       syscall("listen", socket.fd, 64);
+      syscall("rename", cString(name), cString(path));
       this.#socket = new NativeSocket(socket.detach(), this, () => `control socket ${path}`);
     } finally {
       socket.close();

@@ -235,14 +235,19 @@ export class ServerProcess implements AsyncDisposable {
     return 1024 * Number(/VmRSS:\s+(\d+)/.exec(Deno.readTextFileSync(`/proc/${this.pid}/status`))?.[1]);
   }
 
+  /** The exit code, once the program has ended by itself. */
+  async ended(): Promise<number> {
+    const { code } = await this.#child.status;
+    await this.#reading;
+    return code;
+  }
+
   /** Sends a signal and returns the exit code. */
   async stop(signal: Deno.Signal = "SIGTERM"): Promise<number> {
     try {
       this.#child.kill(signal);
     } catch { /* it has ended already */ }
-    const { code } = await this.#child.status;
-    await this.#reading;
-    return code;
+    return await this.ended();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

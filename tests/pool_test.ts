@@ -137,7 +137,7 @@ childTest("Pool.close() lets connections finish, and refuses new ones", async (k
     const closing = pool.close();
     await assertRejects(async () => {
       // A listening socket is gone once the last of its holders has closed it.
-      for (let tries = 0; tries < 200; tries++, await delay(5)) (await TcpConn.connect({ port })).close();
+      for (let tries = 0; tries < 1_000; tries++, await delay(5)) (await TcpConn.connect({ port })).close();
     }, Deno.errors.ConnectionRefused);
     await client.echo("still served");
     await client.finish();
