@@ -16,3 +16,4 @@
 export * from "./tcp/mod.ts";
 export * from "./udp/mod.ts";
 export * from "./mux/mod.ts";
+export * from "./process/mod.ts";

@@ -3,15 +3,18 @@
  *
  *     deno task example:echo
  *     deno run --allow-net examples/echo.ts --port 8080
+ *     deno run --allow-all examples/echo.ts --model process --per connection
  *
  * Ctrl-C or SIGTERM: no new connections, open ones may finish for 5 s or until
  * the next Ctrl-C.
  */
 
+import { Pool } from "@c10k/sockets/process";
 import { type EngineOption, engineSupport, type TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { parseArgs } from "@std/cli";
 
-const USAGE = `Usage: echo.ts [--host 127.0.0.1] [--port 8080] [--engine auto|runtime|native]`;
+const USAGE = `Usage: echo.ts [--host 127.0.0.1] [--port 8080] [--engine auto|runtime|native]
+  [--model async|worker|process] [--per pool|connection]`;
 
 /** How long open connections may go on after a signal, in milliseconds. */
 const GRACE = 5_000;
@@ -22,18 +25,24 @@ function refuse(problem: string): never {
   Deno.exit(2);
 }
 
-function readFlags(args: string[]): { hostname: string; port: number; engine: EngineOption } {
+interface Flags {
+  listen: { hostname: string; port: number; engine: EngineOption };
+  model: "async" | "worker" | "process";
+  per: "pool" | "connection";
+}
+
+function readFlags(args: string[]): Flags {
   const flags = parseArgs(args, {
-    string: ["host", "port", "engine"],
+    string: ["host", "port", "engine", "model", "per"],
     boolean: ["help"],
-    default: { host: "127.0.0.1", port: "8080", engine: "auto" },
+    default: { host: "127.0.0.1", port: "8080", engine: "auto", model: "async", per: "pool" },
     unknown: (arg) => refuse(`Unknown argument "${arg}"`),
   });
   if (flags.help) {
     console.log(USAGE);
     Deno.exit(0);
   }
-  const { host, port, engine } = flags;
+  const { host, port, engine, model, per } = flags;
   if (typeof host !== "string" || host === "") refuse("--host takes an address or a name");
   if (typeof port !== "string" || !/^\d{1,5}$/.test(port) || Number(port) > 65535) {
     refuse(`--port takes a number from 0 to 65535, not "${port}"`);
@@ -41,15 +50,24 @@ function readFlags(args: string[]): { hostname: string; port: number; engine: En
   if (engine !== "auto" && engine !== "runtime" && engine !== "native") {
     refuse(`--engine takes auto, runtime or native, not "${engine}"`);
   }
-  return { hostname: host, port: Number(port), engine };
+  if (model !== "async" && model !== "worker" && model !== "process") {
+    refuse(`--model takes async, worker or process, not "${model}"`);
+  }
+  if (per !== "pool" && per !== "connection") refuse(`--per takes pool or connection, not "${per}"`);
+  return { listen: { hostname: host, port: Number(port), engine }, model, per };
 }
 
-function listen(): TcpListener {
+/** Ends the program because it cannot serve. */
+function fail(error: unknown): never {
+  console.error(error instanceof Error ? error.message : error);
+  Deno.exit(error instanceof TypeError ? 2 : 1);
+}
+
+function bind(options: Flags["listen"]): TcpListener {
   try {
-    return TcpListener.bind(readFlags(Deno.args));
+    return TcpListener.bind(options);
   } catch (error) {
-    console.error(error instanceof Error ? error.message : error);
-    Deno.exit(error instanceof TypeError ? 2 : 1);
+    fail(error);
   }
 }
 
@@ -69,7 +87,24 @@ function report(error: unknown): void {
   if (!usual.some((ErrorClass) => error instanceof ErrorClass)) console.error(error);
 }
 
-const listener = listen();
+function announce({ hostname, port }: Deno.NetAddr, how: string): void {
+  console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
+  console.log(how);
+  console.log(`try it: nc ${hostname} ${port}`);
+}
+
+const { listen, model, per } = readFlags(Deno.args);
+const listener = bind(listen);
+
+if (model !== "async") {
+  // Threads or processes serve: a few that stay, or a fresh one for each connection.
+  const module = new URL("./echo_child.ts", import.meta.url);
+  const pool = await Pool.start({ kind: model, per, listener, module }).catch(fail);
+  announce(pool.addr, `model ${model}, per ${per}`);
+  await pool.closed;
+  Deno.exit(0);
+}
+
 const open = new Map<TcpConn, Promise<void>>();
 
 const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
@@ -88,11 +123,8 @@ function stop(): void {
 }
 for (const signal of signals) Deno.addSignalListener(signal, stop);
 
-const { hostname, port } = listener.addr;
 const { reason } = engineSupport();
-console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
-console.log(`engine ${listener.engine}${listener.engine === "runtime" && reason ? `: ${reason}` : ""}`);
-console.log(`try it: nc ${hostname} ${port}`);
+announce(listener.addr, `engine ${listener.engine}${listener.engine === "runtime" && reason ? `: ${reason}` : ""}`);
 
 for await (const conn of listener) {
   const done = echo(conn).catch(report).finally(() => {

@@ -20,7 +20,10 @@ interface Port {
 }
 
 /** A socket on its way. */
-type Moved = { readonly kind: SocketKind; readonly fd: number } | { readonly kind: "streams"; readonly conn: MovedConn };
+type Moved = { readonly kind: SocketKind; readonly fd: number } | {
+  readonly kind: "streams";
+  readonly conn: MovedConn;
+};
 
 /** What is posted. */
 export interface Envelope {

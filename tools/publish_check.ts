@@ -18,6 +18,7 @@ const EXPECTED = [
   "tcp/mod.ts",
   "udp/mod.ts",
   "mux/mod.ts",
+  "process/mod.ts",
   "README.md",
   "LICENSE",
   "CHANGELOG.md",
