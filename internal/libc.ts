@@ -41,6 +41,7 @@ const SYMBOLS = {
   rename: { parameters: ["buffer", "buffer"], result: "i32" },
   /** As a way to getdents64(2), pidfd_open(2) and gettid(2), which not every glibc has a name for. */
   syscall: { parameters: ["i64", "i64", "buffer", "i64"], result: "i32" },
+  pidfd_send_signal: { name: "syscall", parameters: ["i64", "i32", "i32", "pointer", "u32"], result: "i32" },
   getppid: { parameters: [], result: "i32" },
   getuid: { parameters: [], result: "u32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
@@ -56,6 +57,9 @@ const SYMBOLS = {
   posix_spawnattr_setsigdefault: { parameters: ["buffer", "buffer"], result: "i32" },
   posix_spawnattr_destroy: { parameters: ["buffer"], result: "i32" },
   getenv: { parameters: ["buffer"], result: "usize" },
+  /** The address of a variable of the C library. */
+  dlsym: { parameters: ["usize", "buffer"], result: "usize", optional: true },
+  posix_spawn_file_actions_addchdir_np: { parameters: ["buffer", "buffer"], result: "i32", optional: true },
   strnlen: { parameters: ["usize", "u32"], result: "u32" },
   readlink: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
   getxattr: { parameters: ["buffer", "buffer", "buffer", "u32"], result: "i32" },

@@ -40,6 +40,7 @@
 
 export type { Child, ChildPermissions, ChildStatus, ProcessOptions, ShutdownOptions, SpawnOptions } from "./child.ts";
 export type { Incoming, SendOptions } from "./link.ts";
+export { listenFds, type ListenFdsOptions } from "./listen_fds.ts";
 export type { MovableSocket } from "./moving.ts";
 export { openSockets, type SocketInfo } from "./open_sockets.ts";
 export { parent, type ParentPort } from "./parent.ts";
@@ -50,3 +51,4 @@ export { type ChildStats, Pool } from "./pool.ts";
 export type { Balance, PoolOptions } from "./pool_options.ts";
 export type { RestartOptions } from "./restarts.ts";
 export { serve, type ServeContext, type ServeHandler, type ServeOptions } from "./serve.ts";
+export { spawnFor, type SpawnForOptions } from "./spawn_for.ts";

@@ -6,11 +6,12 @@ import { expectTable, joinTable, thisOwner } from "../internal/owner.ts";
 import { type Incoming, Link, type Packet, type SendOptions } from "./link.ts";
 import type { MovableSocket } from "./moving.ts";
 import { PARENT_VARIABLE, WORKER_MARK } from "./names.ts";
+import { readVariable } from "./environment.ts";
 import { ProcessTransport } from "./process_transport.ts";
 import type { Hello, Welcome } from "./spawn_worker.ts";
 import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
 import { threadId } from "./threads.ts";
-import { cString, UnixSocket } from "./unix_socket.ts";
+import { UnixSocket } from "./unix_socket.ts";
 
 // linux/prctl.h, signal.h
 const PR_SET_PDEATHSIG = 1;
@@ -154,25 +155,39 @@ function noParent(cause?: unknown): Error {
   return new Error(message, cause === undefined ? {} : { cause });
 }
 
-// What a Worker opens from here on is known by its number, even before the parent has answered.
-if (inWorker()) expectTable();
+if (inWorker()) {
+  // What a Worker opens from here on is known by its number, even before the parent has answered.
+  expectTable();
+  // Its end is told even if it never calls parent().
+  tellOfEnd(globalThis as unknown as WorkerScope);
+}
 
 /** What a Worker's scope has, and this library is not compiled for. */
 interface WorkerScope extends EventTarget {
+  readonly name: string;
   postMessage(message: unknown, transfer?: Transferable[]): void;
   close(): void;
 }
 
-function joinThread(): Port {
-  const scope = globalThis as unknown as WorkerScope;
+/** Deno does not tell a parent that a Worker has closed itself, by `close()` or `Deno.exit()`. */
+function tellOfEnd(scope: WorkerScope): void {
   const close = scope.close.bind(scope);
-  const sayBye = () => scope.postMessage({ packet: { type: "bye" }, sockets: [] } satisfies Envelope);
-  // Deno does not tell a parent that a Worker has closed itself.
+  const sayBye = () => {
+    const code = Deno.exitCode;
+    const body = code === 0
+      ? undefined
+      : new Error(`${scope.name.slice(WORKER_MARK.length)} has ended with the exit code ${code}`);
+    scope.postMessage({ packet: { type: "bye", body }, sockets: [] } satisfies Envelope);
+  };
   scope.close = () => {
     sayBye();
     close();
   };
   scope.addEventListener("unload", sayBye);
+}
+
+function joinThread(): Port {
+  const scope = globalThis as unknown as WorkerScope;
   const port = new Port("worker", () => scope.close());
   const transport = new ThreadTransport(scope, thisOwner);
   scope.addEventListener("message", (event) => {
@@ -220,13 +235,4 @@ function joinProcess(): Port {
   };
   port.link.attach(transport);
   return port;
-}
-
-/** getenv(3), which needs no permission for a variable of our own. */
-function readVariable(name: string): string | undefined {
-  const address = libc.getenv(cString(name));
-  if (address === 0n) return undefined;
-  const bytes = new Uint8Array(libc.strnlen(address, 4096));
-  libc.memcpy_from(bytes, address, bytes.length);
-  return new TextDecoder().decode(bytes);
 }

@@ -7,6 +7,7 @@ export interface ParseOptions {
   negatable?: readonly string[];
   default?: Record<string, unknown>;
   alias?: Record<string, string | readonly string[]>;
+  "--"?: boolean;
   unknown?: (arg: string, key?: string, value?: unknown) => unknown;
 }
 // The real signature infers a type per flag; callers here narrow the values

@@ -1,0 +1,166 @@
+/**
+ * posix_spawn(3): a program gets a descriptor as its standard input and output.
+ * It is written in C and safe beside V8's threads, as fork(2) is not.
+ */
+
+import { constants } from "node:os";
+import { Descriptor } from "../internal/descriptor.ts";
+import { libc } from "../internal/libc.ts";
+import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
+import { cString } from "./unix_socket.ts";
+
+// spawn.h; the structs have 80 and 336 bytes.
+const POSIX_SPAWN_SETSIGDEF = 0x04;
+const POSIX_SPAWN_SETSIGMASK = 0x08;
+const FILE_ACTIONS_SIZE = 128;
+const ATTRIBUTES_SIZE = 512;
+/** `sigset_t` of glibc, in bytes. */
+const SIGSET_SIZE = 128;
+// asm-generic/unistd.h and asm/unistd_64.h: the same for both.
+const SYS_PIDFD_SEND_SIGNAL = 424n;
+const SYS_PIDFD_OPEN = 434n;
+// sys/wait.h
+const P_PID = 1;
+const P_PIDFD = 3;
+const WNOHANG = 1;
+const WEXITED = 4;
+// siginfo_t of asm-generic/siginfo.h: si_code at 8, si_pid at 16 (12 before the padding), si_status at 24.
+const SIGINFO_SIZE = 128;
+const CLD_EXITED = 1;
+
+/** How a program has ended. */
+export interface Ended {
+  readonly code: number;
+  readonly signal: Deno.Signal | undefined;
+}
+
+/** What is started. */
+export interface Program {
+  readonly command: string;
+  readonly args: readonly string[];
+  /** `NAME=value` each. */
+  readonly environment: readonly string[];
+  readonly cwd: string | undefined;
+}
+
+/**
+ * Starts a program; `files[n]` becomes its descriptor n. It begins with all
+ * signals as they are by default: Deno ignores SIGPIPE, which programs in a
+ * pipeline die of.
+ *
+ * @returns Its process.
+ * @throws {SyscallError} If it cannot be started: ENOENT, EACCES and so on.
+ */
+export function spawn({ command, args, environment, cwd }: Program, files: readonly number[]): number {
+  const actions = new Uint8Array(FILE_ACTIONS_SIZE);
+  const attributes = new Uint8Array(ATTRIBUTES_SIZE);
+  check(libc.posix_spawn_file_actions_init(actions));
+  try {
+    check(libc.posix_spawnattr_init(attributes));
+    try {
+      files.forEach((fd, n) => check(libc.posix_spawn_file_actions_adddup2(actions, fd, n)));
+      if (cwd !== undefined) {
+        check(libc.posix_spawn_file_actions_addchdir_np?.(actions, cString(cwd)) ?? constants.errno.ENOSYS);
+      }
+      check(libc.posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK));
+      check(libc.posix_spawnattr_setsigmask(attributes, new Uint8Array(SIGSET_SIZE)));
+      const standard = new Uint8Array(SIGSET_SIZE);
+      const sigpipe = constants.signals.SIGPIPE - 1;
+      standard[sigpipe >> 3] = 1 << (sigpipe & 7);
+      check(libc.posix_spawnattr_setsigdefault(attributes, standard));
+      const pid = new Int32Array(new ArrayBuffer(128));
+      const argv = new StringArray([command, ...args]);
+      const envp = new StringArray(environment);
+      check(
+        libc.posix_spawnp(
+          new Uint8Array(pid.buffer),
+          cString(command),
+          actions,
+          attributes,
+          argv.pointers,
+          envp.pointers,
+        ),
+      );
+      return pid[0] as number;
+    } finally {
+      libc.posix_spawnattr_destroy(attributes);
+    }
+  } finally {
+    libc.posix_spawn_file_actions_destroy(actions);
+  }
+}
+
+/** These functions return errno instead of setting it. */
+function check(errno: number): void {
+  if (errno !== 0) throw syscallError("posix_spawn", errno);
+}
+
+/** Texts as C has them: an array of pointers that ends with a null pointer. */
+class StringArray {
+  readonly pointers: Uint8Array<ArrayBuffer>;
+  /** What they point into. It must not move, which small buffers inside V8's heap may. */
+  readonly texts: Uint8Array<ArrayBuffer>;
+
+  constructor(texts: readonly string[]) {
+    const encoded = texts.map(cString);
+    this.texts = new Uint8Array(new ArrayBuffer(Math.max(encoded.reduce((sum, { length }) => sum + length, 0), 128)));
+    const pointers = new BigUint64Array(new ArrayBuffer(Math.max((texts.length + 1) * 8, 128)));
+    let address = BigInt(libc.memcpy_address(this.texts, null, 0));
+    let at = 0;
+    encoded.forEach((text, i) => {
+      this.texts.set(text, at);
+      pointers[i] = address;
+      at += text.length;
+      address += BigInt(text.length);
+    });
+    this.pointers = new Uint8Array(pointers.buffer);
+  }
+}
+
+/**
+ * pidfd_open(2) of a child that was just started: a descriptor that is readable
+ * when it has ended, and never becomes another process. Without one the child
+ * is ended.
+ */
+export function openPidfd(pid: number): number {
+  const pidfd = libc.syscall(SYS_PIDFD_OPEN, BigInt(pid), null, 0n);
+  if (pidfd >= 0) return pidfd;
+  const error = syscallError("pidfd_open", lastErrno());
+  libc.kill(pid, constants.signals.SIGKILL);
+  libc.waitid(P_PID, pid, new Uint8Array(SIGINFO_SIZE), WEXITED);
+  throw error;
+}
+
+/** pidfd_send_signal(2); a process that has ended already is no error. */
+export function signalPidfd(pidfd: number, signal: number): void {
+  if (libc.pidfd_send_signal(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, null, 0) === 0) return;
+  const errno = lastErrno();
+  if (errno !== constants.errno.ESRCH) throw syscallError("pidfd_send_signal", errno);
+}
+
+/** waitid(2) of a child that may go on; it is no zombie after. */
+export function reap(pidfd: number): Ended | undefined {
+  const info = new Uint8Array(SIGINFO_SIZE);
+  syscall("waitid", P_PIDFD, pidfd, info, WEXITED | WNOHANG);
+  const view = new DataView(info.buffer);
+  if (view.getInt32(16, true) === 0) return undefined;
+  const status = view.getInt32(24, true);
+  if (view.getInt32(8, true) === CLD_EXITED) return { code: status, signal: undefined };
+  return { code: 128 + status, signal: signalName(status) };
+}
+
+/** The number of a signal. */
+export function signalNumber(signal: unknown): number | undefined {
+  return (constants.signals as Readonly<Record<string, number>>)[String(signal)];
+}
+
+function signalName(number: number): Deno.Signal | undefined {
+  const found = Object.entries(constants.signals).find(([, value]) => value === number);
+  return found?.[0] as Deno.Signal | undefined;
+}
+
+/** A descriptor of `/dev/null`, for writing. */
+export function openNull(): Descriptor {
+  const O_WRONLY_CLOEXEC = 0o2000001;
+  return new Descriptor(syscall("open", cString("/dev/null"), O_WRONLY_CLOEXEC, 0));
+}

@@ -1,0 +1,310 @@
+/** Any program serves a connection, as inetd has it: on its standard input and output. */
+
+import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { syscall } from "../internal/syscall.ts";
+import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
+import { NativeSocket } from "../mux/native_socket.ts";
+import { WaitingSide } from "../mux/waiting_side.ts";
+import { RuntimeConn } from "../tcp/runtime_conn.ts";
+import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
+import { type Child, type ChildStatus, GRACE, newId, type ShutdownOptions } from "./child.ts";
+import { readEnvironment } from "./environment.ts";
+import type { Incoming } from "./link.ts";
+import { giveAway } from "./moving.ts";
+import { openNull, openPidfd, type Program, reap, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
+
+// fcntl.h
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4000;
+
+/** How {@linkcode spawnFor} starts a program. */
+export interface SpawnForOptions {
+  /** The program's arguments, without its name. */
+  args?: string[];
+  /** More variables for its environment. */
+  env?: Record<string, string>;
+  /** Its current folder, by default this program's. */
+  cwd?: string;
+  /**
+   * Where its standard error goes.
+   *
+   * @default {"inherit"}
+   */
+  stderr?: "inherit" | "null";
+}
+
+/** What both ways to start a program have in common. */
+abstract class ProgramChild implements Child {
+  readonly id: number = newId();
+  readonly kind = "process";
+  abstract readonly pid: number;
+  abstract readonly closed: Promise<ChildStatus>;
+  readonly #command: string;
+
+  constructor(command: string) {
+    this.#command = command;
+  }
+
+  abstract kill(signal?: Deno.Signal): void;
+
+  send(): Promise<void> {
+    const what = `send a message to ${this.#command}`;
+    return Promise.reject(notSupportedError(what, "it reads the connection, and nothing else"));
+  }
+
+  async *messages(): AsyncIterableIterator<Incoming> {
+    await this.closed;
+    yield* [];
+  }
+
+  async shutdown(options: ShutdownOptions = {}): Promise<ChildStatus> {
+    checkOptions(options);
+    const grace = checkDuration(options.grace ?? GRACE, "grace");
+    this.kill("SIGTERM");
+    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    try {
+      return await this.closed;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** The program has the socket itself. */
+class NativeProgram extends ProgramChild {
+  readonly pid: number;
+  readonly closed: Promise<ChildStatus>;
+  readonly #pidfd: NativeSocket;
+
+  constructor(conn: TcpConn, program: Program, stderr: "inherit" | "null", action: string) {
+    super(program.command);
+    const { fd } = conn;
+    if (fd === undefined) throw new Deno.errors.BadResource(`Cannot ${action}: the connection is closed`);
+    const error = stderr === "null" ? openNull() : undefined;
+    // A program expects calls that wait. The flag is the socket's own, whoever has a copy of its descriptor.
+    const flags = syscall("fcntl", fd, F_GETFL, 0);
+    syscall("fcntl", fd, F_SETFL, flags & ~O_NONBLOCK);
+    try {
+      this.pid = spawn(program, [fd, fd, ...(error === undefined ? [] : [error.fd])]);
+      const ending = new WaitingSideOf(openPidfd(this.pid), program.command);
+      this.#pidfd = ending.socket;
+      giveAway([conn]);
+      this.closed = ending.call().then(({ code, signal }) => ({ success: code === 0, code, signal, error: undefined }));
+    } catch (error) {
+      syscall("fcntl", fd, F_SETFL, flags);
+      throw error instanceof SyscallError ? socketError(action, error) : error;
+    } finally {
+      error?.close();
+    }
+  }
+
+  kill(signal: Deno.Signal = "SIGKILL"): void {
+    const number = signalNumber(signal);
+    if (number === undefined) throw new TypeError(`signal must be the name of a signal, received ${quote(signal)}`);
+    if (this.#pidfd.isOpen) signalPidfd(this.#pidfd.fd, number);
+  }
+}
+
+/** Waits for the end of a process by its pidfd. */
+class WaitingSideOf {
+  readonly socket: NativeSocket;
+  readonly #side: WaitingSide;
+
+  constructor(pidfd: number, name: string) {
+    this.socket = new NativeSocket(pidfd, this, () => name);
+    this.#side = new WaitingSide(this.socket);
+  }
+
+  onReady(): void {
+    this.#side.onReady();
+  }
+
+  async call(): Promise<{ code: number; signal: Deno.Signal | undefined }> {
+    try {
+      return await this.#side.call(() => reap(this.socket.fd), undefined);
+    } finally {
+      this.socket.close();
+    }
+  }
+}
+
+/** The bytes go through this program, both ways. */
+class RelayedProgram extends ProgramChild {
+  readonly pid: number;
+  readonly closed: Promise<ChildStatus>;
+  readonly #child: Deno.ChildProcess;
+
+  constructor(driver: RuntimeConn, { command, args, cwd }: Program, options: SpawnForOptions, action: string) {
+    super(command);
+    driver.checkMove();
+    try {
+      this.#child = new Deno.Command(command, {
+        args: [...args],
+        ...(options.env === undefined ? {} : { env: options.env }),
+        ...(cwd === undefined ? {} : { cwd }),
+        stdin: "piped",
+        stdout: "piped",
+        stderr: options.stderr ?? "inherit",
+      }).spawn();
+    } catch (error) {
+      throw fromRuntimeError(error, action, "execve");
+    }
+    this.pid = this.#child.pid;
+    this.closed = this.#relay(driver.move());
+  }
+
+  kill(signal: Deno.Signal = "SIGKILL"): void {
+    try {
+      this.#child.kill(signal);
+    } catch (error) {
+      // It has ended already, or there is no such signal.
+      if (!(error instanceof TypeError) || signalNumber(signal) === undefined) throw error;
+    }
+  }
+
+  async #relay(conn: RuntimeConn): Promise<ChildStatus> {
+    const input = this.#feed(conn);
+    const output = this.#drain(conn);
+    const { success, code, signal } = await this.#child.status;
+    await output;
+    // What it has not read nobody will.
+    conn.close();
+    await input;
+    return { success, code, signal: signal ?? undefined, error: undefined };
+  }
+
+  async #feed(conn: RuntimeConn): Promise<void> {
+    const writer = this.#child.stdin.getWriter();
+    const p = new Uint8Array(64 * 1024);
+    try {
+      for (let n = await conn.read(p, undefined); n !== null; n = await conn.read(p, undefined)) {
+        await writer.write(p.slice(0, n));
+      }
+      await writer.close();
+    } catch {
+      // The peer is gone, or the program reads no more: each hears of it as it would from a socket.
+      await writer.abort().catch(() => {});
+    }
+  }
+
+  async #drain(conn: RuntimeConn): Promise<void> {
+    const reader = this.#child.stdout.getReader();
+    try {
+      for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
+        await conn.writeAll(chunk.value, undefined);
+      }
+      await conn.closeWrite();
+    } catch {
+      // Its next write ends a program whose peer is gone.
+      await reader.cancel().catch(() => {});
+    }
+  }
+}
+
+/** Variables with which a program runs other code than its own, as Deno has them. */
+function isLoaderVariable(variable: string): boolean {
+  return /^(LD_|DYLD_)[^=]*=./.test(variable);
+}
+
+/** A foreign call goes around `--allow-run`, so the library asks for the very program itself, and refuses as Deno does. */
+function requireRun(command: string, environment: readonly string[], action: string): void {
+  const wanted: Deno.RunPermissionDescriptor = { name: "run", command };
+  let { state } = Deno.permissions.querySync(wanted);
+  if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
+  if (state !== "granted") {
+    throw new Deno.errors.NotCapable(
+      `Cannot ${action}: requires run access to "${command}", run again with the --allow-run flag`,
+    );
+  }
+  const loader = environment.find(isLoaderVariable);
+  if (loader !== undefined && Deno.permissions.querySync({ name: "run" }).state !== "granted") {
+    const name = loader.slice(0, loader.indexOf("="));
+    throw new Deno.errors.NotCapable(`Cannot ${action}: requires --allow-run without a list, for ${name} is set`);
+  }
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === "string" && !value.includes("\0");
+}
+
+function checkProgram(command: unknown, options: SpawnForOptions): { program: Omit<Program, "environment"> } {
+  if (!isText(command) || command === "") {
+    throw new TypeError(`command must be the name or path of a program, received ${quote(command)}`);
+  }
+  const { args = [], env = {}, cwd, stderr = "inherit" }: { [K in keyof SpawnForOptions]: unknown } = options;
+  if (!Array.isArray(args) || !args.every(isText)) {
+    throw new TypeError(`args must be an array of strings without zeros, received ${quote(args)}`);
+  }
+  const isRecord = typeof env === "object" && env !== null;
+  if (!isRecord || !Object.entries(env).every(([name, value]) => isText(value) && /^[^=\0]+$/.test(name))) {
+    throw new TypeError(`env must have strings without zeros, received ${quote(env)}`);
+  }
+  if (cwd !== undefined && !isText(cwd)) throw new TypeError(`cwd must be a path, received ${quote(cwd)}`);
+  if (stderr !== "inherit" && stderr !== "null") {
+    throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
+  }
+  return { program: { command, args, cwd } };
+}
+
+/** This program's variables with more of them. */
+function environmentWith(more: Record<string, string> = {}): string[] {
+  const kept = readEnvironment().filter((variable) => !Object.hasOwn(more, variable.slice(0, variable.indexOf("="))));
+  return [...kept, ...Object.entries(more).map(([name, value]) => `${name}=${value}`)];
+}
+
+/**
+ * Lets a program serve a connection on its standard input and output, as inetd
+ * does with `nowait`: `cat` is an echo server, and a shell script whatever it
+ * says. The connection is the program's from then on, and closed here.
+ *
+ * On the native engine the program gets the socket itself (posix_spawn(3),
+ * dup2(2)), in blocking mode, with what is unread in it. On the runtime engine
+ * the bytes go through this program: end-of-file of the peer closes the
+ * program's input, and the end of its output closes the write side.
+ *
+ * The program is looked for in `PATH`. It goes on if this one ends, as it may
+ * with inetd. It takes no messages: `send` rejects.
+ *
+ * Requires `--allow-run` for the program.
+ *
+ * @param conn The connection. It stays open here if the program cannot be started.
+ * @param command The program: a name or a path.
+ * @param options Its arguments, environment and current folder.
+ * @returns The program's process.
+ * @throws {TypeError} If an argument has the wrong type.
+ * @throws {Deno.errors.NotFound} If there is no such program.
+ * @throws {Deno.errors.PermissionDenied} If it may not be executed.
+ * @throws {Deno.errors.NotCapable} If the permission is not given.
+ * @throws {Deno.errors.BadResource} If the connection is closed.
+ * @throws {Deno.errors.Busy} If a call waits on a connection of the runtime engine.
+ *
+ * @example Sort what a client sends
+ * ```ts
+ * import { spawnFor } from "@c10k/sockets/process";
+ * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * const child = spawnFor(await listener.accept(), "sort");
+ *
+ * await client.writeAll(new TextEncoder().encode("pear\napple\n"));
+ * await client.closeWrite();
+ * assertEquals(await new Response(client.readable).text(), "apple\npear\n");
+ * assertEquals((await child.closed).code, 0);
+ * ```
+ */
+export function spawnFor(conn: TcpConn, command: string, options: SpawnForOptions = {}): Child {
+  if (!(conn instanceof TcpConn)) throw new TypeError(`conn must be a TcpConn, received ${quote(conn)}`);
+  checkOptions(options);
+  const { program } = checkProgram(command, options);
+  const action = `start ${command}`;
+  const driver = driverOf(conn);
+  if (driver instanceof RuntimeConn) {
+    return new RelayedProgram(driver, { ...program, environment: [] }, options, action);
+  }
+  const environment = environmentWith(options.env);
+  requireRun(command, environment, action);
+  return new NativeProgram(conn, { ...program, environment }, options.stderr ?? "inherit", action);
+}
