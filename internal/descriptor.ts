@@ -46,6 +46,14 @@ export class Descriptor {
     return fd;
   }
 
+  /** Gives the number to what `take` makes of it, its owner from then on; it stays here if that throws. */
+  passTo<T>(take: (fd: number) => T): T {
+    const taken = take(this.#fd);
+    // No longer ours, but still this thread's.
+    this.#fd = -1;
+    return taken;
+  }
+
   /** Closes the descriptor, if it is open: close(2). */
   close(): void {
     if (this.#fd < 0) return;

@@ -38,8 +38,8 @@ export interface SendOptions {
 
 /** One way to carry packets. */
 export interface Transport {
-  /** Sends a packet; takes the sockets only if it succeeds. */
-  send(packet: Packet, sockets: readonly MovableSocket[]): Promise<void>;
+  /** Sends a packet, unless it is cancelled before; takes the sockets only if it succeeds. */
+  send(packet: Packet, sockets: readonly MovableSocket[], signal?: AbortSignal): Promise<void>;
   /** The same without waiting; false if there is no room now. */
   trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean;
   /** Throws if the packet, or one of the sockets, cannot be sent at all. */
@@ -52,6 +52,7 @@ export interface Transport {
 interface Sending extends Waiter<void> {
   readonly packet: Packet;
   readonly sockets: readonly MovableSocket[];
+  readonly signal: AbortSignal | undefined;
 }
 
 /** One side of the connection between a parent and a child. */
@@ -114,7 +115,7 @@ export class Link {
       return Promise.reject(error);
     }
     const waiter = new Waiter<void>(signal, () => this.#outgoing.compact());
-    this.#outgoing.push(Object.assign(waiter, { packet, sockets }));
+    this.#outgoing.push(Object.assign(waiter, { packet, sockets, signal }));
     this.#pump();
     return waiter.promise;
   }
@@ -163,7 +164,8 @@ export class Link {
         this.#pump();
         break;
       default:
-        this.onPacket?.(packet, sockets);
+        if (this.onPacket !== undefined) this.onPacket(packet, sockets);
+        else for (const socket of sockets) socket.close();
     }
   }
 
@@ -228,11 +230,12 @@ export class Link {
         if (first === undefined) break;
         this.#credit--;
         try {
-          await transport.send(first.packet, first.sockets);
+          await transport.send(first.packet, first.sockets, first.signal);
           if (!first.settled) first.resolve();
         } catch (error) {
           this.#credit++;
-          if (!first.settled) first.reject(error);
+          // Closing the transport has woken it, for the reason that all others are told.
+          if (!first.settled) first.reject(this.#failure ?? error);
         }
       }
     } finally {

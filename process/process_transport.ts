@@ -1,6 +1,6 @@
 /** Packets between processes, over a Unix socket: what they carry is serialized as `structuredClone` would. */
 
-import { deserialize, serialize } from "node:v8";
+import { deserialize, serialize as serializeValue } from "node:v8";
 import { Buffer } from "node:buffer";
 import type { Descriptor } from "../internal/descriptor.ts";
 import type { Link, Packet, Transport } from "./link.ts";
@@ -43,7 +43,7 @@ export class ProcessTransport implements Transport {
     if (sockets.length > 0) serialize(packet.body);
   }
 
-  async send(packet: Packet, sockets: readonly MovableSocket[]): Promise<void> {
+  async send(packet: Packet, sockets: readonly MovableSocket[], signal?: AbortSignal): Promise<void> {
     const chunks = this.#pack(packet, sockets);
     let sent = 0;
     try {
@@ -53,6 +53,7 @@ export class ProcessTransport implements Transport {
           data,
           () => descriptorsOf(sockets.slice(from, to), "send a socket"),
           () => isLast && giveAway(sockets),
+          signal,
         );
       }
     } catch (error) {
@@ -133,6 +134,17 @@ export class ProcessTransport implements Transport {
     } finally {
       forget();
     }
+  }
+}
+
+/** @throws {DOMException} If the value cannot be cloned. */
+function serialize(value: unknown): Uint8Array {
+  try {
+    return serializeValue(value);
+  } catch (error) {
+    // In the words of `structuredClone`; what a getter throws stays as it is.
+    if (!(error instanceof Error && error.message.includes("could not be cloned"))) throw error;
+    throw new DOMException(error.message, "DataCloneError");
   }
 }
 

@@ -30,6 +30,15 @@ function isRunning(thread: number): boolean {
   return true;
 }
 
+function isEventFd(fd: number): boolean {
+  try {
+    return linkOf(fd).includes("eventfd");
+  } catch {
+    // The thread, which still runs, has closed it meanwhile.
+    return false;
+  }
+}
+
 /**
  * Closes what a thread has left open, once it has ended: as long as it runs,
  * it may close a number itself, and another may have that number at once.
@@ -40,7 +49,7 @@ export async function closeLeftOpen(owner: number, thread: number): Promise<bool
   if (thread === 0) return true;
   // A wait of its reactor that is on another thread holds it up.
   for (const fd of belongingsOf(owner)) {
-    if (linkOf(fd).includes("eventfd")) libc.write(fd, ONE, ONE.length);
+    if (isEventFd(fd)) libc.write(fd, ONE, ONE.length);
   }
   for (const end = performance.now() + LOOK_LIMIT; isRunning(thread);) {
     if (performance.now() > end) return false;

@@ -115,8 +115,13 @@ export class UnixSocket implements Source {
   }
 
   /** Sends a packet with copies of descriptors, and calls `sent` once the kernel has it. */
-  send(data: Uint8Array<ArrayBuffer>, descriptors: () => number[], sent: () => void): Promise<true> {
-    return this.#sending.call(() => this.#transmit(data, descriptors, sent), undefined);
+  send(
+    data: Uint8Array<ArrayBuffer>,
+    descriptors: () => number[],
+    sent: () => void,
+    signal?: AbortSignal,
+  ): Promise<true> {
+    return this.#sending.call(() => this.#transmit(data, descriptors, sent), signal);
   }
 
   /** The same without waiting; `undefined` if there is no room. */

@@ -45,9 +45,7 @@ export function bindNative({ hostname, port, backlog, options, onAcceptError }: 
       }
       syscall("bind", fd, local.sockaddr, local.sockaddr.length);
       syscall("listen", fd, backlog);
-      const listener = new NativeListener(fd, onAcceptError);
-      socket.detach();
-      return listener;
+      return socket.passTo(() => new NativeListener(fd, onAcceptError));
     } finally {
       socket.close();
     }

@@ -43,8 +43,8 @@ export async function shakeHands(fd: number, to: Resolved, signal: AbortSignal):
   const owner = new Descriptor(fd);
   let socket: NativeSocket | undefined;
   try {
-    socket = new NativeSocket(fd, { onReady: () => tell() }, () => `TCP socket for ${formatAddress(to)}`);
-    owner.detach();
+    const source = { onReady: () => tell() };
+    socket = owner.passTo(() => new NativeSocket(fd, source, () => `TCP socket for ${formatAddress(to)}`));
     try {
       syscall("connect", fd, to.sockaddr, to.sockaddr.length);
     } catch (error) {

@@ -152,9 +152,7 @@ export class TcpSocket implements Disposable {
       // Bound already, or else the kernel binds it to all addresses now.
       if (!this.#isBound(fd)) requireNet(this.#anyAddress(), action);
       syscall("listen", fd, backlog);
-      const listener = new NativeListener(fd);
-      this.#descriptor.detach();
-      return wrapListener(listener);
+      return wrapListener(this.#descriptor.passTo(() => new NativeListener(fd)));
     });
   }
 

@@ -89,9 +89,7 @@ export class NativeEndpoint implements UdpDriver, Source {
           setSocketOption(socket.fd, option, value);
         }
         syscall("bind", socket.fd, local.sockaddr, local.sockaddr.length);
-        const endpoint = new NativeEndpoint(socket.fd);
-        socket.detach();
-        return endpoint;
+        return socket.passTo((fd) => new NativeEndpoint(fd));
       } finally {
         socket.close();
       }
