@@ -21,7 +21,7 @@ const GRACE = 5_000;
 
 /** Ends the program because of how it was called. */
 function refuse(problem: string): never {
-  console.error(`${problem}. ${USAGE}`);
+  console.error(`${problem} (--help shows how to call it)`);
   Deno.exit(2);
 }
 

@@ -134,6 +134,7 @@ class RelayedProgram extends ProgramChild {
   readonly pid: number;
   readonly closed: Promise<ChildStatus>;
   readonly #child: Deno.ChildProcess;
+  readonly #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
 
   constructor(driver: RuntimeConn, { command, args, cwd }: Program, options: SpawnForOptions, action: string) {
     super(command);
@@ -151,6 +152,7 @@ class RelayedProgram extends ProgramChild {
       throw fromRuntimeError(error, action, "execve");
     }
     this.pid = this.#child.pid;
+    this.#output = this.#child.stdout.getReader();
     this.closed = this.#relay(driver.move());
   }
 
@@ -167,6 +169,8 @@ class RelayedProgram extends ProgramChild {
     const input = this.#feed(conn);
     const output = this.#drain(conn);
     const { success, code, signal } = await this.#child.status;
+    // What it has started may write to the same pipe, and goes on with the connection, unless the end was forced.
+    if (signal === "SIGKILL") await this.#output.cancel();
     await output;
     // What it has not read nobody will.
     conn.close();
@@ -189,7 +193,7 @@ class RelayedProgram extends ProgramChild {
   }
 
   async #drain(conn: RuntimeConn): Promise<void> {
-    const reader = this.#child.stdout.getReader();
+    const reader = this.#output;
     try {
       for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
         await conn.writeAll(chunk.value, undefined);
