@@ -1,5 +1,5 @@
 import { spawnFor } from "@c10k/sockets/process";
-import { type Engine, TcpConn } from "@c10k/sockets/tcp";
+import type { Engine, TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { withoutOrphans } from "./_process.ts";
 import {
