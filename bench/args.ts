@@ -16,14 +16,17 @@ export interface Plan {
   readonly budget: number;
   readonly pin: boolean;
   readonly json: string | undefined;
-  /** A folder for the charts. */
-  readonly charts: string | undefined;
+  /** A folder for the report with its charts. */
+  readonly results: string | undefined;
 }
 
 /** A command line that says nothing sensible; the message is one line. */
 export class UsageError extends Error {}
 
 const WORK_NAMES = WORKS.map((work) => work.name);
+
+/** Where the report of everything goes. */
+const RESULTS = `${import.meta.dirname}/results`;
 
 /** The text of `--help`. */
 export const HELP = `deno task bench [flags]
@@ -35,7 +38,8 @@ export const HELP = `deno task bench [flags]
   --duration MS      measured time per round (500; quick: 350)
   --no-pin           do not pin the server and the load to a core each
   --json FILE        write the raw data
-  --charts FOLDER    draw what can be drawn of it, as SVG`;
+  --results FOLDER   write the report: raw data, tables as Markdown, charts as SVG
+                     (everything: bench/results)`;
 
 function names(
   flag: string,
@@ -78,7 +82,7 @@ export function parsePlan(args: readonly string[]): Plan | "help" {
   const flags = parseArgs(args, {
     boolean: ["quick", "help", "pin"],
     negatable: ["pin"],
-    string: ["only", "servers", "rounds", "duration", "json", "charts"],
+    string: ["only", "servers", "rounds", "duration", "json", "results"],
     default: { pin: true },
     alias: { h: "help" },
     unknown: (arg) => {
@@ -114,6 +118,6 @@ export function parsePlan(args: readonly string[]): Plan | "help" {
     budget: quick ? 50_000 : Infinity,
     pin: flags.pin === true,
     json: text("json"),
-    charts: text("charts"),
+    results: text("results") ?? (quick || only !== undefined || servers !== undefined ? undefined : RESULTS),
   };
 }

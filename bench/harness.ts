@@ -2,14 +2,14 @@
 
 import type { Plan } from "./args.ts";
 import { buildLoad } from "./build.ts";
-import { drawCharts } from "./charts.ts";
 import { describe, descriptorLimit, pinning } from "./machine.ts";
 import { Unavailable } from "./processes.ts";
 import { progress } from "./progress.ts";
 import { report } from "./report.ts";
+import { heading, peace, rawData, type Run, writeResults } from "./results.ts";
 import { type Entrant, measure, type Row, stepsOf } from "./rounds.ts";
 import { CONTESTANTS } from "./servers.ts";
-import { disturbance, summarize } from "./summary.ts";
+import { disturbance } from "./summary.ts";
 import { type Work, WORKS } from "./works.ts";
 
 /** Runs the plan and prints the tables; false if nothing could be measured. */
@@ -52,32 +52,18 @@ export async function harness(plan: Plan): Promise<boolean> {
     }
   }
 
-  console.log(
-    `Deno ${machine.deno}, ${machine.kernel}, ${machine.processor}, ${machine.cores} cores; ${pin.text}\n` +
-      `${plan.rounds} rounds of ${plan.duration} ms, medians; ratios are medians of the ratios per round\n`,
-  );
-  console.log(report(rows, title));
-  const [disturbed, all] = disturbance(rows);
-  if (disturbed > 0) {
-    console.log(
-      `\nOther programs took over 20 % of a core in ${disturbed} of ${all} rounds`,
-    );
-  }
-  if (plan.charts !== undefined) await drawCharts(plan.charts, rows, title);
-  if (plan.json !== undefined) {
-    const data = {
-      date: new Date(begun).toISOString(),
-      machine,
-      pinning: pin.text,
-      plan: { ...plan, json: undefined, budget: undefined },
-      rows: rows.map((row) => ({
-        ...row,
-        work: row.work.name,
-        summary: summarize(row, rows),
-      })),
-    };
-    Deno.writeTextFileSync(plan.json, JSON.stringify(data, undefined, 2) + "\n");
-  }
+  const run: Run = {
+    date: new Date(begun).toISOString(),
+    machine,
+    pinning: pin.text,
+    rounds: plan.rounds,
+    duration: plan.duration,
+    disturbed: disturbance(rows),
+  };
+  console.log(`${heading(run)}\n\n${report(rows, title)}`);
+  if (peace(run) !== "") console.log(`\n${peace(run)}`);
+  if (plan.results !== undefined) await writeResults(plan.results, run, rows, title);
+  if (plan.json !== undefined) Deno.writeTextFileSync(plan.json, rawData(run, rows));
   return rows.some((row) => row.missing === undefined);
 }
 

@@ -1,6 +1,7 @@
-/** The tables that a run ends with. */
+/** The tables that a run ends with, for a terminal and as Markdown. */
 
 import Table from "cli-table3";
+import { markdownTable } from "markdown-table";
 import type { Row } from "./rounds.ts";
 import { ratio, summarize, type Summary } from "./summary.ts";
 import type { Work } from "./works.ts";
@@ -22,50 +23,87 @@ const UNITS: Record<Work["kind"], { title: string; value: string; per: string }>
   idle: { title: "Idle connections", value: "RSS bytes/conn.", per: "CPU" },
 };
 
-/** All tables as text; `title` gives a server's name in them. */
-export function report(
-  rows: readonly Row[],
-  title: (server: string) => string,
-): string {
+/** A table before it is drawn. */
+export interface View {
+  readonly title: string;
+  readonly head: readonly string[];
+  /** A cell, or the reason why the rest of the row is missing. */
+  readonly rows: readonly (readonly (string | { readonly missing: string })[])[];
+  /** What the figures cannot show. */
+  readonly notes: readonly string[];
+}
+
+/** The tables of a run; `title` gives a server's name in them. */
+export function views(rows: readonly Row[], title: (server: string) => string): View[] {
   const kinds = [...new Set(rows.map((row) => row.work.kind))];
   return kinds.map((kind) => {
     const some = rows.filter((row) => row.work.kind === kind);
     return kind === "growth" ? growth(some, title) : table(kind, some, title);
+  });
+}
+
+/** All tables as text for a terminal. */
+export function report(rows: readonly Row[], title: (server: string) => string): string {
+  return views(rows, title).map(({ title, head, rows, notes }) => {
+    const view = new Table({
+      head: [...head],
+      colAligns: head.map((name) => TEXT_COLUMNS.includes(name) ? "left" : "right"),
+      style: { head: [], border: [], compact: true },
+    });
+    for (const row of rows) {
+      view.push(
+        row.map((cell, i) =>
+          typeof cell === "string" ? cell : { colSpan: head.length - i, content: wrap(cell.missing), hAlign: "left" }
+        ),
+      );
+    }
+    return [title, view.toString(), ...notes.map((note) => `  ${note}`)].join("\n");
   }).join("\n\n");
 }
 
+/** The same as Markdown. */
+export function markdown(rows: readonly Row[], title: (server: string) => string): string {
+  return views(rows, title).map(({ title, head, rows, notes }) => {
+    const cells = rows.map((row) => row.map((cell) => typeof cell === "string" ? cell : cell.missing));
+    const align = head.map((name) => TEXT_COLUMNS.includes(name) ? "l" : "r");
+    return [
+      `## ${title}`,
+      markdownTable([head, ...cells], { align }),
+      ...(notes.length === 0 ? [] : [notes.map((note) => `- ${note}`).join("\n")]),
+    ].join("\n\n");
+  }).join("\n\n");
+}
+
+/** Columns that hold names. */
+const TEXT_COLUMNS = ["work", "server"];
+
 /** A line for each number of idle connections, and for each server its rate, and that by its rate without any. */
-function growth(rows: readonly Row[], title: (server: string) => string): string {
+function growth(rows: readonly Row[], title: (server: string) => string): View {
   const servers = [...new Set(rows.map((row) => row.server))];
   const works = [...new Set(rows.map((row) => row.work))];
-  const view = new Table({
-    head: ["idle", ...servers.map(title)],
-    colAligns: ["right", ...servers.map(() => "right" as const)],
-    style: { head: [], border: [], compact: true },
-  });
   const notes: string[] = [];
-  for (const work of works) {
+  const lines = works.map((work) => {
     const cells = servers.map((server) => {
       const row = rows.find((row) => row.work === work && row.server === server);
       const figures = row === undefined ? undefined : summarize(row, rows);
       if (figures === undefined) {
-        notes.push(`  ${title(server)}, ${decimal(work.idle, 0)} idle, missing: ${row?.missing ?? "not measured"}`);
+        notes.push(`${title(server)}, ${decimal(work.idle, 0)} idle, missing: ${row?.missing ?? "not measured"}`);
         return "missing";
       }
       const alone = rows.find((row) => row.work.idle === 0 && row.server === server);
       const share = row === undefined || alone === undefined ? undefined : ratio(row.samples, alone.samples);
       return `${decimal(figures.value, 0)} (${decimal(share, 2)})`;
     });
-    view.push([decimal(work.idle, 0), ...cells]);
-  }
-  return [UNITS.growth.title, view.toString(), ...notes].join("\n");
+    return [decimal(work.idle, 0), ...cells];
+  });
+  return { title: UNITS.growth.title, head: ["idle", ...servers.map(title)], rows: lines, notes };
 }
 
 function table(
   kind: Work["kind"],
   rows: readonly Row[],
   title: (server: string) => string,
-): string {
+): View {
   const unit = UNITS[kind];
   const isUdp = kind === "udp" || kind === "sink";
   const times: readonly ("p50" | "p99")[] = kind === "idle" || kind === "sink" ? [] : ["p50", "p99"];
@@ -79,25 +117,15 @@ function table(
     ...times.map((time) => `${time} µs`),
     ...(kind === "sink" ? ["lost %"] : []),
   ];
-  const view = new Table({
-    head,
-    colAligns: head.map((_, i) => i < 2 ? "left" : "right"),
-    style: { head: [], border: [], compact: true },
-  });
   const notes: string[] = [];
-  for (const row of rows) {
+  const lines = rows.map((row) => {
     const name = title(row.server);
     const figures = summarize(row, rows);
     if (figures === undefined) {
-      const content = `missing: ${row.missing ?? "not measured"}`;
-      view.push([
-        row.work.title,
-        name,
-        { colSpan: head.length - 2, content: wrap(content), hAlign: "left" },
-      ]);
-      continue;
+      return [row.work.title, name, { missing: `missing: ${row.missing ?? "not measured"}` }];
     }
-    view.push([
+    notes.push(...remarks(figures, row.work, name));
+    return [
       row.work.title,
       name,
       spread(figures),
@@ -106,10 +134,9 @@ function table(
       ...(kind === "idle" ? [] : [decimal(figures.cpu, 2)]),
       ...times.map((time) => decimal(figures[time], 0)),
       ...(kind === "sink" ? [decimal((figures.loss ?? 0) * 100, 1)] : []),
-    ]);
-    notes.push(...remarks(figures, row.work, name));
-  }
-  return [unit.title, view.toString(), ...notes].join("\n");
+    ];
+  });
+  return { title: unit.title, head, rows: lines, notes };
 }
 
 function remarks(figures: Summary, work: Work, name: string): string[] {
@@ -128,7 +155,7 @@ function remarks(figures: Summary, work: Work, name: string): string[] {
   if (figures.restless) {
     remarks.push("went on using CPU after its clients had left");
   }
-  return remarks.map((remark) => `  ${name}, ${work.title}: ${remark}`);
+  return remarks.map((remark) => `${name}, ${work.title}: ${remark}`);
 }
 
 function spread({ value, least, most }: Summary): string {
