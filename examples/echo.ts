@@ -1,142 +1,119 @@
 /**
- * A TCP echo server: everything that a client sends comes back.
+ * An echo server: everything that a client sends comes back. One program, and
+ * all the ways in which a server can deal with many clients.
  *
- *     deno task example:echo
- *     deno run --allow-net examples/echo.ts --port 8080
- *     deno run --allow-all examples/echo.ts --model process --per connection
+ *     deno task example:echo --model epoll
+ *     deno run --allow-net examples/echo.ts                                 # async
+ *     deno run --allow-net examples/echo.ts udp                             # datagrams
+ *     deno run --allow-net --allow-ffi examples/echo.ts --model select      # or poll, epoll; with udp, too
+ *     deno run --allow-net --allow-read examples/echo.ts --model worker     # --allow-ffi hands over the sockets themselves
+ *     deno run --allow-net --allow-ffi --allow-run examples/echo.ts --model process-per-connection
  *
  * Ctrl-C or SIGTERM: no new connections, open ones may finish for 5 s or until
  * the next Ctrl-C.
  */
 
-import { Pool } from "@c10k/sockets/process";
-import { type EngineOption, engineSupport, type TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { parseArgs } from "@std/cli";
+import { startAsync } from "./echo_models/async.ts";
+import { startPool } from "./echo_models/pool.ts";
+import { type EchoServer, type Listen, readListen, refuse, run } from "./echo_models/program.ts";
+import { startMux } from "./mux_echo.ts";
+import { startUdp } from "./udp_echo.ts";
 
-const USAGE = `Usage: echo.ts [--host 127.0.0.1] [--port 8080] [--engine auto|runtime|native]
-  [--model async|worker|process] [--per pool|connection]`;
+const USAGE = `Usage: echo.ts [udp] [--host 127.0.0.1] [--port 8080] [--engine auto|runtime|native] [--model MODEL]
+  MODEL, and what serves the connections:
+    async                    one thread, an async function for each of them (the default)
+    iterative                one thread, one connection after the other
+    select, poll, epoll      one thread that watches all of them
+    worker, process          threads or processes, --size of them (as many as cores)
+    worker-per-connection    a fresh thread for each; also --model worker --per connection
+    process-per-connection   a fresh process for each; --size of them at most (100)
+  udp: datagrams, which async, select, poll and epoll can serve`;
 
-/** How long open connections may go on after a signal, in milliseconds. */
-const GRACE = 5_000;
-
-/** Ends the program because of how it was called. */
-function refuse(problem: string): never {
-  console.error(`${problem} (--help shows how to call it)`);
-  Deno.exit(2);
-}
+const MODELS = [
+  "async",
+  "iterative",
+  ...["select", "poll", "epoll"] as const,
+  ...["worker", "process", "worker-per-connection", "process-per-connection"] as const,
+] as const;
+type Model = typeof MODELS[number];
 
 interface Flags {
-  listen: { hostname: string; port: number; engine: EngineOption };
-  model: "async" | "worker" | "process";
-  per: "pool" | "connection";
+  readonly listen: Listen;
+  readonly model: Model;
+  /** Threads or processes, at most. */
+  readonly size: number;
+  readonly isUdp: boolean;
 }
 
 function readFlags(args: string[]): Flags {
   const flags = parseArgs(args, {
-    string: ["host", "port", "engine", "model", "per"],
+    string: ["host", "port", "engine", "model", "per", "size"],
     boolean: ["help"],
-    default: { host: "127.0.0.1", port: "8080", engine: "auto", model: "async", per: "pool" },
-    unknown: (arg) => refuse(`Unknown argument "${arg}"`),
+    default: { host: "127.0.0.1", port: "8080", engine: "auto", model: "async" },
+    unknown: (arg) => arg === "udp" || refuse(`Unknown argument "${arg}"`),
   });
   if (flags.help) {
     console.log(USAGE);
     Deno.exit(0);
   }
-  const { host, port, engine, model, per } = flags;
-  if (typeof host !== "string" || host === "") refuse("--host takes an address or a name");
-  if (typeof port !== "string" || !/^\d{1,5}$/.test(port) || Number(port) > 65535) {
-    refuse(`--port takes a number from 0 to 65535, not "${port}"`);
+  const listen = readListen(flags);
+  const model = readModel(flags.model, flags.per);
+  const isUdp = flags._.length > 0;
+  if (isMux(model) && listen.engine === "runtime") {
+    refuse(`--model ${model} watches the kernel's own sockets, which --engine runtime has none of`);
   }
-  if (engine !== "auto" && engine !== "runtime" && engine !== "native") {
-    refuse(`--engine takes auto, runtime or native, not "${engine}"`);
+  if (model.startsWith("process") && listen.engine === "runtime") {
+    refuse(`--model ${model} hands the kernel's own sockets over, which --engine runtime has none of`);
   }
-  if (model !== "async" && model !== "worker" && model !== "process") {
-    refuse(`--model takes async, worker or process, not "${model}"`);
+  if (isUdp && model !== "async" && !isMux(model)) {
+    refuse(`--model ${model} deals with connections, which udp has none of: take async, select, poll or epoll`);
   }
+  return { listen, model, isUdp, size: readSize(flags.size, model) };
+}
+
+function readModel(name: unknown, per: unknown): Model {
+  const model = MODELS.find((model) => model === name);
+  if (model === undefined) return refuse(`--model takes ${MODELS.join(", ")}, not "${name}"`);
+  if (per === undefined) return model;
   if (per !== "pool" && per !== "connection") refuse(`--per takes pool or connection, not "${per}"`);
-  return { listen: { hostname: host, port: Number(port), engine }, model, per };
+  if (model !== "worker" && model !== "process") refuse(`--per goes with --model worker or process, not with ${model}`);
+  return per === "connection" ? `${model}-per-connection` : model;
 }
 
-/** Ends the program because it cannot serve. */
-function fail(error: unknown): never {
-  console.error(error instanceof Error ? error.message : error);
-  Deno.exit(error instanceof TypeError ? 2 : 1);
+function readSize(size: unknown, model: Model): number {
+  if (size === undefined) return model.endsWith("-per-connection") ? 100 : Math.max(navigator.hardwareConcurrency, 1);
+  if (!model.startsWith("worker") && !model.startsWith("process")) {
+    refuse(`--size is a number of threads or processes, which --model ${model} has none of`);
+  }
+  const isCount = typeof size === "string" && /^[1-9]\d{0,3}$/.test(size);
+  return isCount ? Number(size) : refuse(`--size takes a number from 1 to 9999, not "${size}"`);
 }
 
-function bind(options: Flags["listen"]): TcpListener {
-  try {
-    return TcpListener.bind(options);
-  } catch (error) {
-    fail(error);
+function isMux(model: Model): model is "select" | "poll" | "epoll" {
+  return model === "select" || model === "poll" || model === "epoll";
+}
+
+function start({ listen, model, size, isUdp }: Flags): EchoServer | Promise<EchoServer> {
+  if (isUdp) return startUdp(listen, isMux(model) ? model : undefined);
+  switch (model) {
+    case "async":
+      return startAsync(listen, Infinity);
+    case "iterative":
+      return startAsync(listen, 1);
+    case "select":
+    case "poll":
+    case "epoll":
+      return startMux(listen, model);
+    case "worker":
+    case "process":
+      return startPool(listen, model, "pool", size);
+    case "worker-per-connection":
+      return startPool(listen, "worker", "connection", size);
+    case "process-per-connection":
+      return startPool(listen, "process", "connection", size);
   }
 }
 
-/** Sends back what arrives, until the client has finished and has all its echoes. */
-async function echo(conn: TcpConn): Promise<void> {
-  const p = new Uint8Array(16 * 1024);
-  for (let n = await conn.read(p); n !== null; n = await conn.read(p)) {
-    await conn.writeAll(p.subarray(0, n));
-  }
-  await conn.closeWrite();
-}
-
-/** A client that goes away is no event for the others; anything else is worth a line. */
-function report(error: unknown): void {
-  const { ConnectionReset, BrokenPipe, NotConnected, TimedOut, Interrupted, BadResource } = Deno.errors;
-  const usual = [ConnectionReset, BrokenPipe, NotConnected, TimedOut, Interrupted, BadResource];
-  if (!usual.some((ErrorClass) => error instanceof ErrorClass)) console.error(error);
-}
-
-function announce({ hostname, port }: Deno.NetAddr, how: string): void {
-  console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
-  console.log(how);
-  console.log(`try it: nc ${hostname} ${port}`);
-}
-
-const { listen, model, per } = readFlags(Deno.args);
-const listener = bind(listen);
-
-if (model !== "async") {
-  // Threads or processes serve: a few that stay, or a fresh one for each connection.
-  const module = new URL("./echo_child.ts", import.meta.url);
-  const pool = await Pool.start({ kind: model, per, listener, module }).catch(fail);
-  announce(pool.addr, `model ${model}, per ${per}`);
-  await pool.closed;
-  Deno.exit(0);
-}
-
-const open = new Map<TcpConn, Promise<void>>();
-
-const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
-
-let stopped: number | undefined;
-
-function stop(): void {
-  if (stopped === undefined) {
-    stopped = performance.now();
-    listener.close();
-    if (open.size > 0) console.log(`stopping: ${open.size} open, Ctrl-C again to cut`);
-  } else if (performance.now() - stopped > 500) {
-    // Sooner it is the same Ctrl-C, which a task runner passes on a second time.
-    for (const conn of open.keys()) conn.close();
-  }
-}
-for (const signal of signals) Deno.addSignalListener(signal, stop);
-
-const { reason } = engineSupport();
-announce(listener.addr, `engine ${listener.engine}${listener.engine === "runtime" && reason ? `: ${reason}` : ""}`);
-
-for await (const conn of listener) {
-  const done = echo(conn).catch(report).finally(() => {
-    conn.close();
-    open.delete(conn);
-  });
-  open.set(conn, done);
-}
-
-const late = setTimeout(() => {
-  for (const conn of open.keys()) conn.close();
-}, GRACE);
-await Promise.all(open.values());
-clearTimeout(late);
-Deno.exit(0);
+const flags = readFlags(Deno.args);
+await run(() => start(flags), flags.isUdp ? "nc -u" : "nc");

@@ -3,66 +3,100 @@
  *
  *     deno task example:udp
  *     deno run --allow-net examples/udp_echo.ts --port 8080
+ *     deno run --allow-net --allow-ffi examples/udp_echo.ts --backend epoll
  *
- * Ctrl-C or SIGTERM ends it.
+ * Ctrl-C or SIGTERM ends it. `examples/echo.ts udp` is this, too.
  */
 
-import { DatagramBatch, type EngineOption, UdpEndpoint } from "@c10k/sockets/udp";
+import { type Backend, Multiplexer } from "@c10k/sockets/mux";
+import { type Datagram, DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
 import { parseArgs } from "@std/cli";
+import { type EchoServer, type Listen, readListen, refuse, run } from "./echo_models/program.ts";
 
-const USAGE = `Usage: udp_echo.ts [--host 127.0.0.1] [--port 8080] [--engine auto|runtime|native]`;
+const USAGE = `Usage: udp_echo.ts [--host 127.0.0.1] [--port 8080] [--engine auto|runtime|native]
+  [--backend epoll|poll|select|runtime]`;
 
-/** Ends the program because of how it was called. */
-function refuse(problem: unknown): never {
-  console.error(`${problem instanceof Error ? problem.message : problem}. ${USAGE}`);
-  Deno.exit(2);
+/** Binds, and answers: with calls that wait, or told by a multiplexer what would not. */
+export function startUdp(listen: Listen, backend: Backend | undefined): EchoServer {
+  const mux = backend === undefined ? undefined : new Multiplexer({ backend });
+  const engine = mux === undefined ? listen.engine : mux.backend === "runtime" ? "runtime" : "native";
+  const endpoint = UdpEndpoint.bind({ ...listen, engine });
+  let isStopped = false;
+
+  async function answer(): Promise<void> {
+    /** What a batch has received is addressed to its senders already. */
+    const batch = new DatagramBatch({ datagramSize: 65_535, capacity: 64 });
+    while (!isStopped) {
+      try {
+        await endpoint.recvBatch(batch);
+        await endpoint.sendBatch(batch);
+      } catch (error) {
+        if (!isStopped) report(error);
+      }
+    }
+  }
+
+  return {
+    addr: endpoint.addr,
+    how: `engine ${endpoint.engine}${mux === undefined ? "" : `, backend ${mux.backend}`}`,
+    open: () => 0,
+    stop() {
+      isStopped = true;
+      endpoint.close();
+      mux?.wake();
+    },
+    finished: mux === undefined ? answer() : watch(mux, endpoint, () => isStopped),
+  };
 }
 
-const flags = parseArgs(Deno.args, {
-  string: ["host", "port", "engine"],
-  boolean: ["help"],
-  default: { host: "127.0.0.1", port: "8080", engine: "auto" },
-  unknown: (arg) => refuse(`Unknown argument "${arg}"`),
-});
-if (flags.help) {
-  console.log(USAGE);
-  Deno.exit(0);
-}
+/** Datagrams that one event may be good for, before others have their turn. */
+const MOST = 64;
 
-function bind(): UdpEndpoint {
-  const [hostname, port, engine] = [String(flags.host), String(flags.port), String(flags.engine) as EngineOption];
-  if (!/^\d{1,5}$/.test(port)) refuse(`--port takes a number from 0 to 65535, not "${port}"`);
-  try {
-    return UdpEndpoint.bind({ hostname, port: Number(port), engine });
-  } catch (error) {
-    if (error instanceof TypeError || error instanceof RangeError) refuse(error);
-    console.error(error instanceof Error ? error.message : error);
-    Deno.exit(1);
+async function watch(mux: Multiplexer, endpoint: UdpEndpoint, isStopped: () => boolean): Promise<void> {
+  const p = new Uint8Array(65_535);
+  /** What there was no room to send for. Until there is, nothing more is received. */
+  let unsent: Datagram | undefined;
+  mux.register(endpoint, { readable: true });
+  for await (const _ of mux) {
+    if (isStopped()) break;
+    const wasWaiting = unsent !== undefined;
+    for (let i = 0; i < MOST; i++) {
+      try {
+        const datagram: Datagram | undefined = unsent ?? endpoint.tryRecvFrom(p);
+        unsent = undefined;
+        if (datagram === undefined) break;
+        if (endpoint.trySendTo(datagram.data, datagram.address) === undefined) {
+          unsent = datagram;
+          break;
+        }
+      } catch (error) {
+        report(error);
+      }
+    }
+    if (wasWaiting !== (unsent !== undefined)) {
+      mux.modify(endpoint, wasWaiting ? { readable: true } : { writable: true });
+    }
   }
 }
 
-const endpoint = bind();
-for (const signal of Deno.build.os === "windows" ? ["SIGINT"] as const : ["SIGINT", "SIGTERM"] as const) {
-  Deno.addSignalListener(signal, () => {
-    endpoint.close();
-    Deno.exit(0);
+/** One peer that cannot be reached is no event for the others. */
+function report(error: unknown): void {
+  if (error instanceof Deno.errors.BadResource) throw error;
+  console.error(error instanceof Error ? error.message : error);
+}
+
+if (import.meta.main) {
+  const flags = parseArgs(Deno.args, {
+    string: ["host", "port", "engine", "backend"],
+    boolean: ["help"],
+    default: { host: "127.0.0.1", port: "8080", engine: "auto" },
+    unknown: (arg) => refuse(`Unknown argument "${arg}"`),
   });
-}
-
-const { hostname, port } = endpoint.addr;
-console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
-console.log(`engine ${endpoint.engine}`);
-console.log(`try it: nc -u ${hostname} ${port}`);
-
-/** What a batch has received is addressed to its senders already. */
-const batch = new DatagramBatch({ datagramSize: 65_535, capacity: 64 });
-while (true) {
-  try {
-    await endpoint.recvBatch(batch);
-    await endpoint.sendBatch(batch);
-  } catch (error) {
-    // One peer that cannot be reached is no event for the others.
-    if (endpoint.fd === undefined && endpoint.engine === "native") throw error;
-    console.error(error instanceof Error ? error.message : error);
+  if (flags.help) {
+    console.log(USAGE);
+    Deno.exit(0);
   }
+  const listen = readListen(flags);
+  // The multiplexer checks the name.
+  await run(() => startUdp(listen, flags.backend as Backend | undefined), "nc -u");
 }

@@ -116,3 +116,15 @@ export function isAlive(pid: number): boolean {
     return false;
   }
 }
+
+/** The processes that a process has started, and those that they have. */
+export function descendants(pid: number): number[] {
+  const children: number[] = [];
+  try {
+    for (const { name } of Deno.readDirSync(`/proc/${pid}/task`)) {
+      const text = Deno.readTextFileSync(`/proc/${pid}/task/${name}/children`);
+      children.push(...text.split(" ").filter((pid) => pid !== "").map(Number));
+    }
+  } catch { /* the process, or a thread of it, has ended */ }
+  return children.flatMap((child) => [child, ...descendants(child)]);
+}
