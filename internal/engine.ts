@@ -8,13 +8,44 @@ import { quote } from "./validate.ts";
  * What a socket is built on: `"runtime"` is Deno's own operations, on every
  * OS with `--allow-net` alone; `"native"` is the kernel's sockets through
  * libc, on Linux with `--allow-ffi` too.
+ *
+ * @example Tell on what a socket sits
+ * ```ts
+ * import { type Engine, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * const engine: Engine = listener.engine;
+ * console.log(engine); // native, with --allow-ffi on Linux
+ * ```
  */
 export type Engine = "runtime" | "native";
 
-/** An engine, or `"auto"` for the best one that is supported and already granted. */
+/**
+ * An engine, or `"auto"` for the best one that is supported and already granted.
+ *
+ * @example Stay on the runtime
+ * ```ts
+ * import { type EngineOption, TcpListener } from "@c10k/sockets/tcp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const engine: EngineOption = "runtime";
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+ * assertEquals(listener.fd, undefined);
+ * ```
+ */
 export type EngineOption = "auto" | Engine;
 
-/** What {@linkcode engineSupport} tells. */
+/**
+ * What {@linkcode engineSupport} tells.
+ *
+ * @example Say why it is not the native engine
+ * ```ts
+ * import { type EngineSupport, engineSupport } from "@c10k/sockets/tcp";
+ *
+ * const support: EngineSupport = engineSupport();
+ * if (support.engine === "runtime") console.log(support.reason); // run with --allow-ffi
+ * ```
+ */
 export interface EngineSupport {
   /** The engine that `"auto"` picks here and now. */
   readonly engine: Engine;

@@ -6,7 +6,23 @@
 
 import { constants } from "node:os";
 
-/** What the kernel answered: which call failed, and how. The `cause` of every error with a `code`. */
+/**
+ * What the kernel answered: which call failed, and how. The `cause` of every error with a `code`.
+ *
+ * @example What the kernel said
+ * ```ts
+ * import { SyscallError, TcpListener } from "@c10k/sockets/tcp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * try {
+ *   TcpListener.bind(listener.addr);
+ * } catch (error) {
+ *   if (!(error instanceof Deno.errors.AddrInUse) || !(error.cause instanceof SyscallError)) throw error;
+ *   assertEquals([error.cause.syscall, error.cause.code], ["bind", "EADDRINUSE"]);
+ * }
+ * ```
+ */
 export class SyscallError extends Error {
   /** Always `"SyscallError"`. */
   override readonly name = "SyscallError";

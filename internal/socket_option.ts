@@ -95,5 +95,16 @@ export const SocketOption = {
   IPV6_UNICAST_HOPS: "IPV6_UNICAST_HOPS",
 } as const;
 
-/** The name of a socket option, one of {@linkcode SocketOption}. */
+/**
+ * The name of a socket option, one of {@linkcode SocketOption}.
+ *
+ * @example Take options by name
+ * ```ts
+ * import { type SocketOption, TcpSocket } from "@c10k/sockets/tcp";
+ *
+ * const options: [SocketOption, number][] = [["SO_REUSEADDR", 1], ["IP_TTL", 64]];
+ * using socket = TcpSocket.open("IPv4");
+ * for (const [option, value] of options) socket.setOption(option, value);
+ * ```
+ */
 export type SocketOption = keyof typeof SocketOption;

@@ -3,7 +3,24 @@
 import { checkBoolean, checkOptions, quote } from "../internal/validate.ts";
 import { InterestBit, ReadyBit } from "./selector.ts";
 
-/** What to be told of; with none of the first three only of errors and hang-ups. */
+/**
+ * What to be told of; with none of the first three only of errors and hang-ups.
+ *
+ * @example Once, when there is room to write
+ * ```ts
+ * import { type Interest, Multiplexer } from "@c10k/sockets/mux";
+ * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * using server = await listener.accept();
+ *
+ * using mux = new Multiplexer();
+ * const interest: Interest = { writable: true, oneshot: true };
+ * mux.register(client, interest);
+ * for (const { writable } of await mux.wait()) console.log(writable); // true
+ * ```
+ */
 export interface Interest {
   /**
    * When a read, accept or receive would not block: data, a connection, the
@@ -48,7 +65,28 @@ export interface Interest {
   readonly exclusive?: boolean;
 }
 
-/** That something has happened to a source. */
+/**
+ * That something has happened to a source.
+ *
+ * @example Serve what is ready
+ * ```ts
+ * import { Multiplexer, type ReadyEvent } from "@c10k/sockets/mux";
+ * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * using server = await listener.accept();
+ *
+ * function serve({ data, readable, readClosed }: ReadyEvent<string>): void {
+ *   console.log(data, readable, readClosed); // server true false
+ * }
+ *
+ * using mux = new Multiplexer<string>();
+ * mux.register(server, { readable: true }, "server");
+ * await client.writeAll(new TextEncoder().encode("hello"));
+ * for (const event of await mux.wait()) serve(event);
+ * ```
+ */
 export interface ReadyEvent<T = unknown> {
   /** What was registered. */
   readonly source: Source;
@@ -72,6 +110,16 @@ export interface ReadyEvent<T = unknown> {
  * What can be registered: a socket of this library, or anything with a
  * descriptor (a pipe, a terminal, an eventfd, a pidfd). `undefined` is the
  * descriptor of sockets that are closed, or of the runtime engine.
+ *
+ * @example Standard input beside sockets
+ * ```ts
+ * import { Multiplexer, type Source } from "@c10k/sockets/mux";
+ *
+ * const stdin: Source = { fd: 0 };
+ * using mux = new Multiplexer({ backend: "poll" });
+ * mux.register(stdin, { readable: true });
+ * mux.unregister(stdin);
+ * ```
  */
 export interface Source {
   /** The descriptor. */

@@ -15,7 +15,18 @@ import { Waiting } from "./waiting.ts";
 import { shareWaker, type Waker } from "./waker.ts";
 import { EventFd, type Wakeup } from "./wakeup.ts";
 
-/** How a {@linkcode Multiplexer} works. */
+/**
+ * How a {@linkcode Multiplexer} works.
+ *
+ * @example poll, 16 events at a time
+ * ```ts
+ * import { Multiplexer, type MultiplexerOptions } from "@c10k/sockets/mux";
+ *
+ * const options: MultiplexerOptions = { backend: "poll", maxEvents: 16 };
+ * using mux = new Multiplexer(options);
+ * console.log(mux.backend);
+ * ```
+ */
 export interface MultiplexerOptions {
   /**
    * What to learn of readiness from. `"auto"` is epoll where there is a native
@@ -33,7 +44,22 @@ export interface MultiplexerOptions {
   maxEvents?: number;
 }
 
-/** How {@linkcode Multiplexer.wait} waits. */
+/**
+ * How {@linkcode Multiplexer.wait} waits.
+ *
+ * @example For 10 ms at most
+ * ```ts
+ * import { Multiplexer, type MultiplexerWaitOptions } from "@c10k/sockets/mux";
+ * import { TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using mux = new Multiplexer<string>();
+ * mux.register(listener, { readable: true }, "clients");
+ *
+ * const options: MultiplexerWaitOptions = { timeout: 10 };
+ * console.log((await mux.wait(options)).length); // 0
+ * ```
+ */
 export interface MultiplexerWaitOptions {
   /**
    * Milliseconds after which it returns although nothing is ready; 0 only looks.
@@ -45,7 +71,22 @@ export interface MultiplexerWaitOptions {
   signal?: AbortSignal;
 }
 
-/** What {@linkcode Multiplexer.registrations} lists. */
+/**
+ * What {@linkcode Multiplexer.registrations} lists.
+ *
+ * @example Close what is left
+ * ```ts
+ * import { Multiplexer, type MuxRegistration } from "@c10k/sockets/mux";
+ * import { TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using mux = new Multiplexer<string>();
+ * mux.register(listener, { readable: true }, "clients");
+ *
+ * const all: MuxRegistration<string>[] = [...mux.registrations()];
+ * console.log(all.length); // 1
+ * ```
+ */
 export interface MuxRegistration<T = unknown> {
   /** What was registered. */
   readonly source: Source;
@@ -224,6 +265,13 @@ export class Multiplexer<T = unknown> {
    * Lists the backends that can be used here and now, the best one first.
    *
    * Requires no permission, and asks for none.
+   *
+   * @example The best one first
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   *
+   * console.log(Multiplexer.backends()); // epoll, poll, select, runtime
+   * ```
    */
   static backends(): Backend[] {
     return engineSupport().engine === "native" ? ["epoll", "poll", "select", "runtime"] : ["runtime"];
@@ -251,6 +299,18 @@ export class Multiplexer<T = unknown> {
    * @throws {Deno.errors.BadResource} If the source or the multiplexer is closed.
    * @throws {Deno.errors.PermissionDenied} If epoll cannot watch it (a file).
    * @throws {Deno.errors.NotSupported} If the backend lacks an interest, or cannot watch sockets of that engine.
+   *
+   * @example A listener
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>();
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * console.log(mux.size); // 1
+   * ```
    */
   register(source: Source, interest: Interest, data?: T): void {
     this.#checkOpen("register with");
@@ -307,6 +367,19 @@ export class Multiplexer<T = unknown> {
    * @throws {Deno.errors.NotFound} If the source is not registered.
    * @throws {Deno.errors.BadResource} If the source or the multiplexer is closed.
    * @throws {Deno.errors.NotSupported} If the backend lacks an interest.
+   *
+   * @example Look away for a while
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>();
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * mux.modify(listener, {}); // errors alone
+   * mux.modify(listener, { readable: true });
+   * ```
    */
   modify(source: Source, interest: Interest, data?: T): void {
     this.#checkOpen("modify in");
@@ -330,6 +403,19 @@ export class Multiplexer<T = unknown> {
    * @param source What was registered.
    * @throws {Deno.errors.NotFound} If the source is not registered.
    * @throws {Deno.errors.BadResource} If the multiplexer is closed.
+   *
+   * @example The source stays open
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>();
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * mux.unregister(listener);
+   * console.log(mux.size, listener.addr.port);
+   * ```
    */
   unregister(source: Source): void {
     this.#checkOpen("unregister from");
@@ -346,12 +432,38 @@ export class Multiplexer<T = unknown> {
    * Tells whether a source is registered.
    *
    * @param source What may be registered.
+   *
+   * @example Register once
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>();
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * if (!mux.has(listener)) mux.register(listener, { readable: true }, "clients");
+   * ```
    */
   has(source: Source): boolean {
     return this.#find(pollableIn(source), source.fd) !== undefined;
   }
 
-  /** Lists what is registered. */
+  /**
+   * Lists what is registered.
+   *
+   * @example What is watched, and for what
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>();
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * for (const { interest, data } of mux.registrations()) console.log(data, interest.readable); // clients true
+   * ```
+   */
   *registrations(): IterableIterator<MuxRegistration<T>> {
     for (const registration of [...this.#registrations]) {
       if (registration === undefined) continue;
@@ -369,6 +481,18 @@ export class Multiplexer<T = unknown> {
    * @throws {Deno.errors.Interrupted} If the multiplexer is closed meanwhile.
    * @throws {Deno.errors.BadResource} If it is closed already.
    * @throws {Deno.errors.Busy} If another wait is under way.
+   *
+   * @example Events of 10 ms
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>();
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * for (const { data } of await mux.wait({ timeout: 10 })) console.log(data);
+   * ```
    */
   async wait(options?: MultiplexerWaitOptions): Promise<readonly ReadyEvent<T>[]> {
     const signal = checkSignal(options);
@@ -400,6 +524,18 @@ export class Multiplexer<T = unknown> {
    * @throws {Deno.errors.NotSupported} On the runtime backend.
    * @throws {Deno.errors.BadResource} If the multiplexer is closed.
    * @throws {Deno.errors.Busy} If another wait is under way.
+   *
+   * @example Only look
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>({ backend: "epoll" });
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * console.log(mux.waitSync(0).length); // 0
+   * ```
    */
   waitSync(timeout: number = Infinity): readonly ReadyEvent<T>[] {
     checkDuration(timeout, "timeout");
@@ -428,6 +564,20 @@ export class Multiplexer<T = unknown> {
    * unless there is one anyway. Several calls before a wait end one.
    *
    * @throws {Deno.errors.BadResource} If the multiplexer is closed.
+   *
+   * @example End a wait from elsewhere in the program
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>();
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * const waiting = mux.wait();
+   * mux.wake();
+   * console.log((await waiting).length); // 0
+   * ```
    */
   wake(): void {
     this.#checkOpen("wake");
@@ -438,6 +588,18 @@ export class Multiplexer<T = unknown> {
    * Returns what wakes this multiplexer from elsewhere, always the same one.
    *
    * @throws {Deno.errors.BadResource} If the multiplexer is closed.
+   *
+   * @example A number for another thread
+   * ```ts
+   * import { Multiplexer } from "@c10k/sockets/mux";
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using mux = new Multiplexer<string>();
+   * mux.register(listener, { readable: true }, "clients");
+   *
+   * console.log(mux.waker().fd); // undefined on the runtime backend
+   * ```
    */
   waker(): Waker {
     this.#checkOpen("wake");

@@ -53,7 +53,20 @@ export const ReadyBit = {
   ERROR: 32,
 } as const;
 
-/** The ways to learn of readiness. */
+/**
+ * The ways to learn of readiness.
+ *
+ * @example Ask for the oldest
+ * ```ts
+ * import { type Backend, Multiplexer } from "@c10k/sockets/mux";
+ *
+ * const backend: Backend = "select";
+ * if (Multiplexer.backends().includes(backend)) {
+ *   using mux = new Multiplexer({ backend });
+ *   console.log(mux.backend);
+ * }
+ * ```
+ */
 export type Backend = "epoll" | "poll" | "select" | "runtime";
 
 /** A backend. */

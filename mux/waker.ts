@@ -57,6 +57,16 @@ export class Waker {
    * @throws {TypeError} If the descriptor is no eventfd, for example because the multiplexer was closed meanwhile.
    * @throws {Deno.errors.BadResource} If it is not open.
    * @throws {Deno.errors.NotSupported} If there is no native engine.
+   *
+   * @example In another thread
+   * ```ts
+   * import { Multiplexer, Waker } from "@c10k/sockets/mux";
+   *
+   * using mux = new Multiplexer({ backend: "epoll" });
+   * using waker = Waker.fromFd(mux.waker().fd ?? -1); // in the Worker that got the number
+   *
+   * console.log(waker.fd !== mux.waker().fd); // true: a duplicate
+   * ```
    */
   static fromFd(fd: number): Waker {
     checkInteger(fd, "fd", 0, 2 ** 31 - 1);
@@ -86,6 +96,17 @@ export class Waker {
    * before a wait end one.
    *
    * @throws {Deno.errors.BadResource} If the waker, or the multiplexer whose own it is, is closed.
+   *
+   * @example End a wait
+   * ```ts
+   * import { Multiplexer, Waker } from "@c10k/sockets/mux";
+   *
+   * using mux = new Multiplexer({ backend: "epoll" });
+   * using waker = Waker.fromFd(mux.waker().fd ?? -1); // in the Worker that got the number
+   *
+   * waker.wake();
+   * await mux.wait();
+   * ```
    */
   wake(): void {
     if (!this.#wakeup.isOpen) throw closedError("wake the multiplexer", "waker");

@@ -2,7 +2,24 @@
 
 import type { Incoming, SendOptions } from "./link.ts";
 
-/** How a child has ended. */
+/**
+ * How a child has ended.
+ *
+ * @example How a thread has ended
+ * ```ts
+ * import { type ChildStatus, spawnWorker } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   for await (const { message } of parent().messages()) await parent().send("got " + message);
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ *
+ * const child = spawnWorker(module);
+ * const status: ChildStatus = await child.shutdown();
+ * console.log(status.success, status.code); // true 0
+ * ```
+ */
 export interface ChildStatus {
   /** It has ended by itself, and without an error. */
   readonly success: boolean;
@@ -14,7 +31,18 @@ export interface ChildStatus {
   readonly error: Error | undefined;
 }
 
-/** What a child may do: at most what this program may. */
+/**
+ * What a child may do: at most what this program may.
+ *
+ * @example One port, and nothing else
+ * ```ts
+ * import { type ChildPermissions, spawnProcess } from "@c10k/sockets/process";
+ *
+ * const permissions: ChildPermissions = { net: ["127.0.0.1:8080"] };
+ * const child = spawnProcess("data:application/javascript,", { permissions });
+ * console.log((await child.closed).success); // true
+ * ```
+ */
 export interface ChildPermissions {
   /** Environment variables: all, some or none. */
   env?: "inherit" | boolean | string[];
@@ -34,7 +62,23 @@ export interface ChildPermissions {
   write?: "inherit" | boolean | string[];
 }
 
-/** How a child is started, of either kind. */
+/**
+ * How a child is started, of either kind.
+ *
+ * @example A name for errors
+ * ```ts
+ * import { type SpawnOptions, spawnWorker } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   for await (const { message } of parent().messages()) await parent().send("got " + message);
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ *
+ * const options: SpawnOptions = { name: "resolver" };
+ * await spawnWorker(module, options).shutdown();
+ * ```
+ */
 export interface SpawnOptions {
   /**
    * What it may do. `"inherit"` is what this program may, `"none"` nothing, and
@@ -51,7 +95,18 @@ export interface SpawnOptions {
   name?: string;
 }
 
-/** How {@linkcode spawnProcess} starts a process. */
+/**
+ * How {@linkcode spawnProcess} starts a process.
+ *
+ * @example Arguments and environment
+ * ```ts
+ * import { type ProcessOptions, spawnProcess } from "@c10k/sockets/process";
+ *
+ * const options: ProcessOptions = { args: ["--verbose"], env: { ROLE: "child" }, stdout: "null" };
+ * const child = spawnProcess(`data:application/javascript,console.log(Deno.args)`, options);
+ * console.log((await child.closed).code); // 0
+ * ```
+ */
 export interface ProcessOptions extends SpawnOptions {
   /** What `Deno.args` is there. */
   args?: string[];
@@ -75,7 +130,23 @@ export interface ProcessOptions extends SpawnOptions {
   stderr?: "inherit" | "null";
 }
 
-/** How long a child may take to end. */
+/**
+ * How long a child may take to end.
+ *
+ * @example Give it a second
+ * ```ts
+ * import { type ShutdownOptions, spawnWorker } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   for await (const { message } of parent().messages()) await parent().send("got " + message);
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ *
+ * const options: ShutdownOptions = { grace: 1_000 };
+ * await spawnWorker(module).shutdown(options);
+ * ```
+ */
 export interface ShutdownOptions {
   /**
    * Milliseconds until it is killed.
@@ -85,7 +156,28 @@ export interface ShutdownOptions {
   grace?: number;
 }
 
-/** A thread or a process that was started here. */
+/**
+ * A thread or a process that was started here.
+ *
+ * @example Ask and answer
+ * ```ts
+ * import { type Child, spawnWorker } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   for await (const { message } of parent().messages()) await parent().send("got " + message);
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ *
+ * const child: Child = spawnWorker(module);
+ * await child.send("this");
+ * for await (const { message } of child.messages()) {
+ *   console.log(message); // got this
+ *   break;
+ * }
+ * await child.shutdown();
+ * ```
+ */
 export interface Child {
   /** A number of its own, from 1. */
   readonly id: number;

@@ -18,7 +18,26 @@ export interface Packet {
   readonly body?: unknown;
 }
 
-/** A message that has come, and the sockets that came with it. */
+/**
+ * A message that has come, and the sockets that came with it.
+ *
+ * @example Take what has come
+ * ```ts
+ * import { type Incoming, spawnWorker } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   for await (const { message } of parent().messages()) await parent().send("got " + message);
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ *
+ * const child = spawnWorker(module);
+ * await child.send("a letter");
+ * const { value }: IteratorResult<Incoming, void> = await child.messages().next();
+ * console.log(value?.message, value?.sockets.length); // got a letter 0
+ * await child.shutdown();
+ * ```
+ */
 export interface Incoming<T = unknown> {
   /** A structured clone of what was sent. */
   readonly message: T;
@@ -28,7 +47,26 @@ export interface Incoming<T = unknown> {
   readonly lost: number;
 }
 
-/** What a message takes along. */
+/**
+ * What a message takes along.
+ *
+ * @example With a socket
+ * ```ts
+ * import { type SendOptions, spawnWorker } from "@c10k/sockets/process";
+ * import { UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * const source = `
+ *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   for await (const { sockets } of parent().messages()) for (const socket of sockets) socket.close();
+ * `;
+ * const child = spawnWorker(`data:application/typescript,${encodeURIComponent(source)}`);
+ * const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * const options: SendOptions = { sockets: [endpoint] };
+ * await child.send("yours", options);
+ * console.log(endpoint.fd); // undefined: it is there now
+ * await child.shutdown();
+ * ```
+ */
 export interface SendOptions {
   /** Sockets to send away: detached here, whole there, with what is unread in them. */
   sockets?: readonly MovableSocket[];

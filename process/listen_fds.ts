@@ -25,7 +25,17 @@ const IPPROTO_TCP = 6;
 const IPPROTO_UDP = 17;
 const TYPES: readonly (string | undefined)[] = [undefined, "stream", "datagram", "raw", undefined, "seqpacket"];
 
-/** Which of the sockets {@linkcode listenFds} returns. */
+/**
+ * Which of the sockets {@linkcode listenFds} returns.
+ *
+ * @example Those of one unit
+ * ```ts
+ * import { listenFds, type ListenFdsOptions } from "@c10k/sockets/process";
+ *
+ * const options: ListenFdsOptions = { name: "web.socket" };
+ * console.log(listenFds(options).length); // 0, unless systemd has started this program
+ * ```
+ */
 export interface ListenFdsOptions {
   /** Those of one name: `FileDescriptorName=` of systemd.socket(5), by default the name of the socket unit. */
   name?: string;

@@ -7,7 +7,22 @@ import { TcpConn } from "../tcp/tcp_conn.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
 import { UdpEndpoint } from "../udp/udp_endpoint.ts";
 
-/** What can be sent to another thread or process. */
+/**
+ * What can be sent to another thread or process.
+ *
+ * @example Tell the kinds apart
+ * ```ts
+ * import type { MovableSocket } from "@c10k/sockets/process";
+ * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * function describe(socket: MovableSocket): string {
+ *   if (socket instanceof TcpConn) return `connection from ${socket.remoteAddr.hostname}`;
+ *   return `${socket instanceof TcpListener ? "listener" : "endpoint"} on port ${socket.addr.port}`;
+ * }
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * console.log(describe(listener));
+ * ```
+ */
 export type MovableSocket = TcpConn | TcpListener | UdpEndpoint;
 
 /** Which class a descriptor is to become again. */

@@ -18,7 +18,19 @@ import {
 } from "./proc_net.ts";
 import { cString } from "./unix_socket.ts";
 
-/** One descriptor that refers to a socket. */
+/**
+ * One descriptor that refers to a socket.
+ *
+ * @example What listens
+ * ```ts
+ * import { openSockets, type SocketInfo } from "@c10k/sockets/process";
+ * import { TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * const listening = ({ state }: SocketInfo) => state === "LISTEN";
+ * console.log(openSockets().filter(listening).map(({ fd, inode }) => [fd, inode]));
+ * ```
+ */
 export interface SocketInfo {
   /** The descriptor. Duplicates of one have the same {@linkcode SocketInfo.inode}. */
   readonly fd: number;

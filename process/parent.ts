@@ -17,7 +17,27 @@ import { UnixSocket } from "./unix_socket.ts";
 const PR_SET_PDEATHSIG = 1;
 const SIGKILL = 9n;
 
-/** The parent, seen from a child. */
+/**
+ * The parent, seen from a child.
+ *
+ * @example The child's side
+ * ```ts
+ * import { spawnWorker } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { parent, type ParentPort } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   const port: ParentPort = parent();
+ *   await port.send("I am a " + port.kind);
+ *   for await (const { message } of port.messages()) console.log(message); // until the parent asks for the end
+ * `;
+ * const child = spawnWorker(`data:application/typescript,${encodeURIComponent(source)}`);
+ * for await (const { message } of child.messages()) {
+ *   console.log(message); // I am a worker
+ *   break;
+ * }
+ * await child.shutdown();
+ * ```
+ */
 export interface ParentPort {
   /** What this child is. */
   readonly kind: "worker" | "process";
@@ -127,13 +147,22 @@ let port: Port | undefined;
  * @throws {Error} If this program is no such child.
  *
  * @example Answer the parent
- * ```ts no-eval
- * import { parent } from "@c10k/sockets/process";
+ * ```ts
+ * import { spawnWorker } from "@c10k/sockets/process";
  *
- * for await (const { message, sockets } of parent().messages()) {
- *   console.log(message, sockets);
- *   await parent().send("thanks");
+ * const source = `
+ *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   for await (const { message, sockets } of parent().messages()) {
+ *     await parent().send("got " + message + " and " + sockets.length + " sockets");
+ *   }
+ * `;
+ * const child = spawnWorker(`data:application/typescript,${encodeURIComponent(source)}`); // or a file's URL
+ * await child.send("a letter");
+ * for await (const { message } of child.messages()) {
+ *   console.log(message); // got a letter and 0 sockets
+ *   break;
  * }
+ * await child.shutdown();
  * ```
  */
 export function parent(): ParentPort {

@@ -19,7 +19,23 @@ const F_DUPFD_CLOEXEC = 1030;
 /** Milliseconds until a connection is offered again that the kernel would not pass on. */
 const RETRY_DELAY = 10;
 
-/** What {@linkcode Pool.stats} tells of one child. */
+/**
+ * What {@linkcode Pool.stats} tells of one child.
+ *
+ * @example Who has served how many
+ * ```ts
+ * import { type ChildStats, Pool } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   await serve((conn) => conn.readable.pipeTo(conn.writable));
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ * await using pool = await Pool.start({ kind: "worker", module, size: 2, listen: { hostname: "127.0.0.1", port: 0 } });
+ * const line = ({ id, state, active, total }: ChildStats) => `${id} ${state}: ${active} of ${total}`;
+ * console.log(pool.stats().map(line)); // "1 serving: 0 of 0", …
+ * ```
+ */
 export interface ChildStats {
   /** The child's number. */
   readonly id: number;
@@ -113,6 +129,19 @@ export class Pool implements AsyncDisposable {
    * @throws {Error} If a child fails before it serves; with what it has thrown as `cause`, where that is known.
    * @throws {Deno.errors.AddrInUse} If somebody listens there already.
    * @throws {Deno.errors.NotSupported} If the engine cannot do what is asked for.
+   *
+   * @example A thread that echoes
+   * ```ts
+   * import { Pool } from "@c10k/sockets/process";
+   *
+   * const source = `
+   *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+   *   await serve((conn) => conn.readable.pipeTo(conn.writable));
+   * `;
+   * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+   * await using pool = await Pool.start({ kind: "worker", module, size: 1, listen: { hostname: "127.0.0.1", port: 0 } });
+   * console.log(pool.addr.port);
+   * ```
    */
   static async start(options: PoolOptions): Promise<Pool> {
     const settings = checkPoolOptions(options);
@@ -148,7 +177,22 @@ export class Pool implements AsyncDisposable {
     return this.#closed.promise;
   }
 
-  /** Tells of each child, those that drain included. */
+  /**
+   * Tells of each child, those that drain included.
+   *
+   * @example Two threads, nothing to do yet
+   * ```ts
+   * import { Pool } from "@c10k/sockets/process";
+   *
+   * const source = `
+   *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+   *   await serve((conn) => conn.readable.pipeTo(conn.writable));
+   * `;
+   * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+   * await using pool = await Pool.start({ kind: "worker", module, size: 2, listen: { hostname: "127.0.0.1", port: 0 } });
+   * console.log(pool.stats().map(({ state, active }) => [state, active])); // serving, 0, twice
+   * ```
+   */
   stats(): ChildStats[] {
     const current = this.#children.filter((child) => child !== undefined);
     return [...current, ...this.#others].map((child) => ({
@@ -169,6 +213,20 @@ export class Pool implements AsyncDisposable {
    *
    * @returns When the new ones serve, and the old ones take no more connections.
    * @throws {Error} If a new child fails before it serves; the old ones stay then.
+   *
+   * @example Replace the children
+   * ```ts
+   * import { Pool } from "@c10k/sockets/process";
+   *
+   * const source = `
+   *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+   *   await serve((conn) => conn.readable.pipeTo(conn.writable));
+   * `;
+   * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+   * await using pool = await Pool.start({ kind: "worker", module, size: 1, listen: { hostname: "127.0.0.1", port: 0 } });
+   * await pool.reload();
+   * console.log(pool.stats().some(({ state }) => state === "serving")); // true
+   * ```
    */
   reload(): Promise<void> {
     if (this.#closing !== undefined) {
@@ -185,6 +243,19 @@ export class Pool implements AsyncDisposable {
    * finish, and ends the children. Calling it again waits for the same end.
    *
    * @param options How long connections may take; by default the pool's own grace.
+   *
+   * @example Within a second
+   * ```ts
+   * import { Pool } from "@c10k/sockets/process";
+   *
+   * const source = `
+   *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+   *   await serve((conn) => conn.readable.pipeTo(conn.writable));
+   * `;
+   * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+   * await using pool = await Pool.start({ kind: "worker", module, size: 1, listen: { hostname: "127.0.0.1", port: 0 } });
+   * await pool.close({ grace: 1_000 });
+   * ```
    */
   close(options: ShutdownOptions = {}): Promise<void> {
     checkOptions(options);

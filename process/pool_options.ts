@@ -7,10 +7,52 @@ import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
 import { GRACE, type ProcessOptions } from "./child.ts";
 import type { RestartOptions } from "./restarts.ts";
 
-/** Who gets the next connection. */
+/**
+ * Who gets the next connection.
+ *
+ * @example The least busy child gets the next connection
+ * ```ts
+ * import { type Balance, Pool } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   await serve((conn) => conn.readable.pipeTo(conn.writable));
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ * const balance: Balance = "least-connections";
+ * await using pool = await Pool.start({
+ *   kind: "worker",
+ *   module,
+ *   size: 2,
+ *   balance,
+ *   listen: { hostname: "127.0.0.1", port: 0 },
+ * });
+ * ```
+ */
 export type Balance = "shared" | "reuseport" | "round-robin" | "least-connections";
 
-/** How {@linkcode Pool.start} starts a pool. */
+/**
+ * How {@linkcode Pool.start} starts a pool.
+ *
+ * @example A process for each connection, eight at most
+ * ```ts
+ * import { Pool, type PoolOptions } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   await serve((conn) => conn.readable.pipeTo(conn.writable));
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ * const options: PoolOptions = {
+ *   kind: "process",
+ *   module,
+ *   per: "connection",
+ *   size: 8,
+ *   listen: { hostname: "127.0.0.1", port: 0 },
+ * };
+ * await using pool = await Pool.start(options);
+ * ```
+ */
 export interface PoolOptions extends ProcessOptions {
   /** Threads or processes. */
   kind: "worker" | "process";

@@ -15,6 +15,18 @@ import { cString } from "./unix_socket.ts";
  * What a socket speaks: the name of its table in `/proc/net`, or `"unknown"`
  * for a protocol that has none. An IPv6 socket is `"tcp6"` even where it
  * carries IPv4.
+ *
+ * @example Count by protocol
+ * ```ts
+ * import { openSockets, type SocketProtocol } from "@c10k/sockets/process";
+ * import { UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ *
+ * const counts = new Map<SocketProtocol, number>();
+ * for (const { protocol } of openSockets()) counts.set(protocol, (counts.get(protocol) ?? 0) + 1);
+ * console.log(counts.get("udp")); // 1
+ * ```
  */
 export type SocketProtocol =
   | "tcp"
@@ -35,13 +47,47 @@ export type SocketProtocol =
 /**
  * The states of {@linkcode TcpState}, for the other protocols, too: what is not
  * connected is `"UNCONNECTED"`, and so is a TCP socket before `connect`.
+ *
+ * @example What is not connected
+ * ```ts
+ * import { openSockets, type SocketState } from "@c10k/sockets/process";
+ * import { UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ *
+ * const state: SocketState = "UNCONNECTED";
+ * console.log(openSockets().some((socket) => socket.fd === endpoint.fd && socket.state === state)); // true
+ * ```
  */
 export type SocketState = Exclude<TcpState, "CLOSE" | "NEW_SYN_RECV"> | "UNCONNECTED";
 
-/** The type that was given to socket(2): `SOCK_STREAM` and so on. */
+/**
+ * The type that was given to socket(2): `SOCK_STREAM` and so on.
+ *
+ * @example Datagrams alone
+ * ```ts
+ * import { openSockets, type SocketType } from "@c10k/sockets/process";
+ * import { UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ *
+ * const type: SocketType = "dgram";
+ * console.log(openSockets().filter((socket) => socket.type === type).length);
+ * ```
+ */
 export type SocketType = "stream" | "dgram" | "seqpacket" | "raw";
 
-/** The address of a socket on the internet layer, which has no ports. */
+/**
+ * The address of a socket on the internet layer, which has no ports.
+ *
+ * @example Sockets without ports
+ * ```ts
+ * import { openSockets, type RawAddr } from "@c10k/sockets/process";
+ *
+ * const isRaw = (addr: { transport: string } | undefined): addr is RawAddr => addr?.transport === "raw";
+ * console.log(openSockets().filter(({ localAddr }) => isRaw(localAddr)).length); // 0
+ * ```
+ */
 export interface RawAddr {
   /** `"raw"`, or `"icmp"` for the sockets that ping without privilege: `IPPROTO_ICMP` of icmp(7). */
   transport: "raw" | "icmp";

@@ -2,7 +2,28 @@
 
 import { checkDuration, checkInteger, checkOptions } from "../internal/validate.ts";
 
-/** How a pool replaces children that have failed. */
+/**
+ * How a pool replaces children that have failed.
+ *
+ * @example Give up after three failures in a row
+ * ```ts
+ * import { Pool, type RestartOptions } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   await serve((conn) => conn.readable.pipeTo(conn.writable));
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ * const restart: RestartOptions = { delay: 100, limit: 3 };
+ * await using pool = await Pool.start({
+ *   kind: "worker",
+ *   module,
+ *   size: 1,
+ *   restart,
+ *   listen: { hostname: "127.0.0.1", port: 0 },
+ * });
+ * ```
+ */
 export interface RestartOptions {
   /**
    * Milliseconds before the first replacement; each one that fails as well doubles them.

@@ -8,7 +8,26 @@ import type { MovableSocket } from "./moving.ts";
 import { type Port, thePort } from "./parent.ts";
 import type { FromChild, Start, ToChild } from "./pool_protocol.ts";
 
-/** What a handler is told beside its connection. */
+/**
+ * What a handler is told beside its connection.
+ *
+ * @example Number the connections
+ * ```ts
+ * import { Pool } from "@c10k/sockets/process";
+ * import { TcpConn } from "@c10k/sockets/tcp";
+ *
+ * const source = `
+ *   import { serve, type ServeContext } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   await serve(async (conn, { number }: ServeContext) => {
+ *     await conn.writeAll(new TextEncoder().encode("You are number " + number));
+ *   });
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ * await using pool = await Pool.start({ kind: "worker", module, size: 1, listen: { hostname: "127.0.0.1", port: 0 } });
+ * using conn = await TcpConn.connect({ port: pool.addr.port });
+ * console.log(await new Response(conn.readable).text()); // You are number 1
+ * ```
+ */
 export interface ServeContext {
   /** The number of this connection in this child, from 1. */
   readonly number: number;
@@ -18,10 +37,47 @@ export interface ServeContext {
   readonly signal: AbortSignal;
 }
 
-/** Serves one connection. It is closed when what the handler returns is done. */
+/**
+ * Serves one connection. It is closed when what the handler returns is done.
+ *
+ * @example The time of day
+ * ```ts
+ * import { Pool } from "@c10k/sockets/process";
+ * import { TcpConn } from "@c10k/sockets/tcp";
+ *
+ * const source = `
+ *   import { serve, type ServeHandler } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   const tell: ServeHandler = (conn) => conn.writeAll(new TextEncoder().encode(new Date().toISOString()));
+ *   await serve(tell);
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ * await using pool = await Pool.start({ kind: "worker", module, size: 1, listen: { hostname: "127.0.0.1", port: 0 } });
+ * using conn = await TcpConn.connect({ port: pool.addr.port });
+ * console.log(await new Response(conn.readable).text()); // 2026-…
+ * ```
+ */
 export type ServeHandler = (conn: TcpConn, context: ServeContext) => void | Promise<void>;
 
-/** How {@linkcode serve} serves. */
+/**
+ * How {@linkcode serve} serves.
+ *
+ * @example Count failures instead of printing them
+ * ```ts
+ * import { Pool } from "@c10k/sockets/process";
+ * import { TcpConn } from "@c10k/sockets/tcp";
+ *
+ * const source = `
+ *   import { serve, type ServeOptions } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   let failures = 0;
+ *   const options: ServeOptions = { onError: () => failures++ };
+ *   await serve((conn) => conn.writeAll(new TextEncoder().encode(failures + " failed")), options);
+ * `;
+ * const module = `data:application/typescript,${encodeURIComponent(source)}`; // or a file's URL
+ * await using pool = await Pool.start({ kind: "worker", module, size: 1, listen: { hostname: "127.0.0.1", port: 0 } });
+ * using conn = await TcpConn.connect({ port: pool.addr.port });
+ * console.log(await new Response(conn.readable).text()); // 0 failed
+ * ```
+ */
 export interface ServeOptions {
   /**
    * Told when a handler has failed, whose connection is reset; by default that is written to standard error, and the
@@ -248,11 +304,20 @@ let server: Server | undefined;
  * @throws {Error} If this program is no child, or serves already.
  *
  * @example The module of a pool
- * ```ts no-eval
- * import { serve } from "@c10k/sockets/process";
+ * ```ts
+ * import { Pool } from "@c10k/sockets/process";
  *
- * await serve(async (conn) => {
- *   await conn.readable.pipeTo(conn.writable);
+ * const source = `
+ *   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   await serve(async (conn) => {
+ *     await conn.readable.pipeTo(conn.writable);
+ *   });
+ * `;
+ * await using pool = await Pool.start({
+ *   kind: "worker",
+ *   module: `data:application/typescript,${encodeURIComponent(source)}`, // or a file's URL
+ *   size: 1,
+ *   listen: { hostname: "127.0.0.1", port: 0 },
  * });
  * ```
  */

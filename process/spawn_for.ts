@@ -18,7 +18,22 @@ const F_GETFL = 3;
 const F_SETFL = 4;
 const O_NONBLOCK = 0o4000;
 
-/** How {@linkcode spawnFor} starts a program. */
+/**
+ * How {@linkcode spawnFor} starts a program.
+ *
+ * @example A program with arguments
+ * ```ts
+ * import { spawnFor, type SpawnForOptions } from "@c10k/sockets/process";
+ * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * const options: SpawnForOptions = { args: ["-u"], stderr: "null" };
+ * const child = spawnFor(await listener.accept(), "date", options);
+ * console.log(await new Response(client.readable).text());
+ * await child.closed;
+ * ```
+ */
 export interface SpawnForOptions {
   /** The program's arguments, without its name. */
   args?: string[];

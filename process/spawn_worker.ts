@@ -147,7 +147,7 @@ export class WorkerChild implements Child {
  *
  * const source = `
  *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
- *   for await (const { message } of parent().messages()) await parent().send(message * 2);
+ *   for await (const { message } of parent().messages()) await parent().send(2 * Number(message));
  * `;
  * const child = spawnWorker(`data:application/typescript,${encodeURIComponent(source)}`);
  * await child.send(21);

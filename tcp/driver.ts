@@ -74,7 +74,18 @@ export interface ConnDriver extends SocketDriver {
   queues(): { receive: number; send: number };
 }
 
-/** When keep-alive probes are sent; what is left out stays as the kernel has it. */
+/**
+ * When keep-alive probes are sent; what is left out stays as the kernel has it.
+ *
+ * @example Notice a vanished peer within half a minute
+ * ```ts
+ * import { type KeepAliveTimes, TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * const keepAlive: KeepAliveTimes = { idle: 15, interval: 5, count: 3 };
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using conn = await TcpConn.connect({ port: listener.addr.port, keepAlive });
+ * ```
+ */
 export interface KeepAliveTimes {
   /** Seconds of silence before the first probe (`TCP_KEEPIDLE`), from 1 to 32767. */
   idle?: number;

@@ -21,13 +21,36 @@ import type { SocketOption } from "../internal/socket_option.ts";
 import { ConnStreams } from "./streams.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
-/** Lets a call that waits be cancelled. */
+/**
+ * Lets a call that waits be cancelled.
+ *
+ * @example Give up after 20 ms
+ * ```ts
+ * import { TcpListener, type WaitOptions } from "@c10k/sockets/tcp";
+ * import { assertRejects } from "@std/assert";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * const options: WaitOptions = { signal: AbortSignal.timeout(20) };
+ * await assertRejects(() => listener.accept(options), DOMException);
+ * ```
+ */
 export interface WaitOptions {
   /** Cancels the call: it rejects with the signal's reason, and nothing is lost. */
   signal?: AbortSignal;
 }
 
-/** How {@linkcode TcpConn.connect} connects. */
+/**
+ * How {@linkcode TcpConn.connect} connects.
+ *
+ * @example A connection for small messages
+ * ```ts
+ * import { TcpConn, type TcpConnectOptions, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * const options: TcpConnectOptions = { port: listener.addr.port, timeout: 2_000, noDelay: true };
+ * using conn = await TcpConn.connect(options);
+ * ```
+ */
 export interface TcpConnectOptions extends WaitOptions {
   /** The server's port, from 1 to 65535. */
   port: number;
@@ -179,6 +202,20 @@ export class TcpConn implements Deno.TcpConn {
    * object, which would close it a second time.
    * @returns The connection.
    * @throws {Deno.errors.NotSupported} If there is no native engine.
+   *
+   * @example Take over what another object gave away
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * using same = TcpConn.fromFd(client.detach());
+   * await server.writeAll(new Uint8Array([7]));
+   * assertEquals(await same.read(new Uint8Array(9)), 1);
+   * ```
    */
   static fromFd(fd: number): TcpConn {
     checkInteger(fd, "fd", 0, 2 ** 31 - 1);
@@ -223,6 +260,23 @@ export class TcpConn implements Deno.TcpConn {
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
    * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
    * @throws {Deno.errors.BadResource} If the connection is closed already.
+   *
+   * @example Read to end-of-file
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * await client.writeAll(new TextEncoder().encode("one, two"));
+   * await client.closeWrite();
+   *
+   * const p = new Uint8Array(5);
+   * for (let n = await server.read(p); n !== null; n = await server.read(p)) {
+   *   console.log(new TextDecoder().decode(p.subarray(0, n))); // "one, ", then "two"
+   * }
+   * ```
    */
   read(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
     let signal: AbortSignal | undefined;
@@ -242,6 +296,20 @@ export class TcpConn implements Deno.TcpConn {
    * @param options A signal to stop waiting.
    * @returns The number of bytes; `null` if the peer has finished.
    * @throws {Deno.errors.BadResource} If the connection is closed.
+   *
+   * @example Look before taking
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * await client.writeAll(new TextEncoder().encode("GET"));
+   * const p = new Uint8Array(3);
+   * assertEquals([await server.peek(p), await server.read(p)], [3, 3]); // the same bytes
+   * ```
    */
   peek(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
     let signal: AbortSignal | undefined;
@@ -263,6 +331,18 @@ export class TcpConn implements Deno.TcpConn {
    * @param p Where to put the bytes.
    * @returns The number of bytes; `null` if the peer has finished; `undefined` if nothing is there yet.
    * @throws {Deno.errors.BadResource} If the connection is closed.
+   *
+   * @example See whether something is there
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * assertEquals(server.tryRead(new Uint8Array(9)), undefined); // nothing yet
+   * ```
    */
   tryRead(p: Uint8Array): number | null | undefined {
     checkBytes(p);
@@ -279,6 +359,19 @@ export class TcpConn implements Deno.TcpConn {
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
    * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
    * @throws {Deno.errors.BadResource} If the connection is closed already.
+   *
+   * @example Send what there is room for
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * const p = new Uint8Array(10_000_000);
+   * const n = await client.write(p);
+   * console.log(`${p.length - n} bytes left to send`);
+   * ```
    */
   write(p: Uint8Array, options?: WaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
@@ -300,6 +393,21 @@ export class TcpConn implements Deno.TcpConn {
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
    * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
    * @throws {Deno.errors.BadResource} If the connection is closed already.
+   *
+   * @example Two messages, whole and in order
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * const encoder = new TextEncoder();
+   * await Promise.all([client.writeAll(encoder.encode("first ")), client.writeAll(encoder.encode("second"))]);
+   * await client.closeWrite();
+   * assertEquals(await new Response(server.readable).text(), "first second");
+   * ```
    */
   writeAll(p: Uint8Array, options?: WaitOptions): Promise<void> {
     let signal: AbortSignal | undefined;
@@ -323,6 +431,18 @@ export class TcpConn implements Deno.TcpConn {
    * @returns The number of bytes taken; `undefined` if there is no room now.
    * @throws {Deno.errors.BrokenPipe} If the peer is gone, or the write side is closed.
    * @throws {Deno.errors.BadResource} If the connection is closed.
+   *
+   * @example Send, but do not wait for a slow reader
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * const n = client.tryWrite(new TextEncoder().encode("now or never\n"));
+   * if (n === undefined) console.log("the peer reads too slowly");
+   * ```
    */
   tryWrite(p: Uint8Array): number | undefined {
     checkBytes(p);
@@ -353,6 +473,21 @@ export class TcpConn implements Deno.TcpConn {
    * again does nothing.
    *
    * @throws {Deno.errors.BadResource} If the connection is closed.
+   *
+   * @example Ask, and say that this was all
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * await client.writeAll(new TextEncoder().encode("all of it"));
+   * await client.closeWrite();
+   * assertEquals(await new Response(server.readable).text(), "all of it");
+   * await server.writeAll(new TextEncoder().encode("thanks")); // the other direction is still open
+   * ```
    */
   closeWrite(): Promise<void> {
     return this.#driver.closeWrite();
@@ -366,6 +501,19 @@ export class TcpConn implements Deno.TcpConn {
    * @throws {TypeError} If `how` is something else.
    * @throws {Deno.errors.NotSupported} If the engine cannot.
    * @throws {Deno.errors.BadResource} If the connection is closed.
+   *
+   * @example Finish without waiting
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * client.shutdown("write");
+   * assertEquals(await server.read(new Uint8Array(1)), null);
+   * ```
    */
   shutdown(how: "read" | "write" | "both"): void {
     if (how !== "read" && how !== "write" && how !== "both") {
@@ -380,6 +528,19 @@ export class TcpConn implements Deno.TcpConn {
    *
    * @throws {Deno.errors.NotSupported} On the runtime engine.
    * @throws {Deno.errors.BadResource} If the connection is closed.
+   *
+   * @example Break off
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertRejects } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * client.reset();
+   * await assertRejects(() => server.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
+   * ```
    */
   reset(): void {
     this.#driver.reset();
@@ -389,6 +550,19 @@ export class TcpConn implements Deno.TcpConn {
    * Sends small segments at once instead of gathering them: `TCP_NODELAY` of tcp(7).
    *
    * @param on Whether to.
+   *
+   * @example Send each keystroke at once
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * client.setNoDelay();
+   * await client.writeAll(new TextEncoder().encode("l"));
+   * await client.writeAll(new TextEncoder().encode("s"));
+   * ```
    */
   setNoDelay(on: boolean = true): void {
     this.#driver.setNoDelay(checkBoolean(on, "on"));
@@ -400,6 +574,17 @@ export class TcpConn implements Deno.TcpConn {
    *
    * @param on Whether to, or when (native engine only).
    * @throws {Deno.errors.NotSupported} If times are given on the runtime engine.
+   *
+   * @example First probe after a minute of silence
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * server.setKeepAlive({ idle: 60, interval: 10, count: 5 });
+   * ```
    */
   setKeepAlive(on: boolean | KeepAliveTimes = true): void {
     const keepAlive = checkKeepAlive(on);
@@ -412,6 +597,17 @@ export class TcpConn implements Deno.TcpConn {
    * @param o The option.
    * @returns Its value.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example See how large the receive buffer is
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * console.log(server.getOption("SO_RCVBUF")); // the kernel counts its own overhead, too
+   * ```
    */
   getOption(o: SocketOption): number {
     return this.#driver.getOption(checkSocketOption(o));
@@ -423,6 +619,19 @@ export class TcpConn implements Deno.TcpConn {
    * @param o The option.
    * @param value Its value.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example Give up on data that is not acknowledged within 5 s
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * server.setOption("TCP_USER_TIMEOUT", 5_000);
+   * assertEquals(server.getOption("TCP_USER_TIMEOUT"), 5_000);
+   * ```
    */
   setOption(o: SocketOption, value: number): void {
     this.#driver.setOption(checkSocketOption(o), checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1));
@@ -433,6 +642,17 @@ export class TcpConn implements Deno.TcpConn {
    *
    * @returns Its name, such as `"cubic"`.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example See what is in use
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * console.log(client.getCongestion()); // cubic
+   * ```
    */
   getCongestion(): string {
     return this.#driver.getCongestion();
@@ -443,6 +663,19 @@ export class TcpConn implements Deno.TcpConn {
    *
    * @param name Its name, one of `net.ipv4.tcp_available_congestion_control`.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example Choose another
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * client.setCongestion("reno");
+   * assertEquals(client.getCongestion(), "reno");
+   * ```
    */
   setCongestion(name: string): void {
     if (typeof name !== "string") throw new TypeError(`name must be a string, received ${quote(name)}`);
@@ -453,6 +686,18 @@ export class TcpConn implements Deno.TcpConn {
    * Tells what the kernel knows about the connection: `TCP_INFO` of tcp(7). Native engine only.
    *
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example The state and the round-trip time
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * const { state, rtt, congestionWindow } = client.info();
+   * console.log(state, rtt, congestionWindow); // ESTABLISHED 45 10
+   * ```
    */
   info(): TcpInfo {
     return this.#driver.info();
@@ -463,6 +708,20 @@ export class TcpConn implements Deno.TcpConn {
    * read, written and not acknowledged (`SIOCINQ` and `SIOCOUTQ` of tcp(7)). Native engine only.
    *
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example See bytes wait to be read
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * await client.writeAll(new Uint8Array(1000));
+   * await server.peek(new Uint8Array(1)); // they have arrived
+   * assertEquals(server.queues().receive, 1000);
+   * ```
    */
   queues(): { receive: number; send: number } {
     return this.#driver.queues();
@@ -473,6 +732,20 @@ export class TcpConn implements Deno.TcpConn {
    *
    * @returns The descriptor, which the caller owns from now on.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example Give the descriptor away
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * const fd = client.detach();
+   * assertEquals(client.fd, undefined);
+   * TcpConn.fromFd(fd).close();
+   * ```
    */
   detach(): number {
     return this.#driver.detach();

@@ -4,7 +4,24 @@
  * and what they do not give is 0 here.
  */
 
-/** The states of RFC 9293, as ss(8) spells them. */
+/**
+ * The states of RFC 9293, as ss(8) spells them.
+ *
+ * @example Wait for the peer to finish
+ * ```ts
+ * import { TcpConn, TcpListener, type TcpState } from "@c10k/sockets/tcp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * using server = await listener.accept();
+ *
+ * await server.closeWrite();
+ * await client.read(new Uint8Array(1)); // null
+ * const state: TcpState = client.info().state;
+ * assertEquals(state, "CLOSE_WAIT"); // the peer has finished, this side has not
+ * ```
+ */
 export type TcpState =
   | "ESTABLISHED"
   | "SYN_SENT"
@@ -19,7 +36,21 @@ export type TcpState =
   | "CLOSING"
   | "NEW_SYN_RECV";
 
-/** `TCP_INFO` of tcp(7), decoded. Times are in microseconds unless the name says otherwise. */
+/**
+ * `TCP_INFO` of tcp(7), decoded. Times are in microseconds unless the name says otherwise.
+ *
+ * @example Watch a connection
+ * ```ts
+ * import { TcpConn, type TcpInfo, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * using server = await listener.accept();
+ *
+ * const info: TcpInfo = client.info();
+ * console.log(`${info.state}, ${info.rtt} µs, ${info.totalRetransmits} sent again, ${info.bytesReceived} received`);
+ * ```
+ */
 export interface TcpInfo {
   /** State of the connection. */
   readonly state: TcpState;

@@ -19,7 +19,18 @@ import { NativeListener } from "./native_listener.ts";
 import { RuntimeListener } from "./runtime_listener.ts";
 import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
 
-/** How {@linkcode TcpListener.bind} listens. */
+/**
+ * How {@linkcode TcpListener.bind} listens.
+ *
+ * @example A short queue, both families
+ * ```ts
+ * import { TcpListener, type TcpListenOptions } from "@c10k/sockets/tcp";
+ *
+ * const options: TcpListenOptions = { hostname: "::", port: 0, backlog: 16 };
+ * using listener = TcpListener.bind(options);
+ * console.log(listener.queue()); // { length: 0, limit: 16 }
+ * ```
+ */
 export interface TcpListenOptions {
   /** The port to listen on, from 0 to 65535; with 0 the kernel picks a free one. */
   port: number;
@@ -212,6 +223,15 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * object, which would close it a second time.
    * @returns The listener.
    * @throws {Deno.errors.NotSupported} If there is no native engine.
+   *
+   * @example Take over a listening socket
+   * ```ts
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using same = TcpListener.fromFd(listener.detach());
+   * console.log(same.addr);
+   * ```
    */
   static fromFd(fd: number): TcpListener {
     checkInteger(fd, "fd", 0, 2 ** 31 - 1);
@@ -270,6 +290,15 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    *
    * @returns The connection, `undefined` if none is waiting.
    * @throws {Deno.errors.BadResource} If the listener is closed.
+   *
+   * @example Nobody is there
+   * ```ts
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * assertEquals(listener.tryAccept(), undefined);
+   * ```
    */
   tryAccept(): TcpConn | undefined {
     const driver = this.#driver.tryAccept();
@@ -281,6 +310,16 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * `ss -lt` shows as Recv-Q and Send-Q. The kernel lets one more wait than the limit says. Native engine only.
    *
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example A connection that nobody has accepted
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, backlog: 8 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * assertEquals(listener.queue(), { length: 1, limit: 8 });
+   * ```
    */
   queue(): { length: number; limit: number } {
     return this.#driver.queue();
@@ -292,6 +331,18 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * (The runtime engine may have taken one already, which it keeps.)
    *
    * @throws {Deno.errors.BadResource} If the listener is closed.
+   *
+   * @example Leave connections in the queue
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * listener.pause();
+   * const accepting = listener.accept();
+   * using client = await TcpConn.connect({ port: listener.addr.port }); // the kernel has shaken hands
+   * listener.resume();
+   * using server = await accepting;
+   * ```
    */
   pause(): void {
     this.#driver.pause();
@@ -301,6 +352,16 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * Goes on after {@linkcode TcpListener.pause}.
    *
    * @throws {Deno.errors.BadResource} If the listener is closed.
+   *
+   * @example Go on after a while
+   * ```ts
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * listener.pause();
+   * await new Promise((resolve) => setTimeout(resolve, 20));
+   * listener.resume();
+   * ```
    */
   resume(): void {
     this.#driver.resume();
@@ -311,6 +372,15 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    *
    * @returns The descriptor, which the caller owns from now on.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example Give the descriptor away
+   * ```ts
+   * import { TcpListener } from "@c10k/sockets/tcp";
+   *
+   * const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * const fd = listener.detach(); // it goes on listening
+   * TcpListener.fromFd(fd).close();
+   * ```
    */
   detach(): number {
     return this.#driver.detach();

@@ -27,7 +27,19 @@ import { NativeListener } from "./native_listener.ts";
 import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
 import { type TcpListener, wrapListener } from "./tcp_listener.ts";
 
-/** How {@linkcode TcpSocket.connect} connects. */
+/**
+ * How {@linkcode TcpSocket.connect} connects.
+ *
+ * @example Within a second
+ * ```ts
+ * import { TcpListener, TcpSocket, type TcpSocketConnectOptions } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * const options: TcpSocketConnectOptions = { timeout: 1_000 };
+ * using conn = await TcpSocket.open("IPv4").connect(listener.addr, options);
+ * console.log(conn.remoteAddr);
+ * ```
+ */
 export interface TcpSocketConnectOptions extends WaitOptions {
   /**
    * Milliseconds within which there must be a connection.
@@ -76,6 +88,15 @@ export class TcpSocket implements Disposable {
    * @param family The address family: `"IPv4"` or `"IPv6"`.
    * @returns The socket.
    * @throws {Deno.errors.NotSupported} If there is no native engine.
+   *
+   * @example One of each family
+   * ```ts
+   * import { TcpSocket } from "@c10k/sockets/tcp";
+   *
+   * using four = TcpSocket.open("IPv4");
+   * using six = TcpSocket.open("IPv6");
+   * console.log(four.fd, six.fd);
+   * ```
    */
   static open(family: "IPv4" | "IPv6"): TcpSocket {
     if (family !== "IPv4" && family !== "IPv6") {
@@ -99,6 +120,14 @@ export class TcpSocket implements Disposable {
    *
    * @param o The option.
    * @returns Its value.
+   *
+   * @example The time to live
+   * ```ts
+   * import { TcpSocket } from "@c10k/sockets/tcp";
+   *
+   * using socket = TcpSocket.open("IPv4");
+   * console.log(socket.getOption("IP_TTL")); // 64
+   * ```
    */
   getOption(o: SocketOption): number {
     checkSocketOption(o);
@@ -110,6 +139,15 @@ export class TcpSocket implements Disposable {
    *
    * @param o The option.
    * @param value Its value.
+   *
+   * @example Before bind
+   * ```ts
+   * import { TcpSocket } from "@c10k/sockets/tcp";
+   *
+   * using socket = TcpSocket.open("IPv4");
+   * socket.setOption("SO_REUSEADDR", 1);
+   * socket.bind({ hostname: "127.0.0.1", port: 0 });
+   * ```
    */
   setOption(o: SocketOption, value: number): void {
     checkSocketOption(o);
@@ -125,6 +163,16 @@ export class TcpSocket implements Disposable {
    * @param addr A local host and a port; 0 lets the kernel choose.
    * @throws {Deno.errors.AddrInUse} If somebody is bound to it.
    * @throws {Deno.errors.NotCapable} If the permission is not given.
+   *
+   * @example Bind, then listen
+   * ```ts
+   * import { TcpSocket } from "@c10k/sockets/tcp";
+   *
+   * using socket = TcpSocket.open("IPv4");
+   * socket.bind({ hostname: "127.0.0.1", port: 0 });
+   * using listener = socket.listen();
+   * console.log(listener.addr);
+   * ```
    */
   bind(addr: { hostname: string; port: number }): void {
     checkOptions(addr, "addr");
@@ -144,6 +192,17 @@ export class TcpSocket implements Disposable {
    *
    * @param backlog Connections that may wait to be accepted, 4096 if left out.
    * @returns The listener, which owns the descriptor from now on.
+   *
+   * @example A queue for 16
+   * ```ts
+   * import { TcpSocket } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using socket = TcpSocket.open("IPv4");
+   * socket.bind({ hostname: "127.0.0.1", port: 0 });
+   * using listener = socket.listen(16);
+   * assertEquals(listener.queue().limit, 16);
+   * ```
    */
   listen(backlog: number = 4096): TcpListener {
     checkInteger(backlog, "backlog", 0, 2 ** 31 - 1);
@@ -167,6 +226,17 @@ export class TcpSocket implements Disposable {
    * @throws {Deno.errors.ConnectionRefused} If nobody listens there.
    * @throws {Deno.errors.TimedOut} If there is no connection within `timeout`.
    * @throws {Deno.errors.NotCapable} If the permission is not given.
+   *
+   * @example From a port of one's own choice
+   * ```ts
+   * import { TcpListener, TcpSocket } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using socket = TcpSocket.open("IPv4");
+   * socket.bind({ hostname: "127.0.0.1", port: 0 });
+   * using conn = await socket.connect(listener.addr);
+   * console.log(conn.localAddr);
+   * ```
    */
   async connect(addr: { hostname: string; port: number }, o: TcpSocketConnectOptions = {}): Promise<TcpConn> {
     checkOptions(addr, "addr");

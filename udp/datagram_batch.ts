@@ -12,7 +12,18 @@ import {
   quote,
 } from "../internal/validate.ts";
 
-/** How large a {@linkcode DatagramBatch} is. */
+/**
+ * How large a {@linkcode DatagramBatch} is.
+ *
+ * @example A thousand small ones
+ * ```ts
+ * import { DatagramBatch, type DatagramBatchOptions } from "@c10k/sockets/udp";
+ *
+ * const options: DatagramBatchOptions = { capacity: 1000, datagramSize: 512 };
+ * const batch = new DatagramBatch(options); // takes 512 kB, once
+ * console.log(batch.capacity);
+ * ```
+ */
 export interface DatagramBatchOptions {
   /**
    * Datagrams that it has room for, from 1 to 1024 (`UIO_MAXIOV`).
@@ -168,6 +179,16 @@ export class DatagramBatch {
    * until the next receive.
    *
    * @param i The datagram's number, from 0.
+   *
+   * @example What it carries
+   * ```ts
+   * import { DatagramBatch } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const batch = new DatagramBatch({ capacity: 4 });
+   * batch.set(0, new Uint8Array([1, 2, 3]), { hostname: "127.0.0.1", port: 9 });
+   * assertEquals(batch.data(0), new Uint8Array([1, 2, 3]));
+   * ```
    */
   data(i: number): Uint8Array<ArrayBuffer> {
     const { data, offsets, room, sizes } = this.#memory;
@@ -179,6 +200,16 @@ export class DatagramBatch {
    * Returns a datagram's size as it was sent, also if there was no room for all of it.
    *
    * @param i The datagram's number, from 0.
+   *
+   * @example How large it is
+   * ```ts
+   * import { DatagramBatch } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const batch = new DatagramBatch({ capacity: 4 });
+   * batch.set(0, new Uint8Array([1, 2, 3]), { hostname: "127.0.0.1", port: 9 });
+   * assertEquals(batch.size(0), 3);
+   * ```
    */
   size(i: number): number {
     return this.#memory.sizes[this.#check(i)] as number;
@@ -188,6 +219,16 @@ export class DatagramBatch {
    * Tells whether there was no room for all of a datagram.
    *
    * @param i The datagram's number, from 0.
+   *
+   * @example Whether all is there
+   * ```ts
+   * import { DatagramBatch } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const batch = new DatagramBatch({ capacity: 4 });
+   * batch.set(0, new Uint8Array([1, 2, 3]), { hostname: "127.0.0.1", port: 9 });
+   * assertEquals(batch.truncated(0), false);
+   * ```
    */
   truncated(i: number): boolean {
     return this.size(i) > this.#memory.room;
@@ -198,6 +239,16 @@ export class DatagramBatch {
    *
    * @param i The datagram's number, from 0.
    * @throws {TypeError} If it has no address, as on a connected endpoint.
+   *
+   * @example Where it goes
+   * ```ts
+   * import { DatagramBatch } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const batch = new DatagramBatch({ capacity: 4 });
+   * batch.set(0, new Uint8Array([1, 2, 3]), { hostname: "127.0.0.1", port: 9 });
+   * assertEquals(batch.address(0).port, 9);
+   * ```
    */
   address(i: number): Deno.NetAddr {
     const { names, nameLengths } = this.#memory;
@@ -212,6 +263,16 @@ export class DatagramBatch {
    * @param data What it carries.
    * @param to Where it goes: an address, no name; may be left out for a connected endpoint.
    * @throws {RangeError} If there is no room for it.
+   *
+   * @example Fill a batch
+   * ```ts
+   * import { DatagramBatch } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const batch = new DatagramBatch({ capacity: 4 });
+   * batch.set(0, new Uint8Array([1, 2, 3]), { hostname: "127.0.0.1", port: 9 });
+   * assertEquals(batch.length, 1);
+   * ```
    */
   set(i: number, data: Uint8Array, to?: { hostname: string; port: number }): void {
     const memory = this.#memory;

@@ -17,7 +17,22 @@ import type { SocketOption } from "../internal/socket_option.ts";
 import type { Pollable } from "../mux/pollable.ts";
 import type { DatagramBatch } from "./datagram_batch.ts";
 
-/** What {@linkcode UdpEndpoint.recvFrom} returns. */
+/**
+ * What {@linkcode UdpEndpoint.recvFrom} returns.
+ *
+ * @example What did not fit
+ * ```ts
+ * import { type Datagram, UdpEndpoint } from "@c10k/sockets/udp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ *
+ * await a.sendTo(new Uint8Array(100), b.addr);
+ * const { data, truncated, address }: Datagram = await b.recvFrom(new Uint8Array(60));
+ * assertEquals([data.length, truncated, address.port], [60, true, a.addr.port]);
+ * ```
+ */
 export interface Datagram {
   /** What was received: the beginning of the buffer that was given. */
   readonly data: Uint8Array;
@@ -29,7 +44,19 @@ export interface Datagram {
   readonly address: Deno.NetAddr;
 }
 
-/** Which multicast group to join, and where. */
+/**
+ * Which multicast group to join, and where.
+ *
+ * @example Join on the loopback interface
+ * ```ts
+ * import { type MulticastOptions, UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+ * const options: MulticastOptions = { group: "239.255.0.1", interface: "127.0.0.1" };
+ * endpoint.joinMulticast(options);
+ * endpoint.leaveMulticast(options);
+ * ```
+ */
 export interface MulticastOptions {
   /** The group's address, such as `224.0.0.251` or `ff02::fb`. */
   group: string;

@@ -21,7 +21,18 @@ import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import { NativeEndpoint } from "./native_endpoint.ts";
 import { RuntimeEndpoint } from "./runtime_endpoint.ts";
 
-/** How {@linkcode UdpEndpoint.bind} binds. */
+/**
+ * How {@linkcode UdpEndpoint.bind} binds.
+ *
+ * @example Room for a burst
+ * ```ts
+ * import { type UdpBindOptions, UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * const options: UdpBindOptions = { hostname: "127.0.0.1", port: 0, receiveBufferSize: 1024 * 1024 };
+ * using endpoint = UdpEndpoint.bind(options);
+ * console.log(endpoint.addr);
+ * ```
+ */
 export interface UdpBindOptions {
   /**
    * The port, from 0 to 65535; with 0 the kernel picks a free one.
@@ -74,13 +85,41 @@ export interface UdpBindOptions {
   engine?: EngineOption;
 }
 
-/** Options of calls that wait. */
+/**
+ * Options of calls that wait.
+ *
+ * @example Give up after 20 ms
+ * ```ts
+ * import { UdpEndpoint, type UdpWaitOptions } from "@c10k/sockets/udp";
+ * import { assertRejects } from "@std/assert";
+ *
+ * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * const options: UdpWaitOptions = { signal: AbortSignal.timeout(20) };
+ * await assertRejects(() => endpoint.recvFrom(new Uint8Array(100), options), DOMException);
+ * ```
+ */
 export interface UdpWaitOptions {
   /** Stops waiting: the call rejects with the signal's reason. */
   signal?: AbortSignal;
 }
 
-/** Options of {@linkcode UdpEndpoint.recvFrom}. */
+/**
+ * Options of {@linkcode UdpEndpoint.recvFrom}.
+ *
+ * @example Look, and leave it there
+ * ```ts
+ * import { type RecvOptions, UdpEndpoint } from "@c10k/sockets/udp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ *
+ * await a.sendTo(new Uint8Array(3), b.addr);
+ * const options: RecvOptions = { peek: true };
+ * const p = new Uint8Array(100);
+ * assertEquals((await b.recvFrom(p, options)).size, (await b.recvFrom(p)).size);
+ * ```
+ */
 export interface RecvOptions extends UdpWaitOptions {
   /**
    * Leave the datagram for the next call: `MSG_PEEK`.
@@ -138,6 +177,14 @@ export class UdpEndpoint {
    * @throws {Deno.errors.AddrNotAvailable} If the address is not local.
    * @throws {Deno.errors.NotCapable} If the permission is not given.
    * @throws {Deno.errors.NotSupported} If the engine lacks an option.
+   *
+   * @example Let the kernel pick a port
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * console.log(endpoint.addr.port);
+   * ```
    */
   static bind(options: UdpBindOptions = {}): UdpEndpoint {
     checkOptions(options);
@@ -185,6 +232,15 @@ export class UdpEndpoint {
    * @returns The endpoint.
    * @throws {TypeError} If it is no UDP socket.
    * @throws {Deno.errors.NotSupported} If there is no native engine.
+   *
+   * @example Take over what another object gave away
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using same = UdpEndpoint.fromFd(endpoint.detach());
+   * console.log(same.addr);
+   * ```
    */
   static fromFd(fd: number): UdpEndpoint {
     checkInteger(fd, "fd", 0, 2 ** 31 - 1);
@@ -230,6 +286,16 @@ export class UdpEndpoint {
    * @throws {Deno.errors.PermissionDenied} If it is a broadcast address, and that was not allowed.
    * @throws {Deno.errors.NotCapable} If the permission is not given.
    * @throws {Deno.errors.BadResource} If the endpoint is closed.
+   *
+   * @example To another endpoint
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   *
+   * await a.sendTo(new TextEncoder().encode("ping"), b.addr);
+   * ```
    */
   sendTo(p: Uint8Array, to: { hostname: string; port: number }, options?: UdpWaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
@@ -253,6 +319,18 @@ export class UdpEndpoint {
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
    * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
    * @throws {Deno.errors.BadResource} If the endpoint is closed already.
+   *
+   * @example Who has sent it
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   *
+   * await a.sendTo(new TextEncoder().encode("ping"), b.addr);
+   * const { data, address } = await b.recvFrom(new Uint8Array(2048));
+   * console.log(new TextDecoder().decode(data), address.port);
+   * ```
    */
   recvFrom(p: Uint8Array, options?: RecvOptions): Promise<Datagram> {
     let signal: AbortSignal | undefined;
@@ -276,6 +354,17 @@ export class UdpEndpoint {
    * @param p What to send.
    * @param to Where to send it: an address, no name.
    * @returns The number of bytes; `undefined` if there is no room now.
+   *
+   * @example Send, or drop it
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   *
+   * const n = a.trySendTo(new Uint8Array([1, 2, 3]), b.addr);
+   * if (n === undefined) console.log("no room in the send buffer");
+   * ```
    */
   trySendTo(p: Uint8Array, to: { hostname: string; port: number }): number | undefined {
     checkBytes(p);
@@ -291,6 +380,17 @@ export class UdpEndpoint {
    * @param p Where to put it.
    * @param options Whether to leave the datagram there.
    * @returns The datagram, `undefined` if there is none.
+   *
+   * @example Nothing is there
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   *
+   * assertEquals(a.tryRecvFrom(new Uint8Array(100)), undefined);
+   * ```
    */
   tryRecvFrom(p: Uint8Array, options?: { peek?: boolean }): Datagram | undefined {
     checkBytes(p);
@@ -306,6 +406,20 @@ export class UdpEndpoint {
    *
    * @param to The peer.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example One peer, no address with each datagram
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   *
+   * a.connect(b.addr);
+   * b.connect(a.addr);
+   * await a.send(new Uint8Array(5));
+   * assertEquals(await b.recv(new Uint8Array(100)), 5);
+   * ```
    */
   connect(to: { hostname: string; port: number }): void {
     this.#driver.connect(checkAddress(to));
@@ -315,6 +429,19 @@ export class UdpEndpoint {
    * Talks to everybody again: connect(2) with `AF_UNSPEC`. Native engine only.
    *
    * @throws {Deno.errors.NotSupported} On the runtime engine.
+   *
+   * @example Talk to everybody again
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   *
+   * a.connect(b.addr);
+   * a.disconnect();
+   * assertEquals(a.peer, undefined);
+   * ```
    */
   disconnect(): void {
     this.#driver.disconnect();
@@ -328,6 +455,19 @@ export class UdpEndpoint {
    * @returns The number of bytes.
    * @throws {Deno.errors.ConnectionRefused} If nobody listened there when something was sent before.
    * @throws {Error} If the endpoint is not connected (`EDESTADDRREQ`).
+   *
+   * @example Hear that nobody listens
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertRejects } from "@std/assert";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * const gone = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * endpoint.connect(gone.addr);
+   * gone.close();
+   * await endpoint.send(new Uint8Array(1)); // answered by ICMP
+   * await assertRejects(() => endpoint.recv(new Uint8Array(1)), Deno.errors.ConnectionRefused);
+   * ```
    */
   send(p: Uint8Array, options?: UdpWaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
@@ -346,6 +486,19 @@ export class UdpEndpoint {
    * @param p Where to put it; what does not fit is lost.
    * @param options A signal to stop waiting.
    * @returns The number of bytes in `p`.
+   *
+   * @example From the peer
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   *
+   * a.connect(b.addr);
+   * await b.sendTo(new Uint8Array(7), a.addr);
+   * assertEquals(await a.recv(new Uint8Array(100)), 7);
+   * ```
    */
   async recv(p: Uint8Array, options?: UdpWaitOptions): Promise<number> {
     return (await this.recvFrom(p, options)).data.length;
@@ -358,6 +511,21 @@ export class UdpEndpoint {
    * @param b Where to put them.
    * @param options A signal to stop waiting.
    * @returns How many; `b.length` is that, too.
+   *
+   * @example Everything that has arrived
+   * ```ts
+   * import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * const batch = new DatagramBatch({ capacity: 8, datagramSize: 100 });
+   *
+   * for (let i = 0; i < 3; i++) await a.sendTo(new Uint8Array([i]), b.addr);
+   * let n = 0;
+   * while (n < 3) n += await b.recvBatch(batch); // 3 at once, mostly
+   * assertEquals(n, 3);
+   * ```
    */
   recvBatch(b: DatagramBatch, options?: UdpWaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
@@ -379,6 +547,19 @@ export class UdpEndpoint {
    * @param count How many of them, by default all.
    * @param options A signal to stop waiting for room; what was sent before is sent.
    * @returns How many were sent.
+   *
+   * @example Three at once
+   * ```ts
+   * import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * const batch = new DatagramBatch({ capacity: 8, datagramSize: 100 });
+   *
+   * for (let i = 0; i < 3; i++) batch.set(i, new Uint8Array([i]), b.addr);
+   * assertEquals(await a.sendBatch(batch), 3);
+   * ```
    */
   sendBatch(b: DatagramBatch, count?: number, options?: UdpWaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
@@ -397,6 +578,18 @@ export class UdpEndpoint {
    *
    * @param b Where to put it.
    * @returns How many datagrams; `undefined` if there is none.
+   *
+   * @example Nothing is there
+   * ```ts
+   * import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * const batch = new DatagramBatch({ capacity: 8, datagramSize: 100 });
+   *
+   * assertEquals(b.tryRecvBatch(batch), undefined);
+   * ```
    */
   tryRecvBatch(b: DatagramBatch): number | undefined {
     checkBatch(b);
@@ -409,6 +602,19 @@ export class UdpEndpoint {
    * @param b The datagrams.
    * @param count How many of them, by default all.
    * @returns How many were sent; `undefined` if there is no room for any.
+   *
+   * @example Send what there is room for
+   * ```ts
+   * import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * const batch = new DatagramBatch({ capacity: 8, datagramSize: 100 });
+   *
+   * batch.set(0, new Uint8Array([1]), b.addr);
+   * assertEquals(a.trySendBatch(batch), 1);
+   * ```
    */
   trySendBatch(b: DatagramBatch, count?: number): number | undefined {
     checkBatch(b);
@@ -421,6 +627,20 @@ export class UdpEndpoint {
    * source, `MCAST_JOIN_SOURCE_GROUP` (RFC 3678).
    *
    * @param options The group, and where.
+   *
+   * @example Receive what is sent to a group
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using receiver = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * receiver.joinMulticast({ group: "239.255.0.1", interface: "127.0.0.1" });
+   *
+   * using sender = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * sender.setMulticastInterface("127.0.0.1");
+   * await sender.sendTo(new Uint8Array(4), { hostname: "239.255.0.1", port: receiver.addr.port });
+   * assertEquals((await receiver.recvFrom(new Uint8Array(100))).size, 4);
+   * ```
    */
   joinMulticast(options: MulticastOptions): void {
     this.#driver.setMembership(checkMulticast(options), true);
@@ -430,6 +650,16 @@ export class UdpEndpoint {
    * Leaves a multicast group that was joined with the same options.
    *
    * @param options The group, and where.
+   *
+   * @example With the same options
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * const membership = { group: "239.255.0.1", interface: "127.0.0.1" };
+   * endpoint.joinMulticast(membership);
+   * endpoint.leaveMulticast(membership);
+   * ```
    */
   leaveMulticast(options: MulticastOptions): void {
     this.#driver.setMembership(checkMulticast(options), false);
@@ -439,6 +669,14 @@ export class UdpEndpoint {
    * Sets how far multicast datagrams go: `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`.
    *
    * @param ttl Hops, from 0 to 255; 1, the default, stays in the local network.
+   *
+   * @example As far as four routers
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * endpoint.setMulticastTtl(4);
+   * ```
    */
   setMulticastTtl(ttl: number): void {
     this.#driver.setMulticastTtl(checkInteger(ttl, "ttl", 0, 255));
@@ -449,6 +687,14 @@ export class UdpEndpoint {
    * `IP_MULTICAST_LOOP`, `IPV6_MULTICAST_LOOP`.
    *
    * @param on Whether they do.
+   *
+   * @example Not to this machine
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * endpoint.setMulticastLoopback(false);
+   * ```
    */
   setMulticastLoopback(on: boolean): void {
     this.#driver.setMulticastLoopback(checkBoolean(on, "on"));
@@ -458,6 +704,14 @@ export class UdpEndpoint {
    * Chooses the interface that multicast datagrams leave by: `IP_MULTICAST_IF`, `IPV6_MULTICAST_IF`.
    *
    * @param name Its name, or (IPv4) one of its addresses.
+   *
+   * @example Leave by one interface
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * endpoint.setMulticastInterface("127.0.0.1");
+   * ```
    */
   setMulticastInterface(name: string): void {
     if (typeof name !== "string" || name === "") {
@@ -470,6 +724,14 @@ export class UdpEndpoint {
    * Allows sending to broadcast addresses: `SO_BROADCAST`.
    *
    * @param on Whether to.
+   *
+   * @example Allow it later than bind
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * endpoint.setBroadcast(true);
+   * ```
    */
   setBroadcast(on: boolean = true): void {
     this.#driver.setBroadcast(checkBoolean(on, "on"));
@@ -479,6 +741,14 @@ export class UdpEndpoint {
    * Sets how far datagrams go: `IP_TTL`, `IPV6_UNICAST_HOPS`.
    *
    * @param ttl Hops, from 1 to 255.
+   *
+   * @example No farther than the next router
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * endpoint.setTtl(1);
+   * ```
    */
   setTtl(ttl: number): void {
     this.#driver.setTtl(checkInteger(ttl, "ttl", 1, 255));
@@ -489,6 +759,14 @@ export class UdpEndpoint {
    *
    * @param o The option.
    * @returns Its value.
+   *
+   * @example How large the receive buffer is
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * console.log(endpoint.getOption("SO_RCVBUF"));
+   * ```
    */
   getOption(o: SocketOption): number {
     return this.#driver.getOption(checkSocketOption(o));
@@ -499,6 +777,14 @@ export class UdpEndpoint {
    *
    * @param o The option.
    * @param value Its value.
+   *
+   * @example Mark datagrams for low delay
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * endpoint.setOption("IP_TOS", 0x10);
+   * ```
    */
   setOption(o: SocketOption, value: number): void {
     this.#driver.setOption(checkSocketOption(o), checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1));
@@ -508,6 +794,14 @@ export class UdpEndpoint {
    * Counts the datagrams that were dropped because the receive queue was full:
    * the kernel's counter (`SO_MEMINFO`); on the runtime engine those of
    * node:dgram, whose queue here holds 1,024 datagrams and 4 MiB.
+   *
+   * @example See whether the reader keeps up
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * if (endpoint.drops() > 0) console.log("too slow, or too small a buffer");
+   * ```
    */
   drops(): number {
     return this.#driver.drops();
@@ -517,6 +811,14 @@ export class UdpEndpoint {
    * Gives the descriptor away and leaves this object closed. Native engine only.
    *
    * @returns The descriptor, which the caller owns from now on.
+   *
+   * @example Give the descriptor away
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * UdpEndpoint.fromFd(endpoint.detach()).close();
+   * ```
    */
   detach(): number {
     return this.#driver.detach();
