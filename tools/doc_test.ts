@@ -1,0 +1,54 @@
+/**
+ * Runs the examples of documentation comments and Markdown files as tests.
+ * They are what `deno test --doc` runs, too; that gives each of them a runtime
+ * of its own, which takes minutes for all. Here they are modules of one test.
+ *
+ *     deno task test:doc
+ *     deno run --allow-all tools/doc_test.ts docs/recipes.md tcp/
+ *
+ * Blocks marked `ts` are taken, without exception in comments; in Markdown
+ * those that begin with their own command (`// deno run …`) are left to
+ * `tests/consumer_test.ts`, which runs them with the permissions they name.
+ */
+
+import { type Example, examplesIn } from "./examples.ts";
+
+const ROOT = new URL("../", import.meta.url);
+
+/** The files of a path: itself, or what lies in the folder. */
+function filesOf(path: string): string[] {
+  if (!Deno.statSync(new URL(path, ROOT)).isDirectory) return [path];
+  const folder = path.endsWith("/") ? path : `${path}/`;
+  const entries = [...Deno.readDirSync(new URL(folder, ROOT))].sort((a, b) => a.name < b.name ? -1 : 1);
+  return entries.flatMap(({ name, isDirectory }) =>
+    isDirectory ? filesOf(`${folder}${name}/`) : /\.(ts|md)$/.test(name) ? [folder + name] : []
+  );
+}
+
+/** The test that imports every example, each by itself. */
+function suite(examples: readonly Example[]): string {
+  const tests = examples.map(({ path, line, title }, i) => {
+    const name = JSON.stringify(`${path}:${line} ${title}`);
+    return `Deno.test(${name}, async () => void await import("./example_${i}.ts"));`;
+  });
+  // The C library stays loaded, and is no leak of the test that comes first.
+  return ['import { engineSupport } from "@c10k/sockets/tcp";', "engineSupport();", ...tests].join("\n");
+}
+
+const paths = Deno.args.length > 0 ? Deno.args : ["mod.ts", "tcp/", "udp/", "mux/", "process/", "internal/", "docs/"];
+const examples = paths.flatMap(filesOf)
+  .flatMap((path) => examplesIn(path, Deno.readTextFileSync(new URL(path, ROOT))))
+  .filter(({ command }) => command === undefined);
+const folder = Deno.makeTempDirSync();
+try {
+  // `export {}` makes it a module, whatever it imports.
+  examples.forEach(({ code }, i) => Deno.writeTextFileSync(`${folder}/example_${i}.ts`, `${code}\nexport {};\n`));
+  Deno.writeTextFileSync(`${folder}/examples_test.ts`, suite(examples));
+  const config = new URL("deno.json", ROOT).pathname;
+  const flags = ["--quiet", "--no-lock", "--no-prompt", "--allow-all", "--config", config];
+  const args = ["test", ...flags, `${folder}/examples_test.ts`];
+  const { code } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT, stdin: "null" }).spawn().status;
+  Deno.exitCode = code;
+} finally {
+  Deno.removeSync(folder, { recursive: true });
+}
