@@ -1,0 +1,136 @@
+/**
+ * A key-value server that speaks the protocol of Redis (RESP2), in one thread
+ * that watches all sockets.
+ *
+ *     deno task example:kv
+ *     deno run --allow-net --allow-ffi examples/kv.ts --port 6380
+ *
+ * PING, ECHO, SET (EX, PX, NX, XX), GET, DEL, EXISTS, INCR, DECR, EXPIRE, TTL,
+ * MGET, MSET, DBSIZE, FLUSHDB, INFO, COMMAND, CONFIG GET. Everything is kept in
+ * memory, and nowhere else. Ctrl-C or SIGTERM ends it.
+ */
+
+import { type Backend, Multiplexer } from "@c10k/sockets/mux";
+import { TcpListener } from "@c10k/sockets/tcp";
+import { parseArgs } from "@std/cli";
+import { Buffer } from "node:buffer";
+import { Client, type Hub } from "./kv/client.ts";
+import { Replies } from "./kv/replies.ts";
+import { Store } from "./kv/store.ts";
+
+const USAGE =
+  `Usage: kv.ts [--host 127.0.0.1] [--port 6380] [--backend auto|epoll|poll|select|runtime] [--buffers MIB]`;
+
+/** How long to leave connections in the kernel's queue when descriptors have run out, in milliseconds. */
+const PAUSE = 100;
+/** How often keys that are due are looked for, in milliseconds, and how many keys are looked at. */
+const SWEEP = { interval: 100, soon: 2, keys: 500 };
+
+/** Ends the program because of how it was called, or because it cannot serve. */
+function refuse(problem: unknown): never {
+  console.error(`${problem instanceof Error ? problem.message : problem} (--help shows how to call it)`);
+  Deno.exit(2);
+}
+
+const flags = parseArgs(Deno.args, {
+  string: ["host", "port", "backend", "buffers"],
+  boolean: ["help"],
+  default: { host: "127.0.0.1", port: "6380", backend: "auto", buffers: "1024" },
+  unknown: (arg) => refuse(`Unknown argument "${arg}"`),
+});
+if (flags.help) {
+  console.log(USAGE);
+  Deno.exit(0);
+}
+
+function open(): [Multiplexer<Client | undefined>, TcpListener] {
+  try {
+    const mux = new Multiplexer<Client | undefined>({ backend: flags.backend as Backend | "auto" });
+    const engine = mux.backend === "runtime" ? "runtime" : "native";
+    const hostname = String(flags.host);
+    return [mux, TcpListener.bind({ hostname, port: Number(flags.port), engine, onAcceptError: pause })];
+  } catch (error) {
+    refuse(error);
+  }
+}
+
+const [mux, listener] = open();
+const store = new Store();
+const begun = Date.now();
+const hub: Hub = {
+  mux,
+  service: { store, replies: new Replies(), info },
+  buffer: Buffer.alloc(64 * 1024),
+  mostHeld: mostHeld(),
+  held: 0,
+};
+let connections = 0;
+
+function mostHeld(): number {
+  const size = Number(flags.buffers);
+  return size >= 1 ? size * 1024 * 1024 : refuse(`--buffers takes a number of MiB from 1, not "${flags.buffers}"`);
+}
+
+/** What INFO tells. */
+function info(): ReturnType<Hub["service"]["info"]> {
+  const { port } = listener.addr;
+  const uptime = Math.floor((Date.now() - begun) / 1000);
+  const { rss, heapUsed } = Deno.memoryUsage();
+  return {
+    Server: { redis_version: "7.0.0", redis_mode: "standalone", tcp_port: port, uptime_in_seconds: uptime },
+    Clients: { connected_clients: mux.size - (mux.has(listener) ? 1 : 0) },
+    Memory: { used_memory: heapUsed, used_memory_rss: rss, client_buffers: hub.held },
+    Stats: { total_connections_received: connections },
+    ...(store.size > 0 ? { Keyspace: { db0: `keys=${store.size},expires=${store.expiring},avg_ttl=0` } } : {}),
+  };
+}
+
+function accept(): void {
+  for (let conn = listener.tryAccept(); conn !== undefined; conn = listener.tryAccept()) {
+    connections++;
+    new Client(conn, hub);
+  }
+}
+
+/** No descriptor is left: asked again at once, the listener would be ready still. */
+function pause(error: Error): void {
+  console.error(error.message);
+  if (!mux.has(listener)) return;
+  mux.unregister(listener);
+  setTimeout(watchListener, PAUSE);
+}
+
+function watchListener(): void {
+  if (!isStopped) mux.register(listener, { readable: true });
+}
+
+/** Removes what is due, a little at a time. */
+function sweep(): void {
+  store.now = Date.now();
+  setTimeout(sweep, store.sweep(SWEEP.keys) ? SWEEP.soon : SWEEP.interval);
+}
+
+let isStopped = false;
+const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
+for (const signal of signals) {
+  Deno.addSignalListener(signal, () => {
+    isStopped = true;
+    mux.close();
+  });
+}
+
+watchListener();
+sweep();
+const { hostname, port } = listener.addr;
+console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
+console.log(`backend ${mux.backend}`);
+console.log(`try it: redis-cli -h ${hostname} -p ${port} set greeting hello`);
+
+for await (const events of mux) {
+  store.now = Date.now();
+  for (const event of events) {
+    if (event.data === undefined) accept();
+    else event.data.onReady(event);
+  }
+}
+Deno.exit(0);
