@@ -510,6 +510,8 @@ export class Multiplexer<T = unknown> {
         if (this.#look() || timeout === 0) return this.#events;
       }
       return await this.#waitLonger(end, signal);
+    } catch (error) {
+      throw waitError(error);
     } finally {
       this.#end();
     }
@@ -554,6 +556,8 @@ export class Multiplexer<T = unknown> {
         if (this.#take(this.#selector.select(Math.min(left, LONGEST_SYNC_WAIT)))) break;
       }
       return this.#events;
+    } catch (error) {
+      throw waitError(error);
     } finally {
       this.#end();
     }
@@ -831,6 +835,11 @@ export class Multiplexer<T = unknown> {
   #interrupted(): Error {
     return interruptedError("wait on the multiplexer", "multiplexer");
   }
+}
+
+/** The kernel refuses to wait: memory is short, or somebody has closed a descriptor that is the multiplexer's own. */
+function waitError(error: unknown): unknown {
+  return error instanceof SyscallError ? socketError("wait on the multiplexer", error) : error;
 }
 
 /** What to ask a backend for: a listener that is paused takes nothing. */

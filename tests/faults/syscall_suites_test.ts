@@ -1,0 +1,65 @@
+/**
+ * The conformance suites under faults of which no caller may learn: `libc.ts`.
+ * What is run in a process of its own knows no faults, so it is left out.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { ENGINES } from "../_util.ts";
+import { seeds } from "./_options.ts";
+import { testUnderFaults } from "./_process.ts";
+
+const FILES = ["tcp_conn", "tcp_listener", "tcp_regression", "udp", "udp_batch", "mux", "native"];
+
+/** Tests that ask for more than the kernel promises, or that measure something else. */
+const EXCEPT = [
+  // How many messages one call takes, and how many events a wait brings, is up to the kernel.
+  "as few messages",
+  "in the middle of a batch",
+  "maxEvents are all told of within two rounds",
+  // Times, memory and the table of descriptors, which faults change or do not reach.
+  "starves? ",
+  "timers and other I/O",
+  "uses? no CPU",
+  "allocate nothing",
+  "leave memory",
+  "grows nothing",
+  "keeps its timeout",
+  "blocks a Worker",
+  "10,000 sources",
+  "1 GiB",
+  "descriptors? (left|have)",
+  // Processes of their own.
+  "process ends?",
+  "lets the process end",
+  "EMFILE",
+  "--allow-net",
+  "example",
+];
+
+const FILTER = new RegExp(`^\\[(native|epoll|poll|select)\\] (?!.*(${EXCEPT.join("|")}))`);
+
+/** One call in so many has a fault. */
+const RATES = [16, 8, 4];
+
+for (const seed of seeds(1)) {
+  const unnoticed = RATES[seed % RATES.length] as number;
+  Deno.test({
+    name: `the conformance suites under system call faults, seed ${seed}, 1 call in ${unnoticed}`,
+    ignore: !ENGINES.includes("native"),
+    async fn() {
+      const files = FILES.map((name) => `tests/${name}_test.ts`);
+      const { code, stdout, stderr, given } = await testUnderFaults(files, FILTER, {
+        seed,
+        unnoticed,
+        reported: 0,
+        spareTries: true,
+      });
+      assertEquals(code, 0, `under seed ${seed}: ${stdout}\n${stderr}`);
+      assert(Number(/ok \| (\d+) passed/.exec(stdout)?.[1]) > 150, stdout);
+      // The faults were there.
+      for (const fault of ["recv EINTR", "recv EAGAIN", "recv part", "send part", "sendto EAGAIN", "accept4 EMFILE"]) {
+        assert((given.get(fault) ?? 0) > 0, `${fault} was not given`);
+      }
+    },
+  });
+}
