@@ -86,8 +86,8 @@ function readSize(size: unknown, model: Model): number {
   if (!model.startsWith("worker") && !model.startsWith("process")) {
     refuse(`--size is a number of threads or processes, which --model ${model} has none of`);
   }
-  const isCount = typeof size === "string" && /^[1-9]\d{0,3}$/.test(size);
-  return isCount ? Number(size) : refuse(`--size takes a number from 1 to 9999, not "${size}"`);
+  const isCount = typeof size === "string" && /^[1-9]\d{0,4}$/.test(size) && Number(size) <= 10_000;
+  return isCount ? Number(size) : refuse(`--size takes a number from 1 to 10000, not "${size}"`);
 }
 
 function isMux(model: Model): model is "select" | "poll" | "epoll" {

@@ -95,14 +95,14 @@ export async function readToEnd(conn: TcpConn): Promise<number> {
   return total;
 }
 
-/** Calls `poll` at turns of the event loop until it returns something, for at most 5 s. */
-export async function eventually<T>(poll: () => T | undefined): Promise<T> {
-  for (const end = performance.now() + 5_000; performance.now() < end;) {
+/** Calls `poll` at turns of the event loop until it returns something, for at most 5 s or so many ms. */
+export async function eventually<T>(poll: () => T | undefined, most = 5_000): Promise<T> {
+  for (const end = performance.now() + most; performance.now() < end;) {
     const value = poll();
     if (value !== undefined) return value;
     await delay(1);
   }
-  throw new Error("nothing happened within 5 s");
+  throw new Error(`nothing happened within ${most / 1000} s`);
 }
 
 /** Random bytes, however many. */

@@ -237,7 +237,7 @@ Deno.test("echo example refuses what makes no sense, with one line and exit code
     ["--model process --engine runtime", "--model process hands the kernel's own sockets over"],
     ["--model epoll --per connection", "--per goes with --model worker or process, not with epoll"],
     ["--model worker --per day", '--per takes pool or connection, not "day"'],
-    ["--model worker --size 0", '--size takes a number from 1 to 9999, not "0"'],
+    ["--model worker --size 0", '--size takes a number from 1 to 10000, not "0"'],
     ["--size 3", "--size is a number of threads or processes, which --model async has none of"],
     ["udp --model worker", "--model worker deals with connections, which udp has none of"],
     ["udp --model epoll --engine runtime", "--model epoll watches the kernel's own sockets"],

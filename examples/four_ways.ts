@@ -1,0 +1,136 @@
+/**
+ * The four ways to serve many clients, side by side: starts the same echo
+ * server (`echo.ts`) in each of them, drives each with the same number of
+ * clients, and ends with one table and a chart.
+ *
+ *     deno task example:four-ways
+ *     deno run --allow-all examples/four_ways.ts --clients 10000
+ *
+ * It needs `--allow-all`, which Deno asks for to look at other processes' memory
+ * in /proc; the servers get no more than each needs. Ctrl-C ends all of it.
+ */
+
+import { engineSupport } from "@c10k/sockets/tcp";
+import { parseArgs } from "@std/cli";
+import { chart } from "./four_ways/chart.ts";
+import { killAll } from "./four_ways/echo_process.ts";
+import { type Figures, measure, type Plan } from "./four_ways/measure.ts";
+import { clientPorts, descriptorLimit } from "./four_ways/process_tree.ts";
+import { count } from "./four_ways/ran_out.ts";
+import { showProgress } from "./four_ways/progress.ts";
+import { type Row, table } from "./four_ways/table.ts";
+import { type Way, WAYS } from "./four_ways/ways.ts";
+
+const USAGE = `Usage: four_ways.ts [--clients 100] [--seconds 3] [--memory 2048] [--chart four-ways.svg] [--quick]
+  --clients N    clients of each way; 10000 is C10K
+  --seconds S    how long each way is measured
+  --opening S    how long its clients may take to connect (15)
+  --memory MIB   what a server may take; a way that would need more holds fewer clients
+  --only MODEL   this way alone: ${[...new Set(WAYS.map((way) => way.model))].join(", ")}
+  --chart FILE   where the chart goes
+  --quick        within about 40 s: 1 s for each way, and 4 s to connect`;
+
+/** Descriptors that a server or the clients' process has beside one for each client. */
+const SPARE = 64;
+
+/** Ends the program because of how it was called. */
+function refuse(problem: string): never {
+  console.error(`${problem} (--help shows how to call it)`);
+  Deno.exit(2);
+}
+
+interface Flags extends Plan {
+  readonly ways: readonly Way[];
+  readonly chart: string;
+}
+
+function readFlags(args: string[]): Flags {
+  const flags = parseArgs(args, {
+    string: ["clients", "seconds", "opening", "memory", "only", "chart"],
+    boolean: ["quick", "help"],
+    unknown: (arg) => refuse(`Unknown argument "${arg}"`),
+  });
+  if (flags.help) {
+    console.log(USAGE);
+    Deno.exit(0);
+  }
+  const number = (flag: string, otherwise: number, least: number, most: number) => {
+    const text = flags[flag] ?? `${otherwise}`;
+    const value = typeof text === "string" && /^\d+(\.\d+)?$/.test(text) ? Number(text) : NaN;
+    return value >= least && value <= most
+      ? value
+      : refuse(`--${flag} takes a number from ${least} to ${most}, not "${text}"`);
+  };
+  const clients = number("clients", 100, 1, 1_000_000);
+  if (!Number.isInteger(clients)) refuse(`--clients takes a whole number, not "${clients}"`);
+  const ways = WAYS.filter(({ model }) => flags.only === undefined || model === flags.only);
+  if (ways.length === 0) {
+    refuse(`--only takes one of ${WAYS.map(({ model }) => model).join(", ")}, not "${flags.only}"`);
+  }
+  const file = flags.chart ?? "four-ways.svg";
+  if (typeof file !== "string" || file === "") refuse("--chart takes a file");
+  return {
+    clients,
+    ways,
+    duration: number("seconds", flags.quick ? 1 : 3, 0.1, 60) * 1000,
+    opening: number("opening", flags.quick ? 4 : 15, 0.5, 600) * 1000,
+    memory: number("memory", 2048, 16, 1_000_000) * 2 ** 20,
+    chart: file,
+  };
+}
+
+/** Says beforehand which limit stands in the way, and what raises it. */
+function warn(clients: number): void {
+  const [descriptors, ports] = [clients + SPARE, clientPorts()];
+  if (descriptorLimit() < descriptors) {
+    console.error(
+      `${count(clients)} clients need ${count(descriptors)} descriptors in one process, and RLIMIT_NOFILE allows ` +
+        `${count(descriptorLimit())}. Raise it: "ulimit -n ${descriptors}" as root in the shell that starts this, ` +
+        `LimitNOFILE=${descriptors} in a systemd unit, or "* hard nofile ${descriptors}" in /etc/security/limits.conf`,
+    );
+  }
+  if (ports < clients) {
+    console.error(
+      `${count(clients)} clients need as many ports, and net.ipv4.ip_local_port_range has ${count(ports)}. ` +
+        `Raise it: sysctl -w net.ipv4.ip_local_port_range="${Math.max(65536 - clients - SPARE, 1024)} 65535"`,
+    );
+  }
+}
+
+/** What was measured of a way, or why nothing was. */
+async function tryWay(way: Way, plan: Plan, step: (part: number, text: string) => void): Promise<Figures | string> {
+  const { engine, reason } = engineSupport();
+  if (way.engine === "native" && engine !== "native") return reason ?? "there is no native engine";
+  try {
+    return await measure(way, plan, step);
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
+const flags = readFlags(Deno.args);
+warn(flags.clients);
+const rows: Row[] = [];
+{
+  using progress = showProgress(flags.ways.length);
+  for (const signal of ["SIGINT", ...(Deno.build.os === "windows" ? [] : ["SIGTERM"] as const)] as const) {
+    Deno.addSignalListener(signal, () => {
+      progress[Symbol.dispose](); // which shows the cursor again
+      killAll();
+      Deno.exit(130);
+    });
+  }
+  for (const way of flags.ways) {
+    const bar = progress.begin(way.title);
+    const figures = await tryWay(way, flags, bar.step);
+    rows.push({ way, figures });
+    bar.end(typeof figures === "string" ? figures : `${count(figures.open)} open, ${count(figures.rate)} echoes/s`);
+  }
+}
+const machine =
+  `Deno ${Deno.version.deno}, ${Deno.build.os} ${Deno.osRelease()}, ${navigator.hardwareConcurrency} cores`;
+const caption = `${count(flags.clients)} clients, each with one echo of 64 bytes under way; ${machine}`;
+console.log(`${table(rows)}\n${caption}; ${flags.duration / 1000} s for each way, one run`);
+await Deno.writeTextFile(flags.chart, await chart(rows, caption));
+console.log(`chart: ${flags.chart}`);
+Deno.exit(rows.some(({ figures }) => typeof figures !== "string") ? 0 : 1);

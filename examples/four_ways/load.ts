@@ -1,0 +1,144 @@
+/**
+ * The clients of `examples/four_ways.ts`, in a process of their own: each sends
+ * 64 bytes, waits for the same 64 bytes, and sends the next. One thread drives
+ * all of them, with a `Multiplexer`.
+ */
+
+import { Multiplexer } from "@c10k/sockets/mux";
+import { parent } from "@c10k/sockets/process";
+import { TcpConn } from "@c10k/sockets/tcp";
+import { Client, SIZE } from "./client.ts";
+import type { News, Order, Stop } from "./orders.ts";
+import { Times } from "./times.ts";
+
+/** Clients that are being opened at a time: at first one, and one more for each that was answered, up to so many. */
+const WIDTH = 16;
+/** How long new clients may go without any answer, in ms, or four times the longest that one has taken. */
+const PATIENCE = 2_000;
+/** Descriptors to leave to Deno, which panics when it has none at all. */
+const SPARE = 32;
+/** How long those may take that have begun when no more are wanted, in ms. */
+const REST = 10_000;
+
+const mux = new Multiplexer<Client>({ maxEvents: 1024 });
+const clients = new Set<Client>();
+const buffer = new Uint8Array(SIZE * 2);
+const stopOpening = Promise.withResolvers<Stop>();
+let isEnough = false;
+let times: Times | undefined;
+let isAsking = false;
+let lost = 0;
+
+async function tell(news: News): Promise<void> {
+  await parent().send(news);
+}
+
+function serve(client: Client): void {
+  let n: number | null | undefined;
+  try {
+    n = client.conn.tryRead(buffer);
+  } catch {
+    n = null; // reset
+  }
+  if (n === undefined) return;
+  if (n === null) return end(client);
+  if (!client.take(buffer.subarray(0, n))) return;
+  if (!client.isOpen) return client.answered.resolve(client.isOpen = true);
+  times?.add(performance.now() - client.sentAt);
+  if (isAsking && !client.ask()) end(client);
+}
+
+/** It was disconnected. */
+function end(client: Client): void {
+  if (client.isOpen) lost++;
+  else stopOpening.resolve("closed");
+  drop(client);
+}
+
+function drop(client: Client): void {
+  clients.delete(client);
+  client.conn.close();
+  client.answered.resolve(false);
+}
+
+async function open({ port, clients: count, descriptors }: Extract<Order, { do: "open" }>): Promise<void> {
+  let [started, opened, longest, last] = [0, 0, 0, performance.now()];
+  const lanes: Promise<void>[] = [];
+  const lane = async (): Promise<void> => {
+    while (started < count && !isEnough) {
+      const id = started++;
+      const conn = await TcpConn.connect({ port });
+      if (conn.fd !== undefined && conn.fd >= descriptors - SPARE) {
+        conn.close();
+        return stopOpening.resolve({ code: "EMFILE" });
+      }
+      const client = new Client(conn, id);
+      clients.add(client);
+      mux.register(conn, { readable: true }, client);
+      if (!client.ask()) end(client);
+      if (!await client.answered.promise) return;
+      const now = performance.now();
+      [opened, longest, last] = [opened + 1, Math.max(longest, now - last), now];
+      if (lanes.length < WIDTH) lanes.push(lane());
+    }
+  };
+  const openAll = async () => {
+    lanes.push(lane());
+    for (const lane of lanes) await lane; // they become more
+    stopOpening.resolve(opened === count ? "all" : "enough");
+  };
+  const watch = setInterval(() => {
+    tell({ is: "opening", open: opened });
+    const patience = Math.max(PATIENCE, longest * 4);
+    // The first one may take as long as its parent lets it.
+    if (opened > 0 && performance.now() - last > patience) stopOpening.resolve("no answer");
+  }, 100);
+  openAll().catch((error) => stopOpening.resolve({ code: error.code ?? error.message }));
+  const stop = await stopOpening.promise;
+  isEnough = true;
+  clearInterval(watch);
+  const unanswered = [...clients].filter(({ isOpen }) => !isOpen);
+  await tell({ is: "opened", open: clients.size - unanswered.length, stop, waiting: unanswered.length });
+  for (const client of unanswered) drop(client);
+}
+
+/** Opens no more, and waits for those that have begun. */
+function enough(): void {
+  isEnough = true;
+  setTimeout(() => stopOpening.resolve("enough"), REST);
+}
+
+async function measure(duration: number): Promise<void> {
+  isAsking = true;
+  for (const client of clients) if (!client.ask()) end(client);
+  await new Promise((resolve) => setTimeout(resolve, duration / 4)); // warm up
+  times = new Times();
+  await tell({ is: "begun" });
+  await new Promise((resolve) => setTimeout(resolve, duration));
+  const measured = times;
+  [times, isAsking] = [undefined, false];
+  const isWaiting = () => [...clients].some((client) => client.isWaiting);
+  for (let i = 0; i < 40 && isWaiting(); i++) await new Promise((resolve) => setTimeout(resolve, 50));
+  lost += [...clients].filter((client) => client.isWaiting).length;
+  await tell({ is: "measured", ...measured.summary(), lost });
+}
+
+async function obey(): Promise<void> {
+  for await (const { message } of parent().messages()) {
+    const order = message as Order;
+    if (order.do === "open") open(order);
+    else if (order.do === "enough") enough();
+    else measure(order.duration);
+  }
+  mux.close();
+}
+
+obey();
+try {
+  for await (const events of mux) {
+    for (const { data: client, readable, error } of events) if (readable || error) serve(client);
+  }
+} catch (error) {
+  await tell({ is: "wrong", why: error instanceof Error ? error.message : String(error) });
+}
+for (const client of clients) client.conn.close();

@@ -1,0 +1,40 @@
+/** What the parent tells the process that drives the load, and what it hears of it. */
+
+/** What to do. */
+export type Order =
+  /** Connect so many clients; RLIMIT_NOFILE is `descriptors`. */
+  | { readonly do: "open"; readonly port: number; readonly clients: number; readonly descriptors: number }
+  /** Open no more. */
+  | { readonly do: "enough" }
+  /** Let all clients that were opened ask and wait, again and again, for these ms. */
+  | { readonly do: "measure"; readonly duration: number };
+
+/** Why no more clients could be opened. */
+export type Stop =
+  /** As many as were asked for are open. */
+  | "all"
+  /** The parent has said so. */
+  | "enough"
+  /** The next ones have not been answered for a while. */
+  | "no answer"
+  /** A new client was disconnected, without an answer. */
+  | "closed"
+  /** An error of connect(2), such as `EMFILE`. */
+  | { readonly code: string };
+
+/** What has happened. */
+export type News =
+  | { readonly is: "opening"; readonly open: number }
+  | { readonly is: "opened"; readonly open: number; readonly stop: Stop; readonly waiting: number }
+  /** The measured time begins. */
+  | { readonly is: "begun" }
+  /** It has ended. Times of answers in µs; `lost` clients were disconnected or got no last answer. */
+  | {
+    readonly is: "measured";
+    readonly echoes: number;
+    readonly p50: number;
+    readonly p99: number;
+    readonly lost: number;
+  }
+  /** An answer was not what had been sent: nothing that was measured counts. */
+  | { readonly is: "wrong"; readonly why: string };
