@@ -91,6 +91,7 @@ const KERNEL_ERRORS: Readonly<Record<string, readonly [ErrorClass, string]>> = {
   EPROTO: [Error, "protocol error"],
   EPROTONOSUPPORT: [Error, "protocol not supported"],
   ETIMEDOUT: [errors.TimedOut, "connection timed out"],
+  UNKNOWN: [Error, "the runtime does not tell why"],
 };
 
 function describe(code: string): string {

@@ -32,14 +32,25 @@ export function requireNet(address: HostPort, action: string): void {
 }
 
 let everywhere: Deno.PermissionStatus | undefined;
+let askedAt: number | undefined;
 
 /**
  * Whether every address may be reached, for calls that are made for each
- * datagram. The status follows a revocation at once: without hosts in
- * `--allow-net` and `--deny-net` only the whole can be revoked.
+ * datagram: without hosts in `--allow-net` and `--deny-net` only the whole can
+ * be revoked.
+ *
+ * The status follows what this thread revokes at once. Another thread can
+ * revoke it too, and then nothing is told here, so it is asked for again
+ * whenever `moment` is another one; not each time, since asking takes longer
+ * than sending.
+ *
+ * @param moment A number that changes as time goes on: `Reactor.moment`.
  */
-export function mayReachAll(): boolean {
-  everywhere ??= Deno.permissions.querySync({ name: "net" });
+export function mayReachAll(moment: number): boolean {
+  if (everywhere === undefined || moment !== askedAt) {
+    everywhere = Deno.permissions.querySync({ name: "net" });
+    askedAt = moment;
+  }
   return everywhere.state === "granted" && !everywhere.partial;
 }
 

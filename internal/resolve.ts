@@ -14,6 +14,7 @@ export interface Resolved extends HostPort {
 
 // netdb.h: struct addrinfo, on machines with 64-bit pointers.
 const ADDRINFO_SIZE = 48;
+const AI_FAMILY = 4;
 const AI_SOCKTYPE = 8;
 const AI_ADDRLEN = 16;
 const AI_ADDR = 24;
@@ -31,14 +32,17 @@ function literal(address: HostPort): Resolved {
 }
 
 /**
- * Resolves a name on this thread, as `Deno.listen` does; for bind.
+ * Resolves a name on this thread, as `Deno.listen` does; for bind, and for a connect that sends nothing.
  *
+ * @param family The only one to take of a name, by default the first that there is.
  * @throws {SyscallError} If it does not resolve.
  */
-export function resolveSync({ hostname, port }: HostPort): Resolved {
+export function resolveSync({ hostname, port }: HostPort, family?: "IPv4"): Resolved {
   if (hostKind(hostname) !== "name") return literal({ hostname, port });
   const hints = new Uint8Array(ADDRINFO_SIZE);
-  new DataView(hints.buffer).setInt32(AI_SOCKTYPE, 1, true);
+  const hint = new DataView(hints.buffer);
+  hint.setInt32(AI_SOCKTYPE, 1, true);
+  if (family !== undefined) hint.setInt32(AI_FAMILY, AF_INET, true);
   const list = new BigUint64Array(1);
   const listBytes = new Uint8Array(list.buffer);
   const result = libc.getaddrinfo(new TextEncoder().encode(`${hostname}\0`), null, hints, listBytes);
@@ -70,16 +74,17 @@ export function resolveSync({ hostname, port }: HostPort): Resolved {
  */
 export async function resolveAll({ hostname, port }: HostPort, signal: AbortSignal): Promise<Resolved[]> {
   if (hostKind(hostname) !== "name") return [literal({ hostname, port })];
+  // The look-up cannot be taken back; who has cancelled waits for it no longer.
+  let abort = () => {};
   const addresses = await new Promise<{ address: string }[]>((resolve, reject) => {
     // Deno's lookup checks the permission for a port too, if it is told which.
     const options = { all: true, verbatim: true, port } as const;
-    // The look-up cannot be taken back; nobody waits for it any longer.
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+    signal.addEventListener("abort", abort = () => reject(signal.reason));
     dns.lookup(hostname, options, (error, addresses) => error ? reject(error) : resolve(addresses));
   }).catch((error) => {
     signal.throwIfAborted();
     throw failed(error?.code === "EAI_AGAIN" ? "EAI_AGAIN" : "ENOTFOUND", Number(error?.errno) || 0);
-  });
+  }).finally(() => signal.removeEventListener("abort", abort));
   const resolved = addresses.map(({ address }) => literal({ hostname: address, port }));
   const first = resolved.filter(({ family }) => family === resolved[0]?.family);
   const second = resolved.filter(({ family }) => family !== resolved[0]?.family);

@@ -7,7 +7,8 @@
  */
 
 import { formatIPv4, formatIPv6, type HostPort, parseIPv4, parseIPv6, splitZone } from "./address.ts";
-import { libc } from "./libc.ts";
+import { notSupportedError } from "./errors.ts";
+import { libc, loadedLibc } from "./libc.ts";
 
 export const AF_INET = 2;
 export const AF_INET6 = 10;
@@ -62,15 +63,23 @@ export function decodeSockaddr(bytes: Uint8Array<ArrayBuffer>): HostPort {
   throw new TypeError(`Cannot decode a socket address of family ${family} in ${bytes.length} bytes`);
 }
 
-/** The number of an interface, given by name or by number; `undefined` if there is none. */
+/**
+ * The number of an interface, given by name or by number; `undefined` if there is none.
+ *
+ * @throws {Deno.errors.NotSupported} If it is a name, and the C library is not open.
+ */
 export function scopeOf(zone: string): number | undefined {
   if (/^\d{1,9}$/.test(zone)) return Number(zone);
+  if (loadedLibc() === undefined) {
+    throw notSupportedError(`look up the interface ${zone}`, "run with --allow-ffi, or give its number");
+  }
   const index = libc.if_nametoindex(new TextEncoder().encode(`${zone}\0`));
   return index === 0 ? undefined : index;
 }
 
-/** The name of an interface, or its number if it is gone. */
+/** The name of an interface, or its number if it is gone or cannot be looked up. */
 function zoneOf(scope: number): string {
+  if (loadedLibc() === undefined) return String(scope);
   const name = new Uint8Array(IF_NAMESIZE);
   if (libc.if_indextoname(scope, name) === null) return String(scope);
   return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));

@@ -60,6 +60,15 @@ export function checkHostname(value: unknown, name = "hostname"): string {
 /** Checks a buffer. */
 export function checkBytes(value: unknown, name = "p"): asserts value is Uint8Array {
   if (!(value instanceof Uint8Array)) throw new TypeError(`${name} must be a Uint8Array, received ${quote(value)}`);
+  // Asked of empty ones only: to ask for the buffer of a small array makes one.
+  if (value.length === 0 && (value.buffer as ArrayBuffer).detached) {
+    throw new TypeError(`${name} must not be detached: its buffer was transferred away`);
+  }
+}
+
+/** Checks a buffer once more after a wait: an emptied one would lose a datagram, or send nothing. */
+export function checkSameLength(p: Uint8Array, length: number): void {
+  if (p.length !== length) throw new TypeError("p was resized or transferred while the call waited");
 }
 
 /** Checks an options bag. */

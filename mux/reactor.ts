@@ -46,6 +46,7 @@ class Reactor {
   #waitingUnref = 0;
   #running = false;
   #budget = BUDGET;
+  #turns = 0;
   #poll: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
@@ -99,6 +100,14 @@ class Reactor {
     }
   }
 
+  /**
+   * A number that is another one after each turn of the event loop while this
+   * thread is busy here, and each millisecond else.
+   */
+  get moment(): number {
+    return this.#running && !this.#wait.isElsewhere ? this.#turns : -Date.now();
+  }
+
   /** Whether a call may go ahead without waiting for a turn. */
   mayProceed(): boolean {
     return this.#budget-- > 0;
@@ -150,6 +159,7 @@ class Reactor {
 
   /** The event loop has had a turn: who was put off may go on. */
   #turned(): void {
+    this.#turns++;
     this.#budget = BUDGET;
     const deferred = this.#deferred;
     if (deferred.length === 0) return;

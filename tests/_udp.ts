@@ -2,14 +2,14 @@
 
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import type { Engine } from "@c10k/sockets/tcp";
-import { ENGINES, engineTest } from "./_util.ts";
+import { ENGINES, withoutLeaks } from "./_util.ts";
 
 export const LOCAL = "127.0.0.1";
 export const native = ENGINES.includes("native");
 
 /** {@linkcode engineTest} of what the native engine alone can do. */
 export function nativeTest(name: string, fn: (engine: Engine) => Promise<void> | void): void {
-  if (native) engineTest(name, (engine) => engine === "native" ? fn(engine) : undefined);
+  Deno.test({ name: `[native] ${name}`, ignore: !native, fn: () => withoutLeaks(() => fn("native")) });
 }
 
 /** Two endpoints on loopback; `using` closes both. */

@@ -1,7 +1,6 @@
 /** Many datagrams for one system call. */
 
 import { hostKind } from "../internal/address.ts";
-import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 import {
   checkBoolean,
   checkBytes,
@@ -11,6 +10,7 @@ import {
   checkPort,
   quote,
 } from "../internal/validate.ts";
+import { Peers } from "./peers.ts";
 
 /**
  * How large a {@linkcode DatagramBatch} is.
@@ -49,8 +49,8 @@ export interface DatagramBatchOptions {
   /**
    * Receive what arrived together from one peer as one message of up to
    * 64 KiB (generic receive offload, `UDP_GRO` of udp(7)), and take it apart
-   * here: `length` may then be up to 64 × `capacity`, and the batch takes
-   * 64 KiB × `capacity` more memory. The first such receive sets the option
+   * here: `length` may then be up to 128 × `capacity`, and the batch takes
+   * 70 KiB × `capacity` more memory. The first such receive sets the option
    * on the socket, whose other receives are refused from then on. Native
    * engine; where the kernel cannot, and on the runtime engine, they come one
    * by one.
@@ -64,9 +64,12 @@ const DEFAULT_CAPACITY = 64;
 const DEFAULT_SIZE = 2048;
 /** Room for a `struct sockaddr_in6`, on a boundary of 8 bytes. */
 export const NAME_SIZE = 32;
-/** Largest message that `UDP_GRO` makes, in bytes, and the datagrams in it (`UDP_GRO_CNT_MAX`). */
+/**
+ * Largest message that `UDP_GRO` makes, in bytes, and the datagrams in it: the kernel joins up to 64
+ * (`UDP_GRO_CNT_MAX`), and hands on what a sender on this machine has joined, up to 128 (`UDP_MAX_SEGMENTS`).
+ */
 export const GRO_SIZE = 65_536;
-export const GRO_SEGMENTS = 64;
+export const GRO_SEGMENTS = 128;
 /** What sendmmsg(2) takes at once, `UIO_MAXIOV`. */
 export const MOST_MESSAGES = 1024;
 
@@ -84,6 +87,8 @@ export interface BatchMemory {
   readonly names: Uint8Array<ArrayBuffer>;
   /** Bytes of each address, 0 if there is none. */
   readonly nameLengths: Uint32Array<ArrayBuffer>;
+  /** The peers in it as objects. */
+  readonly peers: Peers;
   /** Where each datagram begins in `data`. */
   readonly offsets: Uint32Array<ArrayBuffer>;
   /** Bytes of each datagram, as it was sent. */
@@ -151,6 +156,7 @@ export class DatagramBatch {
       data: new Uint8Array(new ArrayBuffer(capacity * (datagramSize + (gro ? GRO_SIZE : 0)))),
       names: new Uint8Array(new ArrayBuffer(most * NAME_SIZE)),
       nameLengths: new Uint32Array(most),
+      peers: new Peers(),
       offsets: new Uint32Array(most),
       sizes: new Uint32Array(most),
       room: datagramSize,
@@ -160,7 +166,7 @@ export class DatagramBatch {
     placeInOrder(this.#memory);
   }
 
-  /** Datagrams that it has room for; with `gro` messages, of up to 64 datagrams each. */
+  /** Datagrams that it has room for; with `gro` messages, of up to 128 datagrams each. */
   get capacity(): number {
     return this.#memory.capacity;
   }
@@ -238,7 +244,9 @@ export class DatagramBatch {
    * Returns where a datagram comes from, or goes to.
    *
    * @param i The datagram's number, from 0.
-   * @throws {TypeError} If it has no address, as on a connected endpoint.
+   * @returns The address. The same object for the same peer, mostly; it cannot be changed.
+   * @throws {RangeError} If there is no such datagram.
+   * @throws {TypeError} If it was set without an address, for a connected endpoint.
    *
    * @example Where it goes
    * ```ts
@@ -251,9 +259,9 @@ export class DatagramBatch {
    * ```
    */
   address(i: number): Deno.NetAddr {
-    const { names, nameLengths } = this.#memory;
-    const from = this.#check(i) * NAME_SIZE;
-    return { transport: "udp", ...decodeSockaddr(names.subarray(from, from + (nameLengths[i] as number))) };
+    const { names, nameLengths, peers } = this.#memory;
+    if (nameLengths[this.#check(i)] === 0) throw new TypeError(`Datagram ${i} has no address`);
+    return peers.decode(names, i * NAME_SIZE);
   }
 
   /**
@@ -262,6 +270,7 @@ export class DatagramBatch {
    * @param i The datagram's number, from 0 to the length.
    * @param data What it carries.
    * @param to Where it goes: an address, no name; may be left out for a connected endpoint.
+   * @throws {TypeError} If an argument has the wrong type, `to` is no address, or its zone no interface.
    * @throws {RangeError} If there is no room for it.
    *
    * @example Fill a batch
@@ -285,14 +294,15 @@ export class DatagramBatch {
       memory.nameLengths[i] = 0;
     } else {
       checkOptions(to, "to");
-      const address = { hostname: checkHostname(to.hostname), port: checkPort(to.port, "port", 1) };
-      if (hostKind(address.hostname) === "name") {
-        throw new TypeError(`hostname must be an IP address, received ${quote(to.hostname)}`);
+      const { hostname: host, port } = to;
+      const hostname = checkHostname(host);
+      const peer = memory.peers.encode(hostname, checkPort(port, "port", 1));
+      if (peer === undefined) {
+        const problem = hostKind(hostname) === "name" ? "must be an IP address" : "has the zone of no interface";
+        throw new TypeError(`hostname ${problem}, received ${quote(host)}`);
       }
-      const sockaddr = encodeSockaddr(address);
-      if (sockaddr === undefined) throw new TypeError(`hostname has the zone of no interface: ${quote(to.hostname)}`);
-      memory.names.set(sockaddr, i * NAME_SIZE);
-      memory.nameLengths[i] = sockaddr.length;
+      memory.names.set(peer.sockaddr, i * NAME_SIZE);
+      memory.nameLengths[i] = peer.sockaddr.length;
     }
     memory.offsets[i] = i * memory.datagramSize;
     memory.data.set(data, memory.offsets[i]);
@@ -305,9 +315,15 @@ export class DatagramBatch {
   }
 }
 
-/** The memory of a batch, for the engines. */
+/**
+ * The memory of a batch, for the engines.
+ *
+ * @throws {TypeError} If somebody has transferred it away, by the buffer behind `data(i)`.
+ */
 export function memoryOf(batch: DatagramBatch): BatchMemory {
-  return memoryOfBatch(batch);
+  const memory = memoryOfBatch(batch);
+  if (memory.data.length === 0) throw new TypeError("The batch's memory was transferred away");
+  return memory;
 }
 
 /** Gives each of the first `capacity` datagrams its place of `datagramSize` bytes. */

@@ -36,16 +36,18 @@ import type { DatagramBatch } from "./datagram_batch.ts";
 export interface Datagram {
   /** What was received: the beginning of the buffer that was given. */
   readonly data: Uint8Array;
-  /** Bytes that the sender sent, also if the buffer was smaller; on the runtime engine what is known of it. */
+  /** Bytes that the sender sent, also if the buffer was smaller. */
   readonly size: number;
   /** The buffer was smaller than the datagram, and the rest is lost. */
   readonly truncated: boolean;
-  /** The sender. The same object for the same sender, mostly; it must not be changed. */
+  /** The sender. The same object for the same sender, mostly; it cannot be changed. */
   readonly address: Deno.NetAddr;
 }
 
 /**
- * Which multicast group to join, and where.
+ * Which multicast group to join, and where. On the runtime engine with
+ * `--unstable-net` there is no multicast, since `Deno.listenDatagram` has it
+ * in another form.
  *
  * @example Join on the loopback interface
  * ```ts
@@ -58,9 +60,12 @@ export interface Datagram {
  * ```
  */
 export interface MulticastOptions {
-  /** The group's address, such as `224.0.0.251` or `ff02::fb`. */
+  /** The group's address, such as `224.0.0.251` or `ff02::fb`, which may have the interface as its zone: `ff02::fb%eth0`. */
   group: string;
-  /** Name of an interface, or (IPv4) an address of one; by default the kernel's choice. */
+  /**
+   * Name of an interface, or (IPv4) an address of one; by default the kernel's
+   * choice. On the runtime engine IPv4 takes an address only.
+   */
   interface?: string;
   /** Take datagrams of this sender only: source-specific multicast (RFC 4607). Native engine only. */
   source?: string;
@@ -74,9 +79,9 @@ export interface UdpDriver {
   readonly pollable: Pollable;
   readonly addr: Deno.NetAddr;
   readonly peer: Deno.NetAddr | undefined;
-  sendTo(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number>;
+  sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number>;
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram>;
-  trySendTo(p: Uint8Array, to: HostPort): number | undefined;
+  trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined;
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined;
   connect(to: HostPort): void;
   disconnect(): void;
@@ -84,7 +89,7 @@ export interface UdpDriver {
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number>;
   sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number>;
   tryRecvBatch(batch: DatagramBatch): number | undefined;
-  trySendBatch(batch: DatagramBatch, count: number): number | undefined;
+  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined;
   setMembership(options: MulticastOptions, join: boolean): void;
   setMulticastTtl(ttl: number): void;
   setMulticastLoopback(on: boolean): void;

@@ -29,7 +29,13 @@
 
 export { DatagramBatch, type DatagramBatchOptions } from "./datagram_batch.ts";
 export type { Datagram, MulticastOptions } from "./driver.ts";
-export { type RecvOptions, type UdpBindOptions, UdpEndpoint, type UdpWaitOptions } from "./udp_endpoint.ts";
+export {
+  type RecvOptions,
+  type TrySendOptions,
+  type UdpBindOptions,
+  UdpEndpoint,
+  type UdpWaitOptions,
+} from "./udp_endpoint.ts";
 export { type Engine, type EngineOption, type EngineSupport, engineSupport } from "../internal/engine.ts";
 export { SyscallError } from "../internal/errors.ts";
 export { SocketOption } from "../internal/socket_option.ts";

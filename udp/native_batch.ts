@@ -85,9 +85,6 @@ class NativeBatch implements KernelBatch {
 
 /** The kernel's side of a batch, made at its first use. */
 export function kernelBatch(memory: BatchMemory): KernelBatch {
-  if (memory.data.length === 0 || memory.names.length === 0) {
-    throw new TypeError("The batch's memory was transferred away");
-  }
   const { gso, gro } = memory;
   return (memory.kept ??= gso || gro ? new OffloadBatch(memory) : new NativeBatch(memory)) as KernelBatch;
 }

@@ -1,6 +1,6 @@
 /** A UDP socket of the kernel's own. */
 
-import { formatAddress, type HostPort } from "../internal/address.ts";
+import { formatAddress, hostKind, type HostPort, parseIPv4 } from "../internal/address.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { mayReachAll, refuseDenied, requireNet } from "../internal/permissions.ts";
@@ -14,6 +14,7 @@ import {
   MSG_NOSIGNAL,
   MSG_PEEK,
   MSG_TRUNC,
+  pendingErrno,
   setSocketOption,
   setUdpOption,
   SOCK_CLOEXEC,
@@ -23,6 +24,7 @@ import {
 import { AF_INET, AF_INET6, encodeSockaddr, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import { EAGAIN, receiveFrom, syscall, syscallError, transmitTo } from "../internal/syscall.ts";
+import { checkSameLength } from "../internal/validate.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
 import type { Pollable } from "../mux/pollable.ts";
 import type { Source } from "../mux/reactor.ts";
@@ -107,7 +109,7 @@ export class NativeEndpoint implements UdpDriver, Source {
     } catch { /* the kernel has none */ }
     try {
       const to = addressOf(fd, "getpeername");
-      endpoint.#peer = endpoint.#peers.encode(to);
+      endpoint.#peer = endpoint.#peers.encode(to.hostname, to.port);
     } catch { /* not connected */ }
     return endpoint;
   }
@@ -141,7 +143,7 @@ export class NativeEndpoint implements UdpDriver, Source {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
     const { length } = p;
     return this.#receiving.call(() => {
-      checkLength(p, length);
+      checkSameLength(p, length);
       return this.#receive(p, peek);
     }, signal);
   }
@@ -151,9 +153,9 @@ export class NativeEndpoint implements UdpDriver, Source {
     return this.#receiving.tryCall(() => this.#receive(p, peek));
   }
 
-  sendTo(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
+  sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
-    const peer = this.#peers.encode(to);
+    const peer = this.#peers.encode(to.hostname, to.port);
     if (peer === undefined) return this.#sendToName(p, to, signal);
     try {
       this.#permit(to);
@@ -163,11 +165,14 @@ export class NativeEndpoint implements UdpDriver, Source {
     return this.#send(p, peer, signal);
   }
 
-  trySendTo(p: Uint8Array, to: HostPort): number | undefined {
+  trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("send on");
-    const peer = this.#peers.encode(to);
-    if (peer === undefined) throw new TypeError(`hostname must be an IP address here, received "${to.hostname}"`);
+    const peer = this.#peers.encode(to.hostname, to.port);
+    if (peer === undefined && hostKind(to.hostname) === "name") {
+      throw new TypeError(`hostname must be an IP address here, received "${to.hostname}"`);
+    }
     this.#permit(to);
+    if (peer === undefined) throw socketError(this.#sendingTo(to), new SyscallError("if_nametoindex", "ENODEV"));
     return this.#sending.tryCall(() => this.#transmit(p, peer));
   }
 
@@ -181,11 +186,11 @@ export class NativeEndpoint implements UdpDriver, Source {
     if (!this.#socket.isOpen) throw closedError(action, "endpoint");
     requireNet(to, action);
     try {
-      const resolved = resolveSync(to);
+      const resolved = resolveSync(to, this.#isIPv6 ? undefined : "IPv4");
       refuseDenied(resolved, action);
       syscall("connect", this.#socket.fd, resolved.sockaddr, resolved.sockaddr.length);
-      this.#peer = this.#peers.encode({ hostname: resolved.hostname, port: resolved.port });
-      this.#addr = { transport: "udp", ...addressOf(this.#socket.fd, "getsockname") };
+      this.#forgetPeer();
+      this.#peer = this.#peers.encode(resolved.hostname, resolved.port);
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;
     }
@@ -196,13 +201,22 @@ export class NativeEndpoint implements UdpDriver, Source {
     const { port } = this.#addr;
     this.#attempt("disconnect", (fd) => {
       syscall("connect", fd, nobody, nobody.length);
-      const now = addressOf(fd, "getsockname");
+      this.#forgetPeer();
+      if (this.#addr.port !== 0) return;
       // The kernel gives up a port that it had picked itself.
-      const local = now.port === 0 ? encodeSockaddr({ hostname: this.#bound, port }) : undefined;
+      const local = encodeSockaddr({ hostname: this.#bound, port });
       if (local !== undefined) syscall("bind", fd, local, local.length);
       this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
     });
+  }
+
+  /** The socket is connected to another one than before, or to none. */
+  #forgetPeer(): void {
+    const { fd } = this.#socket;
     this.#peer = undefined;
+    this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
+    // That the one before was not there (ICMP) would be told to a call that is about another.
+    pendingErrno(fd);
   }
 
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
@@ -217,16 +231,24 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) throw this.#closedError("send on");
-    for (let sent = 0; sent < count;) {
-      const start = sent;
-      sent += await this.#sending.call(() => this.#sendBatch(batch, start, count), signal);
+    let failure: Error | undefined;
+    for (let i = 0; i < count;) {
+      const start = i;
+      const sent = await this.#sending.call(() => this.#sendBatch(batch, start, count), signal);
+      // One that cannot be reached is no event for the others.
+      if (typeof sent !== "number") failure ??= sent;
+      i += typeof sent === "number" ? sent : 1;
     }
+    if (failure !== undefined) throw failure;
     return count;
   }
 
-  trySendBatch(batch: DatagramBatch, count: number): number | undefined {
+  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("send on");
-    return count === 0 ? 0 : this.#sending.tryCall(() => this.#sendBatch(batch, 0, count));
+    if (start === count) return 0;
+    const sent = this.#sending.tryCall(() => this.#sendBatch(batch, start, count));
+    if (sent instanceof Error) throw sent;
+    return sent;
   }
 
   setMembership(options: MulticastOptions, join: boolean): void {
@@ -234,17 +256,19 @@ export class NativeEndpoint implements UdpDriver, Source {
   }
 
   setMulticastTtl(ttl: number): void {
-    this.setOption(this.#isIPv6 ? "IPV6_MULTICAST_HOPS" : "IP_MULTICAST_TTL", ttl);
+    this.#setForBoth("IP_MULTICAST_TTL", "IPV6_MULTICAST_HOPS", ttl);
   }
 
   setMulticastLoopback(on: boolean): void {
-    this.setOption(this.#isIPv6 ? "IPV6_MULTICAST_LOOP" : "IP_MULTICAST_LOOP", Number(on));
+    this.#setForBoth("IP_MULTICAST_LOOP", "IPV6_MULTICAST_LOOP", Number(on));
   }
 
   setMulticastInterface(name: string): void {
     this.#attempt(`set the multicast interface of`, (fd) => {
-      if (this.#isIPv6) setSocketOption(fd, "IPV6_MULTICAST_IF", interfaceNumber(name));
-      else setMulticastInterface(fd, name);
+      if (this.#isIPv6 && parseIPv4(name) === undefined) {
+        setSocketOption(fd, "IPV6_MULTICAST_IF", interfaceNumber(name));
+      }
+      setMulticastInterface(fd, name);
     });
   }
 
@@ -253,7 +277,13 @@ export class NativeEndpoint implements UdpDriver, Source {
   }
 
   setTtl(ttl: number): void {
-    this.setOption(this.#isIPv6 ? "IPV6_UNICAST_HOPS" : "IP_TTL", ttl);
+    this.#setForBoth("IP_TTL", "IPV6_UNICAST_HOPS", ttl);
+  }
+
+  /** An IPv6 socket sends to IPv4 peers by the options of IPv4. */
+  #setForBoth(ipv4: SocketOption, ipv6: SocketOption, value: number): void {
+    if (this.#isIPv6) this.setOption(ipv6, value);
+    this.setOption(ipv4, value);
   }
 
   getOption(option: SocketOption): number {
@@ -337,21 +367,39 @@ export class NativeEndpoint implements UdpDriver, Source {
     }
   }
 
-  /** sendmmsg(2) of the datagrams from `start` to `end`; `undefined` if there is no room. */
-  #sendBatch(batch: DatagramBatch, start: number, end: number): number | undefined {
+  /**
+   * sendmmsg(2) of the datagrams from `start` to `end`; returns how many it took, why it cannot take the first, or
+   * `undefined` if there is no room.
+   */
+  #sendBatch(batch: DatagramBatch, start: number, end: number): number | Error | undefined {
     if (end > batch.length) throw new TypeError("The batch was changed while the call waited");
     const memory = memoryOf(batch);
     // Each time, since what waits for room can be changed, and permissions too.
-    if (!mayReachAll()) {
-      for (let i = start; i < end; i++) if (memory.nameLengths[i] !== 0) this.#permit(batch.address(i));
+    const permitted = mayReachAll(this.#socket.reactor.moment) ? end : this.#permitBatch(batch, start, end);
+    if (typeof permitted !== "number") return permitted;
+    const n = kernelBatch(memory).send(this.#socket.fd, start, permitted);
+    if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
+    const to = memory.nameLengths[start] === 0 ? undefined : batch.address(start);
+    return socketError(this.#sendingTo(to), syscallError("sendmmsg", -n));
+  }
+
+  /** How far datagrams may be sent, or why not even the first. */
+  #permitBatch(batch: DatagramBatch, start: number, end: number): number | Error {
+    const { nameLengths } = memoryOf(batch);
+    for (let i = start; i < end; i++) {
+      try {
+        if (nameLengths[i] !== 0) this.#permit(batch.address(i));
+      } catch (error) {
+        return i > start ? i : error as Error;
+      }
     }
-    return this.#result(kernelBatch(memory).send(this.#socket.fd, start, end), "sendmmsg");
+    return end;
   }
 
   #send(p: Uint8Array, peer: Peer | undefined, signal: AbortSignal | undefined): Promise<number> {
     const { length } = p;
     return this.#sending.call(() => {
-      checkLength(p, length);
+      checkSameLength(p, length);
       return this.#transmit(p, peer);
     }, signal);
   }
@@ -360,26 +408,25 @@ export class NativeEndpoint implements UdpDriver, Source {
   #transmit(p: Uint8Array, peer: Peer | undefined): number | undefined {
     const n = transmitTo(this.#socket.fd, p, MSG_NOSIGNAL, peer === undefined ? null : peer.sockaddr);
     if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    const to = peer === undefined ? "" : ` to ${formatAddress(peer.address)}`;
-    throw socketError(`send on ${this.#socket.name}${to}`, syscallError("sendto", -n));
+    throw socketError(this.#sendingTo(peer?.address), syscallError("sendto", -n));
   }
 
   /** What a call returned; `undefined` if it would block. */
-  #result(n: number, call: "recvfrom" | "recvmmsg" | "sendmmsg"): number | undefined {
+  #result(n: number, call: "recvfrom" | "recvmmsg"): number | undefined {
     if (n >= 0) return n;
     if (n === -EAGAIN) return undefined;
-    throw socketError(`${call === "sendmmsg" ? "send" : "receive"} on ${this.#socket.name}`, syscallError(call, -n));
+    throw socketError(`receive on ${this.#socket.name}`, syscallError(call, -n));
   }
 
   async #sendToName(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
-    const action = `send on ${this.#socket.name} to ${formatAddress(to)}`;
+    const action = this.#sendingTo(to);
     requireNet(to, action);
     try {
       const resolved = await resolveAll(to, signal ?? new AbortController().signal);
       const address = resolved.find(({ family }) => this.#isIPv6 || family === "IPv4");
       if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
       refuseDenied(address, action);
-      const peer = this.#peers.encode({ hostname: address.hostname, port: address.port });
+      const peer = this.#peers.encode(address.hostname, address.port);
       if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
       return await this.#send(p, peer, signal);
     } catch (error) {
@@ -388,7 +435,11 @@ export class NativeEndpoint implements UdpDriver, Source {
   }
 
   #permit(to: HostPort): void {
-    if (!mayReachAll()) requireNet(to, `send on ${this.#socket.name} to ${formatAddress(to)}`);
+    if (!mayReachAll(this.#socket.reactor.moment)) requireNet(to, this.#sendingTo(to));
+  }
+
+  #sendingTo(to: HostPort | undefined): string {
+    return `send on ${this.#socket.name}${to === undefined ? "" : ` to ${formatAddress(to)}`}`;
   }
 
   #attempt<T>(action: string, call: (fd: number) => T): T {
@@ -404,9 +455,4 @@ export class NativeEndpoint implements UdpDriver, Source {
   #closedError(action: string): Error {
     return closedError(`${action} ${this.#socket.name}`, "endpoint");
   }
-}
-
-/** A buffer that was resized or transferred while the call waited would lose a datagram, or send an empty one. */
-function checkLength(p: Uint8Array, length: number): void {
-  if (p.length !== length) throw new TypeError("p was resized or transferred while the call waited");
 }

@@ -1,6 +1,6 @@
 /** Multicast groups, as the kernel takes them (netinet/in.h). */
 
-import { hostKind, parseIPv4 } from "../internal/address.ts";
+import { hostKind, parseIPv4, splitZone } from "../internal/address.ts";
 import { SyscallError } from "../internal/errors.ts";
 import { encodeSockaddr, scopeOf } from "../internal/sockaddr.ts";
 import { setIpStruct } from "../internal/socket.ts";
@@ -41,7 +41,8 @@ export function setMembership(fd: number, options: MulticastOptions, join: boole
     return setIpStruct(fd, family, option, new Uint8Array(parts.flatMap((part) => [...(part ?? [])])));
   }
   const bytes = new Uint8Array(GROUP_AT + STORAGE * (source === undefined ? 1 : 2));
-  const index = options.interface === undefined ? 0 : interfaceNumber(options.interface);
+  const name = options.interface ?? splitZone(group)[1];
+  const index = name === undefined ? 0 : interfaceNumber(name);
   new DataView(bytes.buffer).setUint32(0, index, true);
   bytes.set(encodeSockaddr({ hostname: group, port: 0 }) ?? [], GROUP_AT);
   if (source !== undefined) bytes.set(encodeSockaddr({ hostname: source, port: 0 }) ?? [], GROUP_AT + STORAGE);
@@ -51,7 +52,7 @@ export function setMembership(fd: number, options: MulticastOptions, join: boole
   setIpStruct(fd, family, option, bytes);
 }
 
-/** Chooses the interface that IPv4 multicast leaves by; `struct ip_mreqn`: group, address, number. */
+/** Chooses the interface that IPv4 multicast leaves by, also from an IPv6 socket; `struct ip_mreqn`: group, address, number. */
 export function setMulticastInterface(fd: number, name: string): void {
   const bytes = new Uint8Array(12);
   const local = parseIPv4(name);

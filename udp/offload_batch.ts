@@ -144,7 +144,8 @@ export class OffloadBatch implements KernelBatch {
   #pieces(m: number): number {
     const total = this.#incoming.words[m * HEADER_WORDS + RECEIVED] as number;
     const size = this.#pieceSize(m);
-    return size >= total ? 1 : Math.ceil(total / size);
+    // A kernel that joins still more would cost what is beyond, but never the borders of what is not.
+    return size >= total ? 1 : Math.min(Math.ceil(total / size), GRO_SEGMENTS);
   }
 
   /** Bytes of a message's pieces: all of it if it is one datagram. */
@@ -153,10 +154,7 @@ export class OffloadBatch implements KernelBatch {
     const at = m * CONTROL_WORDS;
     const isGro = words[m * HEADER_WORDS + CONTROL_LENGTH] as number >= GRO_LENGTH &&
       control[at + 2] === SOL_UDP && control[at + 3] === UDP_GRO;
-    const total = words[m * HEADER_WORDS + RECEIVED] as number;
-    const size = isGro ? control[at + CONTROL_DATA] as number : total;
-    // More pieces than there is room for would be an error of the kernel.
-    return Math.max(size, Math.ceil(total / GRO_SEGMENTS));
+    return (isGro ? control[at + CONTROL_DATA] : words[m * HEADER_WORDS + RECEIVED]) as number;
   }
 
   send(fd: number, start: number, end: number): number {

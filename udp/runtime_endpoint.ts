@@ -1,19 +1,35 @@
 /** A UDP socket on Deno's own operations. */
 
-import { formatAddress, type HostPort } from "../internal/address.ts";
+import { formatAddress, type HostPort, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
 import { needsNative } from "../internal/engine.ts";
-import { closedError, fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
-import { encodeSockaddr } from "../internal/sockaddr.ts";
+import {
+  closedError,
+  fromRuntimeError,
+  interruptedError,
+  notSupportedError,
+  socketError,
+  SyscallError,
+} from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { checkSameLength } from "../internal/validate.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
 import { InterestBit, ReadyBit } from "../mux/selector.ts";
 import { type DatagramBatch, memoryOf, NAME_SIZE, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
-import { openTransport, type RuntimeBindOptions, type RuntimeTransport } from "./runtime_transport.ts";
+import {
+  nodeInterface,
+  openTransport,
+  type RuntimeBindOptions,
+  type RuntimeTransport,
+  setNodeMembership,
+} from "./runtime_transport.ts";
 
-/** Largest payload of a datagram over IPv4, in bytes (RFC 768). */
-const LARGEST_PAYLOAD = 65_507;
+/** Largest payload of a datagram, in bytes (RFC 768): over IPv4 the length of the packet counts its header, too. */
+const LARGEST_OVER_IPV4 = 65_507;
+const LARGEST_OVER_IPV6 = 65_527;
+/** Sends that may be on their way when one more is tried. */
+const MOST_SENDS = 1024;
 
 /** A call that waits; `take` does it if it can be done. */
 interface Receive extends Waiter<unknown> {
@@ -32,11 +48,14 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   readonly #transport: RuntimeTransport;
   readonly #waiting = new WaiterQueue<Receive>();
   readonly #watchers = new Watchers();
-  /** Sends that are under way. */
+  /** Sends that are under way, and the last of them. */
   #sends = 0;
+  #lastSend: Promise<number> = Promise.resolve(0);
   #failure: Error | undefined;
+  /** Why a send failed that nobody waits for. */
+  #sendFailure: Error | undefined;
   readonly #onSent = (n: number): number => {
-    this.#sends--;
+    if (this.#sends-- === MOST_SENDS) this.#watchers.changed();
     if (this.#transport.isReceiving) this.#updateRef();
     return n;
   };
@@ -55,6 +74,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     try {
       return new RuntimeEndpoint(options);
     } catch (error) {
+      if (error instanceof Deno.errors.NotSupported) throw error;
       throw fromRuntimeError(error, `bind UDP endpoint to ${formatAddress(options)}`, "bind");
     }
   }
@@ -77,11 +97,15 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       if (this.#transport.peek() !== undefined) ready |= ReadyBit.READABLE;
       if (this.#failure !== undefined) ready |= ReadyBit.READABLE | ReadyBit.ERROR;
     }
-    return interest & InterestBit.WRITABLE ? ready | ReadyBit.WRITABLE : ready;
+    return interest & InterestBit.WRITABLE && this.#sends < MOST_SENDS ? ready | ReadyBit.WRITABLE : ready;
   }
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
-    return this.#receive(() => this.#take(p, peek), signal);
+    const { length } = p;
+    return this.#receive(() => {
+      checkSameLength(p, length);
+      return this.#take(p, peek);
+    }, signal);
   }
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -89,31 +113,32 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return this.#waiting.first === undefined ? this.#take(p, peek) : undefined;
   }
 
-  sendTo(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
+  sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
     if (this.#closed) return Promise.reject(this.#closedError("send on"));
     // Deno's own answer has no code, and node:dgram's is late.
-    if (p.length > LARGEST_PAYLOAD) return Promise.reject(this.#tooLong(to));
+    if (isTooLong(p, to)) return Promise.reject(this.#tooLong(to));
     return signal === undefined ? this.#send(p, to) : this.#sendCopy(p.slice(), to, signal);
   }
 
   /** What Deno has begun cannot be taken back: it gets a copy. */
-  async #sendCopy(p: Uint8Array, to: HostPort, signal: AbortSignal): Promise<number> {
+  async #sendCopy(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal): Promise<number> {
     const { promise, reject } = Promise.withResolvers<never>();
     const abort = () => reject(signal.reason);
     signal.addEventListener("abort", abort);
     try {
-      return await Promise.race([this.#send(p, to), promise]);
+      return await Promise.race([this.#send(p, to, signal), promise]);
     } finally {
       signal.removeEventListener("abort", abort);
     }
   }
 
-  trySendTo(p: Uint8Array, to: HostPort): number | undefined {
+  trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined {
     this.#checkOpen("send on");
-    if (p.length > LARGEST_PAYLOAD) throw this.#tooLong(to);
-    this.#throwFailure();
+    if (isTooLong(p, to)) throw this.#tooLong(to);
+    this.#throwSendFailure();
+    if (this.#sends >= MOST_SENDS) return undefined;
     // A datagram may get lost anyway; what can be known is told by the next call.
-    this.#send(p.slice(), to).catch((error) => this.#failure ??= error);
+    this.#send(p.slice(), to).catch((error) => this.#sendFailure ??= error);
     return p.length;
   }
 
@@ -142,20 +167,47 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   }
 
   async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
-    for (let i = 0; i < count; i++) await this.sendTo(batch.data(i), batch.address(i), signal);
-    return count;
-  }
-
-  trySendBatch(batch: DatagramBatch, count: number): number | undefined {
     this.#checkOpen("send on");
-    for (let i = 0; i < count; i++) this.trySendTo(batch.data(i), batch.address(i));
+    let failure: unknown;
+    for (let i = 0; i < count; i++) {
+      if (i >= batch.length) throw new TypeError("The batch was changed while the call waited");
+      try {
+        const to = this.#addressIn(batch, i);
+        await this.sendTo(batch.data(i), to, signal);
+      } catch (error) {
+        if (this.#closed || signal?.aborted) throw error;
+        // One that cannot be reached is no event for the others.
+        failure ??= error;
+      }
+    }
+    if (failure !== undefined) throw failure;
     return count;
   }
 
-  setMembership({ group, source, interface: local }: MulticastOptions, join: boolean): void {
-    const action = `${join ? "join" : "leave"} ${group} with`;
-    if (source !== undefined) throw needsNative("join a group for one source");
-    this.#set(action, (node) => join ? node.addMembership(group, local) : node.dropMembership(group, local));
+  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
+    this.#checkOpen("send on");
+    this.#throwSendFailure();
+    for (let i = start; i < count; i++) {
+      try {
+        const to = this.#addressIn(batch, i);
+        if (this.trySendTo(batch.data(i), to) === undefined) return i > start ? i - start : undefined;
+      } catch (error) {
+        if (i > start) return i - start;
+        throw error;
+      }
+    }
+    return count - start;
+  }
+
+  #addressIn(batch: DatagramBatch, i: number): Deno.NetAddr {
+    if (memoryOf(batch).nameLengths[i] === 0) throw needsNative("send without an address");
+    return batch.address(i);
+  }
+
+  setMembership(options: MulticastOptions, join: boolean): void {
+    const { group, source } = options;
+    if (source !== undefined) throw needsNative(`${join ? "join" : "leave"} a group for one source`);
+    this.#set(`${join ? "join" : "leave"} ${group} with`, (node) => setNodeMembership(node, options, join));
   }
 
   setMulticastTtl(ttl: number): void {
@@ -167,7 +219,10 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   }
 
   setMulticastInterface(name: string): void {
-    this.#set("set the multicast interface of", (node) => node.setMulticastInterface(name));
+    this.#set(
+      "set the multicast interface of",
+      (node) => node.setMulticastInterface(nodeInterface(name, this.#isIPv6)),
+    );
   }
 
   setBroadcast(on: boolean): void {
@@ -240,8 +295,9 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   /** Something has arrived, or failed. */
   #changed(error?: unknown): void {
     if (this.#closed) return;
-    // A peer's port that nobody listens on is no event for the others.
-    if (error !== undefined) this.#failure ??= fromRuntimeError(error, `receive on ${this.name}`, "recvfrom");
+    if (error !== undefined && !isOfPeer(error)) {
+      this.#failure ??= fromRuntimeError(error, `receive on ${this.name}`, "recvfrom");
+    }
     for (let call = this.#waiting.first; call !== undefined; call = this.#waiting.first) {
       try {
         const result = call.take();
@@ -274,7 +330,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       if (arrived === undefined) break;
       const { data, address } = arrived;
       memory.data.set(data.subarray(0, memory.datagramSize), n * memory.datagramSize);
-      const sockaddr = encodeSockaddr(address);
+      const sockaddr = memory.peers.encode(address.hostname, address.port)?.sockaddr;
       memory.names.set(sockaddr ?? [], n * NAME_SIZE);
       memory.nameLengths[n] = sockaddr?.length ?? 0;
       memory.sizes[n] = data.length;
@@ -284,11 +340,18 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return memory.length = n;
   }
 
-  #send(p: Uint8Array, to: HostPort): Promise<number> {
-    this.#sends++;
+  #send(p: Uint8Array, to: Deno.NetAddr, signal?: AbortSignal): Promise<number> {
+    const send = () => {
+      signal?.throwIfAborted();
+      return this.#transport.send(p, to);
+    };
+    // Of sends that are under way together Deno polls the last one first.
+    const sent = this.#sends++ === 0 ? send() : this.#lastSend.then(send, send);
+    this.#lastSend = sent;
     if (!this.#isRef) this.#updateRef();
-    return this.#transport.send(p, to).then(this.#onSent, (error) => {
+    return sent.then(this.#onSent, (error) => {
       this.#onSent(0);
+      signal?.throwIfAborted();
       const action = this.#sending(to);
       throw this.#closed ? interruptedError(action, "endpoint") : fromRuntimeError(error, action, "sendto");
     });
@@ -308,15 +371,32 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     if (failure !== undefined) throw failure;
   }
 
+  #throwSendFailure(): void {
+    const failure = this.#sendFailure;
+    this.#sendFailure = undefined;
+    if (failure !== undefined) throw failure;
+  }
+
   #set(action: string, set: (node: NonNullable<RuntimeTransport["node"]>) => void): void {
     this.#checkOpen(action);
     const { node } = this.#transport;
-    if (node === undefined) throw needsNative(`${action} an endpoint with --unstable-net`);
+    if (node === undefined) {
+      throw notSupportedError(
+        `${action} ${this.name} on Deno.listenDatagram`,
+        "run without --unstable-net, or with --allow-ffi",
+      );
+    }
     try {
       set(node);
     } catch (error) {
-      throw fromRuntimeError(error, `${action} ${this.name}`, "setsockopt");
+      throw error instanceof Deno.errors.NotSupported
+        ? error
+        : fromRuntimeError(error, `${action} ${this.name}`, "setsockopt");
     }
+  }
+
+  get #isIPv6(): boolean {
+    return this.addr.hostname.includes(":");
   }
 
   /** An endpoint that nobody waits for must not keep the process alive. */
@@ -336,4 +416,20 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   #closedError(action: string): Error {
     return closedError(`${action} ${this.name}`, "endpoint");
   }
+}
+
+/**
+ * Whether a failed receive tells only that an earlier datagram found nobody (ICMP), as Windows does also on a socket
+ * that is not connected: that is no event for the other peers.
+ */
+function isOfPeer(error: unknown): boolean {
+  return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.ConnectionRefused;
+}
+
+function isTooLong(p: Uint8Array, to: HostPort): boolean {
+  if (p.length <= LARGEST_OVER_IPV4) return false;
+  if (p.length > LARGEST_OVER_IPV6 || parseIPv4(to.hostname) !== undefined) return true;
+  // What is mapped from IPv4 goes over IPv4.
+  const ipv6 = parseIPv6(splitZone(to.hostname)[0]);
+  return ipv6 !== undefined && ipv6.subarray(0, 12).every((byte, i) => byte === (i < 10 ? 0 : 0xff));
 }

@@ -5,8 +5,10 @@
 
 import dgram from "node:dgram";
 import dns from "node:dns";
-import { hostKind, type HostPort } from "../internal/address.ts";
+import { formatAddress, hostKind, type HostPort, splitZone } from "../internal/address.ts";
 import { notSupportedError } from "../internal/errors.ts";
+import type { MulticastOptions } from "./driver.ts";
+import { Addresses } from "./peers.ts";
 
 /** Datagrams that wait to be received at most, and their bytes; more are dropped, as the kernel does. */
 const MOST_WAITING = 1024;
@@ -23,7 +25,6 @@ export interface Arrived {
 /** Where and how to bind; checked. */
 export interface RuntimeBindOptions extends HostPort {
   reuseAddress: boolean;
-  reusePort: boolean;
   ipv6Only: boolean;
 }
 
@@ -38,7 +39,8 @@ export interface RuntimeTransport {
   take(): Arrived | undefined;
   /** What {@linkcode RuntimeTransport.take} would take. */
   peek(): Arrived | undefined;
-  send(p: Uint8Array, to: HostPort): Promise<number>;
+  /** Sends a datagram; one at a time, or they may leave in another order. */
+  send(p: Uint8Array, to: Deno.NetAddr): Promise<number>;
   /** The node:dgram socket, for options; `undefined` if it is none. */
   readonly node: dgram.Socket | undefined;
   ref(on: boolean): void;
@@ -49,14 +51,9 @@ export interface RuntimeTransport {
 export function openTransport(options: RuntimeBindOptions, changed: (error?: unknown) => void): RuntimeTransport {
   const { listenDatagram } = Deno as { listenDatagram?: (options: object) => Deno.DatagramConn };
   if (listenDatagram !== undefined && !options.ipv6Only) {
-    const { hostname, port, reuseAddress, reusePort } = options;
-    const conn = listenDatagram({
-      transport: "udp",
-      hostname,
-      port,
-      reuseAddress,
-      ...(reusePort ? { reusePort } : {}),
-    });
+    const { hostname, port, reuseAddress } = options;
+    // As the kernel has it, and every other socket.
+    const conn = listenDatagram({ transport: "udp", hostname, port, reuseAddress, loopback: true });
     return new DatagramConnTransport(conn, changed);
   }
   return new DgramTransport(options, changed);
@@ -70,6 +67,7 @@ class DatagramConnTransport implements RuntimeTransport {
   readonly #conn: Deno.DatagramConn;
   readonly #changed: (error?: unknown) => void;
   readonly #buffer = new Uint8Array(LARGEST);
+  readonly #addresses = new Addresses();
   #arrived: Arrived | undefined;
   #busy = false;
   #closed = false;
@@ -77,7 +75,7 @@ class DatagramConnTransport implements RuntimeTransport {
   readonly #onArrival = ([data, from]: [Uint8Array, Deno.Addr]): void => {
     this.#busy = false;
     const { hostname, port } = from as Deno.NetAddr;
-    this.#arrived = { data, address: { transport: "udp", hostname, port } };
+    this.#arrived = { data, address: this.#addresses.of(hostname, port) };
     this.#changed();
   };
   readonly #onFailure = (error: unknown): void => {
@@ -108,11 +106,8 @@ class DatagramConnTransport implements RuntimeTransport {
     return this.#arrived;
   }
 
-  send(p: Uint8Array, to: HostPort): Promise<number> {
-    const { hostname, port } = to;
-    // What was received says so already.
-    const isAddr = (to as Partial<Deno.NetAddr>).transport === "udp";
-    return this.#conn.send(p, isAddr ? to as Deno.NetAddr : { transport: "udp", hostname, port });
+  send(p: Uint8Array, to: Deno.NetAddr): Promise<number> {
+    return this.#conn.send(p, to);
   }
 
   ref(on: boolean): void {
@@ -139,6 +134,7 @@ class DgramTransport implements RuntimeTransport {
   readonly isReceiving = true;
   drops = 0;
   readonly #queue: Arrived[] = [];
+  readonly #addresses = new Addresses();
   readonly #hold: number;
   #head = 0;
   #bytes = 0;
@@ -147,13 +143,13 @@ class DgramTransport implements RuntimeTransport {
     const { hostname, port } = options;
     const kind = hostKind(hostname);
     if (kind === "name") {
-      throw notSupportedError(`bind UDP to the name ${hostname} on the runtime engine`, "use an address");
+      const action = `bind UDP endpoint to ${formatAddress(options)} on the runtime engine`;
+      throw notSupportedError(action, "use an IP address, or run with --unstable-net or --allow-ffi");
     }
     const type = kind === "IPv6" ? "udp6" : "udp4";
     const socket = this.node = dgram.createSocket({
       type,
       reuseAddr: options.reuseAddress,
-      ...(options.reusePort ? { reusePort: true } : {}),
       ipv6Only: options.ipv6Only,
       // An address needs no look-up, and without one bind is done when it returns.
       lookup: (
@@ -184,8 +180,12 @@ class DgramTransport implements RuntimeTransport {
         return;
       }
       this.#bytes += data.length;
-      this.#queue.push({ data, address: { transport: "udp", hostname: from.address, port: from.port } });
+      const address = this.#addresses.of(from.address, from.port);
+      this.#queue.push({ data, address });
       changed();
+      // What stays is kept without the 64 KiB that it was received into.
+      const last = this.#queue.length - 1;
+      if (this.#queue[last]?.data === data) this.#queue[last] = { data: new Uint8Array(data), address };
     });
   }
 
@@ -205,7 +205,7 @@ class DgramTransport implements RuntimeTransport {
     return this.#queue[this.#head];
   }
 
-  send(p: Uint8Array, { hostname, port }: HostPort): Promise<number> {
+  send(p: Uint8Array, { hostname, port }: Deno.NetAddr): Promise<number> {
     return new Promise((resolve, reject) => {
       this.node.send(p, port, hostname, (error, n) => error ? reject(error) : resolve(n));
     });
@@ -223,4 +223,25 @@ class DgramTransport implements RuntimeTransport {
     clearInterval(this.#hold);
     this.node.close();
   }
+}
+
+/** Joins or leaves a group by node:dgram, which names an interface by an address of it, or with IPv6 as a zone. */
+export function setNodeMembership(node: dgram.Socket, options: MulticastOptions, join: boolean): void {
+  const [group, zone] = splitZone(options.group);
+  const local = nodeInterface(options.interface ?? zone, hostKind(group) === "IPv6");
+  if (join) node.addMembership(group, local);
+  else node.dropMembership(group, local);
+}
+
+/** An interface as node:dgram takes it. */
+export function nodeInterface(name: string, isIPv6: boolean): string;
+export function nodeInterface(name: string | undefined, isIPv6: boolean): string | undefined;
+export function nodeInterface(name: string | undefined, isIPv6: boolean): string | undefined {
+  if (name === undefined) return undefined;
+  if (isIPv6) return `::%${name}`;
+  if (hostKind(name) === "IPv4") return name;
+  throw notSupportedError(
+    `choose the interface ${name} by its name for IPv4 on the runtime engine`,
+    "give one of its addresses, or run with --allow-ffi",
+  );
 }

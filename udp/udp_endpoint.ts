@@ -1,8 +1,7 @@
 /** The UDP socket. */
 
-import { hostKind, type HostPort, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
+import { hostKind, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
-import { notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import {
   checkBoolean,
@@ -42,7 +41,8 @@ export interface UdpBindOptions {
   port?: number;
   /**
    * The local IP address or name. `0.0.0.0` is every IPv4 interface, `::`
-   * every interface with both families.
+   * every interface with both families. A name is looked up on this thread; on
+   * the runtime engine it needs `--unstable-net`.
    *
    * @default {"0.0.0.0"}
    */
@@ -56,13 +56,14 @@ export interface UdpBindOptions {
   reuseAddress?: boolean;
   /**
    * Share the port with other sockets, and what arrives among them
-   * (`SO_REUSEPORT`).
+   * (`SO_REUSEPORT`). Native engine only.
    *
    * @default {false}
    */
   reusePort?: boolean;
   /**
-   * Allow sending to broadcast addresses (`SO_BROADCAST`).
+   * Allow sending to broadcast addresses (`SO_BROADCAST`). On the runtime
+   * engine with `--unstable-net` that is always allowed.
    *
    * @default {false}
    */
@@ -127,6 +128,30 @@ export interface RecvOptions extends UdpWaitOptions {
    * @default {false}
    */
   peek?: boolean;
+}
+
+/**
+ * Options of {@linkcode UdpEndpoint.trySendBatch}.
+ *
+ * @example Go on where there was no room
+ * ```ts
+ * import { DatagramBatch, type TrySendOptions, UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * const batch = new DatagramBatch();
+ * for (let i = 0; i < 9; i++) batch.set(i, new Uint8Array([i]), endpoint.addr);
+ *
+ * const options: TrySendOptions = { start: endpoint.trySendBatch(batch) ?? 0 };
+ * endpoint.trySendBatch(batch, undefined, options); // what is left, if anything
+ * ```
+ */
+export interface TrySendOptions {
+  /**
+   * The number of the first datagram to send.
+   *
+   * @default {0}
+   */
+  start?: number;
 }
 
 /**
@@ -216,10 +241,8 @@ export class UdpEndpoint {
     // node:dgram takes buffer sizes, and then receives nothing.
     if (receiveBufferSize !== undefined) throw needsNative("set the receive buffer size");
     if (sendBufferSize !== undefined) throw needsNative("set the send buffer size");
-    if (reusePort && !("listenDatagram" in Deno)) {
-      throw notSupportedError("share a port on the runtime engine", "run with --unstable-net or --allow-ffi");
-    }
-    const endpoint = RuntimeEndpoint.bind({ hostname, port, reuseAddress, reusePort, ipv6Only });
+    if (reusePort) throw needsNative("share a port");
+    const endpoint = RuntimeEndpoint.bind({ hostname, port, reuseAddress, ipv6Only });
     if (broadcast) endpoint.setBroadcast(true);
     return new UdpEndpoint(endpoint);
   }
@@ -281,8 +304,9 @@ export class UdpEndpoint {
    * @param p What to send, up to 65,507 bytes over IPv4; do not change it until the call is done.
    * @param to Where to send it. An object that `recvFrom` has returned costs least, a name is looked up each time.
    * @param options A signal to stop waiting for room.
-   * @returns The number of bytes, all of `p`.
-   * @throws {Error} If the datagram is too large (`EMSGSIZE`).
+   * @returns The number of bytes, all of `p`; they have left this program, which does not mean that they arrive.
+   * @throws {Error} If the datagram is too large (`EMSGSIZE`), or there is no way to the peer (`EHOSTUNREACH`, …): in
+   * a server's loop catch what one peer's address can cause.
    * @throws {Deno.errors.PermissionDenied} If it is a broadcast address, and that was not allowed.
    * @throws {Deno.errors.NotCapable} If the permission is not given.
    * @throws {Deno.errors.BadResource} If the endpoint is closed.
@@ -299,7 +323,7 @@ export class UdpEndpoint {
    */
   sendTo(p: Uint8Array, to: { hostname: string; port: number }, options?: UdpWaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
-    let address: HostPort;
+    let address: Deno.NetAddr;
     try {
       checkBytes(p);
       address = checkAddress(to);
@@ -348,12 +372,15 @@ export class UdpEndpoint {
   /**
    * Sends a datagram without waiting.
    *
-   * On the runtime engine it is copied and sent in the background; a failure of
-   * that is thrown by the next call.
+   * On the runtime engine it is copied and sent in the background, after those
+   * before it; why one failed is thrown by the next `trySendTo` or `trySendBatch`.
+   *
+   * Requires `--allow-net` for the host and port.
    *
    * @param p What to send.
    * @param to Where to send it: an address, no name.
    * @returns The number of bytes; `undefined` if there is no room now.
+   * @throws {Error} As {@linkcode UdpEndpoint.sendTo}.
    *
    * @example Send, or drop it
    * ```ts
@@ -377,9 +404,11 @@ export class UdpEndpoint {
    * On the runtime engine the first call starts a receive that runs ahead, so
    * the datagram is there at a later turn of the event loop.
    *
-   * @param p Where to put it.
+   * @param p Where to put it; what does not fit is lost, and `truncated` tells so.
    * @param options Whether to leave the datagram there.
    * @returns The datagram, `undefined` if there is none.
+   * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed.
    *
    * @example Nothing is there
    * ```ts
@@ -398,13 +427,16 @@ export class UdpEndpoint {
   }
 
   /**
-   * Talks to one peer only from now on: connect(2). Datagrams of others are not
-   * received, `send` needs no address, and that nobody listens there (ICMP) is
-   * told. Native engine only.
+   * Talks to one peer only from now on: connect(2). `send` needs no address,
+   * and that nobody listens there (ICMP) is told, with `ECONNREFUSED`, to the
+   * next call. What others send is not received, but for what they had sent
+   * before. Nothing goes over the network; a name is looked up on this thread.
+   * Native engine only.
    *
    * Requires `--allow-net` for the host and port.
    *
    * @param to The peer.
+   * @throws {Deno.errors.NotCapable} If the permission is not given.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
    *
    * @example One peer, no address with each datagram
@@ -485,7 +517,10 @@ export class UdpEndpoint {
    *
    * @param p Where to put it; what does not fit is lost.
    * @param options A signal to stop waiting.
-   * @returns The number of bytes in `p`.
+   * @returns The number of bytes in `p`; 0 is an empty datagram, not an end.
+   * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
+   * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed already.
    *
    * @example From the peer
    * ```ts
@@ -511,6 +546,9 @@ export class UdpEndpoint {
    * @param b Where to put them.
    * @param options A signal to stop waiting.
    * @returns How many; `b.length` is that, too.
+   * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
+   * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed already.
    *
    * @example Everything that has arrived
    * ```ts
@@ -539,14 +577,18 @@ export class UdpEndpoint {
   }
 
   /**
-   * Sends the datagrams of a batch, each to its address: sendmmsg(2).
+   * Sends the datagrams of a batch, each to its address: sendmmsg(2). One that
+   * cannot be sent keeps back no other.
    *
    * Requires `--allow-net` for each host and port.
    *
-   * @param b The datagrams.
+   * @param b The datagrams; do not change them until the call is done.
    * @param count How many of them, by default all.
    * @param options A signal to stop waiting for room; what was sent before is sent.
-   * @returns How many were sent.
+   * @returns How many were sent: `count`.
+   * @throws {Error} Once all others are sent, why the first that could not be was not, as
+   * {@linkcode UdpEndpoint.sendTo}.
+   * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
    *
    * @example Three at once
    * ```ts
@@ -578,6 +620,8 @@ export class UdpEndpoint {
    *
    * @param b Where to put it.
    * @returns How many datagrams; `undefined` if there is none.
+   * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed.
    *
    * @example Nothing is there
    * ```ts
@@ -597,11 +641,16 @@ export class UdpEndpoint {
   }
 
   /**
-   * Sends what there is room for without waiting.
+   * Sends what there is room for without waiting: sendmmsg(2).
+   *
+   * Requires `--allow-net` for each host and port.
    *
    * @param b The datagrams.
-   * @param count How many of them, by default all.
-   * @returns How many were sent; `undefined` if there is no room for any.
+   * @param count How many of them, by default all; it counts from 0 also with `start`.
+   * @param options Which is the first to send.
+   * @returns How many were sent, fewer if there is no room for more or the next cannot be sent; `undefined` if there is
+   * no room for any. Go on with `start` there.
+   * @throws {Error} If the first cannot be sent, as {@linkcode UdpEndpoint.sendTo}.
    *
    * @example Send what there is room for
    * ```ts
@@ -616,30 +665,37 @@ export class UdpEndpoint {
    * assertEquals(a.trySendBatch(batch), 1);
    * ```
    */
-  trySendBatch(b: DatagramBatch, count?: number): number | undefined {
+  trySendBatch(b: DatagramBatch, count?: number, options?: TrySendOptions): number | undefined {
     checkBatch(b);
-    if (count !== undefined) checkInteger(count, "count", 0, b.length);
-    return this.#driver.trySendBatch(b, count ?? b.length);
+    const end = count === undefined ? b.length : checkInteger(count, "count", 0, b.length);
+    if (options !== undefined) checkOptions(options);
+    const start = checkInteger(options?.start ?? 0, "start", 0, end);
+    return this.#driver.trySendBatch(b, start, end);
   }
 
   /**
    * Joins a multicast group: setsockopt(2) with `MCAST_JOIN_GROUP` or, with a
-   * source, `MCAST_JOIN_SOURCE_GROUP` (RFC 3678).
+   * source, `MCAST_JOIN_SOURCE_GROUP` (RFC 3678). Bind to the group's port, on
+   * `0.0.0.0` or `::`, with `reuseAddress` if others on this machine do so too.
    *
    * @param options The group, and where.
+   * @throws {TypeError} If the group is no multicast address, or an option has the wrong type.
+   * @throws {Error} If there is no such interface (`ENODEV`), no route to choose one by, or the group was joined
+   * already.
+   * @throws {Deno.errors.NotSupported} If the runtime engine lacks an option: see {@linkcode MulticastOptions}.
    *
    * @example Receive what is sent to a group
    * ```ts
    * import { UdpEndpoint } from "@c10k/sockets/udp";
-   * import { assertEquals } from "@std/assert";
    *
-   * using receiver = UdpEndpoint.bind({ hostname: "0.0.0.0" });
-   * receiver.joinMulticast({ group: "239.255.0.1", interface: "127.0.0.1" });
+   * const group = "239.255.0.1";
+   * using receiver = UdpEndpoint.bind({ port: 0, reuseAddress: true });
+   * receiver.joinMulticast({ group, interface: "127.0.0.1" });
    *
-   * using sender = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+   * using sender = UdpEndpoint.bind();
    * sender.setMulticastInterface("127.0.0.1");
-   * await sender.sendTo(new Uint8Array(4), { hostname: "239.255.0.1", port: receiver.addr.port });
-   * assertEquals((await receiver.recvFrom(new Uint8Array(100))).size, 4);
+   * await sender.sendTo(new TextEncoder().encode("all"), { hostname: group, port: receiver.addr.port });
+   * console.log((await receiver.recvFrom(new Uint8Array(2048))).size); // 3
    * ```
    */
   joinMulticast(options: MulticastOptions): void {
@@ -650,6 +706,7 @@ export class UdpEndpoint {
    * Leaves a multicast group that was joined with the same options.
    *
    * @param options The group, and where.
+   * @throws {Error} If it was not joined.
    *
    * @example With the same options
    * ```ts
@@ -792,8 +849,14 @@ export class UdpEndpoint {
 
   /**
    * Counts the datagrams that were dropped because the receive queue was full:
-   * the kernel's counter (`SO_MEMINFO`); on the runtime engine those of
-   * node:dgram, whose queue here holds 1,024 datagrams and 4 MiB.
+   * the kernel's counter (`SO_MEMINFO` of sock_diag(7)).
+   *
+   * On the runtime engine the kernel's is not known. What is counted there is
+   * what node:dgram had delivered and the queue of this library, of 1,024
+   * datagrams and 4 MiB, had no room for; with `--unstable-net` there is no such
+   * queue, and the count is 0.
+   *
+   * @returns How many since the socket was opened.
    *
    * @example See whether the reader keeps up
    * ```ts
@@ -849,7 +912,10 @@ export class UdpEndpoint {
     this.close();
   }
 
-  /** Receives datagrams until the endpoint is closed, each in memory of its own. */
+  /**
+   * Receives datagrams until the endpoint is closed, each in memory of its own.
+   * Breaking out of the loop leaves the endpoint open.
+   */
   async *[Symbol.asyncIterator](): AsyncIterableIterator<[Uint8Array, Deno.NetAddr]> {
     const p = new Uint8Array(65_535);
     while (true) {
@@ -868,15 +934,13 @@ export class UdpEndpoint {
 /** The last host that was found right: most datagrams go where the one before went, or where one came from. */
 let known = "";
 
-function checkAddress(to: unknown): HostPort {
+/** Checks where to send to. What is returned was read once, so that it is what was checked, whatever `to` does. */
+function checkAddress(to: unknown): Deno.NetAddr {
   checkOptions(to, "to");
-  const { hostname, port } = to as HostPort;
+  const { hostname, port } = to as Deno.NetAddr;
   checkPort(port, "port", 1);
-  if (hostname === known) return to as HostPort;
-  const plain = checkHostname(hostname);
-  if (plain !== hostname) return { hostname: plain, port };
-  known = hostname;
-  return to as HostPort;
+  if (hostname === known) return { transport: "udp", hostname, port };
+  return { transport: "udp", hostname: known = checkHostname(hostname), port };
 }
 
 function checkBatch(value: unknown): void {
