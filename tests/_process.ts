@@ -61,8 +61,8 @@ export async function withoutOrphans(fn: () => Promise<void>): Promise<void> {
   await fn();
   // Other programs' folders come and go: only those that stay are ours.
   let left = leftBehind().filter((one) => !before.includes(one));
-  for (let tries = 0; tries < 400 && left.length > 0; tries++) {
-    await delay(5);
+  for (let tries = 0; tries < 1_000 && left.length > 0; tries++) {
+    await delay(10);
     const now = leftBehind();
     left = left.filter((one) => now.includes(one));
   }

@@ -95,8 +95,8 @@ export async function readToEnd(conn: TcpConn): Promise<number> {
   return total;
 }
 
-/** Calls `poll` at turns of the event loop until it returns something, for at most 5 s or so many ms. */
-export async function eventually<T>(poll: () => T | undefined, most = 5_000): Promise<T> {
+/** Calls `poll` at turns of the event loop until it returns something, for at most 20 s or so many ms. */
+export async function eventually<T>(poll: () => T | undefined, most = 20_000): Promise<T> {
   for (const end = performance.now() + most; performance.now() < end;) {
     const value = poll();
     if (value !== undefined) return value;
@@ -192,12 +192,12 @@ export class ServerProcess implements AsyncDisposable {
   }
 
   /** Starts `deno run` with arguments and waits until it says which port it listens on. */
-  static async start(args: string[]): Promise<ServerProcess> {
+  static async start(args: string[], env: Record<string, string> = {}): Promise<ServerProcess> {
     const server = new ServerProcess(
       new Deno.Command(Deno.execPath(), {
         args: ["run", "--no-prompt", "--quiet", ...args],
         cwd: ROOT,
-        env: { NO_COLOR: "1" },
+        env: { NO_COLOR: "1", ...env },
         stdin: "null",
         stdout: "piped",
         stderr: "piped",
