@@ -192,11 +192,15 @@ export class ServerProcess implements AsyncDisposable {
   }
 
   /** Starts `deno run` with arguments and waits until it says which port it listens on. */
-  static async start(args: string[], env: Record<string, string> = {}): Promise<ServerProcess> {
+  static async start(
+    args: string[],
+    env: Record<string, string> = {},
+    cwd: string | URL = ROOT,
+  ): Promise<ServerProcess> {
     const server = new ServerProcess(
       new Deno.Command(Deno.execPath(), {
         args: ["run", "--no-prompt", "--quiet", ...args],
-        cwd: ROOT,
+        cwd,
         env: { NO_COLOR: "1", ...env },
         stdin: "null",
         stdout: "piped",
@@ -206,7 +210,7 @@ export class ServerProcess implements AsyncDisposable {
     await eventually(() => {
       if (server.stderr.length > 0) throw new Error(server.stderr.join(""));
       return server.#port > 0 ? true : undefined;
-    });
+    }, 20_000);
     return server;
   }
 

@@ -15,6 +15,7 @@ import {
   randomBytes,
   readExactly,
   readText,
+  ROOT,
   run,
   ServerProcess,
 } from "./_util.ts";
@@ -339,6 +340,37 @@ Deno.test({
       );
     } finally {
       for (const conn of conns) conn.close();
+    }
+  },
+});
+
+Deno.test({
+  name: "echo example runs in another app, with only its imports changed and no more permissions than it says",
+  ignore: !NATIVE,
+  async fn() {
+    const app = await Deno.makeTempDir();
+    try {
+      const links = [new URL(".", ROOT).pathname, new URL("tools/std/cli", ROOT).pathname];
+      await Deno.writeTextFile(`${app}/deno.json`, JSON.stringify({ links }));
+      await Deno.mkdir(`${app}/examples/echo_models`, { recursive: true });
+      const models = ["async", "pool", "program"].map((name) => `echo_models/${name}.ts`);
+      for (const file of ["echo.ts", "echo_child.ts", "mux_echo.ts", "udp_echo.ts", ...models]) {
+        const text = await Deno.readTextFile(new URL(`examples/${file}`, ROOT));
+        const changed = text.replaceAll(/ from "(@(?:c10k|std)\/)/g, ' from "jsr:$1');
+        await Deno.writeTextFile(`${app}/examples/${file}`, changed);
+      }
+      const head = await Deno.readTextFile(new URL(EXAMPLE, ROOT));
+      const commands = [...head.matchAll(/^ \* {5}deno run (.*?) *(?:#.*)?$/gm)].map(([, command = ""]) => command);
+      assertEquals(commands.length, 5);
+      for (const command of commands) {
+        await using server = await ServerProcess.start([...command.split(" "), "--port", "0"], {}, app);
+        if (command.includes(" udp")) continue; // it listens
+        using conn = await TcpConn.connect({ port: server.port });
+        await conn.writeAll(encode(command));
+        assertEquals(await readText(conn), command);
+      }
+    } finally {
+      await Deno.remove(app, { recursive: true });
     }
   },
 });

@@ -58,7 +58,7 @@ function specOf(rows: readonly Row[], caption: string): TopLevelSpec {
       field: "value",
       type: "quantitative" as const,
       scale: { type: isLog ? "log" as const : "linear" as const, domainMin: least, domainMax, nice: false },
-      axis: { title, format: "~s", tickCount: 4, grid: true },
+      axis: { title, format: isLog ? "~s" : ",d", tickCount: 4, grid: true },
     };
     return {
       width: 220,
@@ -78,7 +78,8 @@ function specOf(rows: readonly Row[], caption: string): TopLevelSpec {
     background: "transparent",
     padding: 10,
     title: { text: caption, color: GREY, fontWeight: "normal", fontSize: 13, anchor: "start", offset: 14 },
-    spacing: 30,
+    bounds: "flush",
+    spacing: 40,
     hconcat: panels,
     config: {
       axis: {
