@@ -7,7 +7,7 @@
  *     deno run --allow-all tools/doc_test.ts docs/recipes.md tcp/
  *
  * Blocks marked `ts` are taken, without exception in comments; in Markdown
- * those that begin with their own command (`// deno run …`) are left to
+ * those that begin with their own command (`// deno run … echo.ts`) are left to
  * `tests/consumer_test.ts`, which runs them with the permissions they name.
  */
 
@@ -38,7 +38,7 @@ function suite(examples: readonly Example[]): string {
 const paths = Deno.args.length > 0 ? Deno.args : ["mod.ts", "tcp/", "udp/", "mux/", "process/", "internal/", "docs/"];
 const examples = paths.flatMap(filesOf)
   .flatMap((path) => examplesIn(path, Deno.readTextFileSync(new URL(path, ROOT))))
-  .filter(({ command }) => command === undefined);
+  .filter(({ file }) => file === undefined);
 const folder = Deno.makeTempDirSync();
 try {
   // `export {}` makes it a module, whatever it imports.

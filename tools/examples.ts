@@ -8,8 +8,10 @@ export interface Example {
   /** What stands above it: the title of the `@example`, or the heading. */
   readonly title: string;
   readonly code: string;
-  /** `deno run …`, if its first line is a comment that says so. */
-  readonly command: string | undefined;
+  /** The program's file, if its first line is a comment that says so: `// deno run … echo.ts` or `// child.ts`. */
+  readonly file: string | undefined;
+  /** The flags of that command; `undefined` if it is no program by itself. */
+  readonly flags: readonly string[] | undefined;
 }
 
 const FENCE = /^(\s*)```(\w*)\s*$/;
@@ -39,8 +41,9 @@ export function examplesIn(path: string, text: string): Example[] {
       block.lines.push(line.startsWith(block.indent) ? line.slice(block.indent.length) : line);
     } else {
       if (block.language === "ts") {
-        const command = /^\/\/ (deno run .*)$/.exec(block.lines[0] ?? "")?.[1];
-        examples.push({ path, line: block.line, title, code: block.lines.join("\n"), command });
+        const [, flags, file] = /^\/\/ (?:deno run (.*) )?(\w+\.ts)$/.exec(block.lines[0] ?? "") ?? [];
+        const code = block.lines.join("\n");
+        examples.push({ path, line: block.line, title, code, file, flags: flags?.split(" ") });
       }
       block = undefined;
     }

@@ -1,0 +1,89 @@
+/**
+ * Writes the figures in README from what was measured: `bench/results/four-ways.json`,
+ * which `deno task example:four-ways --json` writes. A test fails when they do not agree.
+ *
+ *     deno task figures
+ */
+
+/** What the example of the four ways writes. */
+export interface FourWays {
+  readonly date: string;
+  /** What it ran on, in one line. */
+  readonly machine: string;
+  readonly clients: number;
+  readonly rows: readonly {
+    readonly title: string;
+    /** Latencies are µs, memory bytes for a connection, CPU µs for an echo. */
+    readonly figures?: {
+      readonly open: number;
+      readonly rate: number;
+      readonly p50: number;
+      readonly p99: number;
+      readonly memory?: number;
+      readonly cpu?: number;
+      readonly ranOut: string;
+    };
+    /** Why there are none. */
+    readonly missing?: string;
+  }[];
+}
+
+function decimal(value: number | undefined, digits = 0): string {
+  return value?.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) ?? "–";
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
+  return [line(head), line(head.map((_, i) => i === 0 ? "---" : "--:")), ...rows.map(line)].join("\n");
+}
+
+/** The ways to serve many clients, side by side. */
+export function fourWays(results: FourWays | undefined): string {
+  if (results === undefined) return "Not measured yet; `deno task example:four-ways` measures your machine.";
+  const head = ["way", "connections", "echoes/s", "p50 ms", "p99 ms", "KiB/conn.", "CPU µs/echo", "ran out first"];
+  const rows = results.rows.map(({ title, figures, missing }) => {
+    if (figures === undefined) return [title, "–", "–", "–", "–", "–", "–", missing ?? "not measured"];
+    const { open, rate, p50, p99, memory, cpu, ranOut } = figures;
+    const kib = memory === undefined ? undefined : memory / 1024;
+    const times = [decimal(p50 / 1000, 2), decimal(p99 / 1000, 2)];
+    return [title, decimal(open), decimal(rate), ...times, decimal(kib, 1), decimal(cpu, 1), ranOut];
+  });
+  return `![Echoes per second of each way](bench/results/four-ways.svg)
+
+${table(head, rows)}
+
+${decimal(results.clients)} clients, each with one echo of 64 bytes under way; ${results.machine},
+${results.date.slice(0, 10)}. \`deno task example:four-ways\` measures your machine.`;
+}
+
+/** README with its figures replaced: what stands between `<!-- name:begin -->` and `<!-- name:end -->`. */
+export function withFigures(readme: string, figures: ReadonlyMap<string, string>): string {
+  for (const [name, text] of figures) {
+    const block = new RegExp(`(<!-- ${name}:begin -->\n)[^]*?(<!-- ${name}:end -->)`);
+    if (!block.test(readme)) throw new Error(`README.md has no place for ${name}`);
+    readme = readme.replace(block, (_, begin: string, end: string) => `${begin}\n${text}\n\n${end}`);
+  }
+  return readme;
+}
+
+/** A file in `bench/results`; `undefined` if it was not measured. */
+function read<T>(name: string): T | undefined {
+  try {
+    return JSON.parse(Deno.readTextFileSync(new URL(`../bench/results/${name}`, import.meta.url)));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** All figures that README shows, by the name of their place. */
+export function allFigures(): ReadonlyMap<string, string> {
+  return new Map([["four-ways", fourWays(read<FourWays>("four-ways.json"))]]);
+}
+
+if (import.meta.main) {
+  const readme = new URL("../README.md", import.meta.url);
+  await Deno.writeTextFile(readme, withFigures(await Deno.readTextFile(readme), allFigures()));
+  const { code } = await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", readme.pathname] }).output();
+  Deno.exitCode = code;
+}
