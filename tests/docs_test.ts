@@ -1,0 +1,299 @@
+/** What the documents say: links, commands, figures and examples. */
+
+import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "@std/assert";
+import { examplesIn } from "../tools/examples.ts";
+import { allFigures, type FourWays, fourWays, withFigures } from "../tools/figures.ts";
+import { decode, encode, ENGINES, hasCommand, ROOT, run, ServerProcess } from "./_util.ts";
+
+const native = ENGINES.includes("native");
+const PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md"];
+for (const { name } of Deno.readDirSync(new URL("docs/", ROOT))) if (name.endsWith(".md")) PAGES.push(`docs/${name}`);
+if (hasFile("SECURITY.md")) PAGES.push("SECURITY.md");
+
+function read(path: string): string {
+  return Deno.readTextFileSync(new URL(path, ROOT));
+}
+
+function hasFile(path: string): boolean {
+  try {
+    Deno.statSync(new URL(path, ROOT));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+// --- links
+
+/** Markdown without its blocks of code. */
+function prose(markdown: string): string {
+  return markdown.replace(/^```[^]*?^```$/gm, "").replace(/^ {4}.*$/gm, "");
+}
+
+/** The anchors of a page's headings, as GitHub makes them. */
+function anchorsOf(markdown: string): Set<string> {
+  const headings = [...prose(markdown).matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) =>
+    heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, "").replaceAll(" ", "-")
+  );
+  return new Set(headings);
+}
+
+Deno.test("docs: every link to a file or a heading of this repository leads there", () => {
+  const broken: string[] = [];
+  let checked = 0;
+  for (const page of PAGES) {
+    for (const [, target = ""] of prose(read(page)).matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^https?:/.test(target)) continue;
+      checked++;
+      const [path = "", anchor] = target.split("#");
+      const file = path === "" ? page : new URL(path, `file:///${page}`).pathname.slice(1);
+      if (!hasFile(file)) broken.push(`${page}: ${target}`);
+      else if (anchor !== undefined && !anchorsOf(read(file)).has(anchor)) broken.push(`${page}: ${target}`);
+    }
+  }
+  assertEquals(broken, []);
+  assert(checked > 50, `${checked} links`);
+});
+
+// --- commands
+
+const CONFIG = JSON.parse(read("deno.json")) as { tasks: Record<string, { command: string }> };
+const TASKS = new Map(Object.entries(CONFIG.tasks));
+
+Deno.test("docs: every task that a document or an example names is there", () => {
+  const examples = [...Deno.readDirSync(new URL("examples/", ROOT))].filter(({ isFile }) => isFile)
+    .map(({ name }) => `examples/${name}`);
+  const named = [...PAGES, ...examples].flatMap((path) =>
+    [...read(path).matchAll(/\bdeno(?:@[\d.]+)? task ([a-z][a-z0-9:-]*)/g)].map(([, task = ""]) =>
+      [path, task] as const
+    )
+  );
+  assertEquals(named.filter(([, task]) => !TASKS.has(task)), []);
+  assert(named.length > 20);
+
+  const inReadme = new Set([...read("README.md").matchAll(/\b(example:[a-z:-]+)/g)].map(([, task = ""]) => task));
+  assertEquals([...inReadme].filter((task) => !TASKS.has(task)), []);
+  for (const { task } of SERVERS) assert(inReadme.has(task), task);
+});
+
+Deno.test("docs: README begins with the two commands, and has fewer than 200 lines", () => {
+  const [first = "", second = "", ...rest] = read("README.md").split("\n");
+  assertMatch(first, /^ {4}npx -y deno@2\.9\.6 task example:echo( +#.*)?$/);
+  assertMatch(second, /^ {4}npx -y deno@2\.9\.6 task test( +#.*)?$/);
+  assertLess(rest.length + 2, 200);
+});
+
+/** What `nc` prints that is given some input. */
+async function nc(args: string[], input: string): Promise<string> {
+  const process = new Deno.Command("nc", { args, stdin: "piped", stdout: "piped" }).spawn();
+  const writer = process.stdin.getWriter();
+  await writer.write(encode(input));
+  await writer.close();
+  return decode((await process.output()).stdout);
+}
+
+/** README's examples that are servers by themselves, and what `nc` is answered by each. */
+const SERVERS: readonly { task: string; nc: string[]; input: string; output: string }[] = [
+  ...["echo", "echo:native", "mux", "workers", "processes", "inetd"].map((name) => (
+    { task: `example:${name}`, nc: ["-N"], input: "hello\n", output: "hello\n" }
+  )),
+  { task: "example:udp", nc: ["-u", "-W", "1"], input: "hello\n", output: "hello\n" },
+  { task: "example:kv", nc: ["-N"], input: "PING\r\n", output: "+PONG\r\n" },
+];
+
+for (const { task, nc: flags, input, output } of SERVERS) {
+  Deno.test({
+    name: `docs: deno task ${task} answers nc, and ends when it is told to`,
+    ignore: !native || !hasCommand("nc"),
+    async fn() {
+      const { command } = TASKS.get(task) ?? { command: "" };
+      const [deno, subcommand, ...args] = command.split(" ");
+      assertEquals([deno, subcommand], ["deno", "run"]);
+      await using server = await ServerProcess.start([...args, "--port", "0"]);
+      assertEquals(await nc([...flags, "127.0.0.1", `${server.port}`], input), output);
+      assertEquals(await server.stop("SIGTERM"), 0);
+    },
+  });
+}
+
+Deno.test("docs: the commands of README that are no servers say what they do", async () => {
+  const { code, stdout } = await run(["task", "--quiet", "bench", "--help"]);
+  assertEquals(code, 0);
+  assertMatch(stdout, /--quick/);
+  // `deno task test` is this very run; .ci/run takes the command from README to the letter.
+  assertMatch(read(".ci/run"), /npx -y deno@2\.9\.6/);
+});
+
+// --- figures
+
+Deno.test("docs: README's figures are those of bench/results", () => {
+  const readme = read("README.md");
+  // Tables are formatted once they stand there.
+  const plain = (text: string) => text.replace(/ +/g, " ").replace(/-+/g, "-").replace(/\s+/g, " ");
+  assertEquals(plain(readme), plain(withFigures(readme, allFigures())));
+});
+
+Deno.test("fourWays() shows what was measured, and why something was not", () => {
+  const results: FourWays = {
+    date: "2026-11-25T00:00:00Z",
+    machine: "Deno 2.9.6, linux, 2 cores",
+    clients: 10_000,
+    rows: [
+      {
+        title: "epoll",
+        figures: { open: 10_000, rate: 123_456.7, p50: 1234, p99: 5678, cpu: 4.56, ranOut: "nothing" },
+      },
+      { title: "poll", missing: "run with --allow-ffi" },
+    ],
+  };
+  const text = fourWays(results);
+  assertMatch(text, /\| epoll \| 10,000 \| 123,457 \| 1\.23 \| 5\.68 \| – \| 4\.6 \| nothing \|/);
+  assertMatch(text, /\| poll \| – .*\| run with --allow-ffi \|/);
+  assertMatch(text, /10,000 clients.*2026-11-25/s);
+  assertMatch(fourWays(undefined), /Not measured yet/);
+  assertEquals(
+    withFigures("<!-- x:begin -->\nold\n<!-- x:end -->", new Map([["x", "new"]])),
+    [
+      "<!-- x:begin -->\n",
+      "new\n",
+      "<!-- x:end -->",
+    ].join("\n"),
+  );
+  assertThrows(() => withFigures("nothing", new Map([["x", "new"]])), Error, "README.md has no place for x");
+});
+
+// --- examples
+
+Deno.test("examplesIn() finds blocks in comments and in Markdown", () => {
+  const source = "/**\n * @example One\n * ```ts\n * a();\n * ```\n */\n";
+  const one = { path: "x.ts", line: 4, title: "One", code: "a();", file: undefined, flags: undefined };
+  assertEquals(examplesIn("x.ts", source), [one]);
+
+  const markdown = "# Two\n\n```ts\n// deno run --allow-net --allow-ffi b.ts\n\nb();\n```\n\n```sh\nls\n```\n";
+  const [two, ...others] = examplesIn("x.md", markdown);
+  assertEquals(others, []);
+  assertEquals([two?.title, two?.file, two?.flags], ["Two", "b.ts", ["--allow-net", "--allow-ffi"]]);
+  assertEquals(examplesIn("x.md", "```ts\n// c.ts\n```\n").map(({ file, flags }) => [file, flags]), [[
+    "c.ts",
+    undefined,
+  ]]);
+
+  assertThrows(() => examplesIn("x.md", "```ts ignore\n```\n"), Error, "x.md:1: a block with attributes");
+  assertThrows(() => examplesIn("x.md", "```ts\n"), Error, "not closed");
+});
+
+/** What `deno doc --json` tells, as far as it is looked at. */
+interface Doc {
+  readonly nodes: Record<string, { readonly symbols: readonly DocSymbol[] }>;
+}
+interface DocSymbol {
+  readonly name: string;
+  readonly declarations: readonly {
+    readonly jsDoc?: JsDoc;
+    readonly def?: { readonly methods?: readonly { readonly name: string; readonly kind: string; jsDoc?: JsDoc }[] };
+  }[];
+}
+interface JsDoc {
+  readonly tags?: readonly { readonly kind: string }[];
+}
+
+/** What is the same on every class and needs no word. */
+const PLAIN = new Set(["close", "ref", "unref"]);
+
+Deno.test("docs: every export has an example, and every method that is not plain", async () => {
+  const { code, stdout } = await run(["doc", "--json", "mod.ts"]);
+  assertEquals(code, 0);
+  const [node] = Object.values((JSON.parse(stdout) as Doc).nodes);
+  const hasExample = (doc: JsDoc | undefined) => doc?.tags?.some(({ kind }) => kind === "example") ?? false;
+  const without: string[] = [];
+  let methods = 0;
+  for (const { name, declarations } of node?.symbols ?? []) {
+    if (!declarations.some(({ jsDoc }) => hasExample(jsDoc))) without.push(name);
+    for (const method of declarations.flatMap(({ def }) => def?.methods ?? [])) {
+      if (method.kind !== "method" || PLAIN.has(method.name) || method.name.startsWith("[")) continue;
+      // Of interfaces the example is the whole's.
+      if (!declarations.some((declaration) => "def" in declaration && isClass(declaration))) continue;
+      methods++;
+      if (!hasExample(method.jsDoc)) without.push(`${name}.${method.name}()`);
+    }
+  }
+  assertEquals(without, []);
+  assert((node?.symbols.length ?? 0) > 60 && methods > 70, `${node?.symbols.length} symbols, ${methods} methods`);
+});
+
+function isClass(declaration: object): boolean {
+  return "kind" in declaration && declaration.kind === "class";
+}
+
+Deno.test("docs: deno task docs writes a page for every module and symbol", async () => {
+  const { command } = TASKS.get("docs") ?? { command: "" };
+  const folder = await Deno.makeTempDir();
+  try {
+    const args = command.split(" ").slice(1).map((arg) => arg.replace(/^--output=.*/, `--output=${folder}`));
+    const { code, stderr } = await run(args);
+    assertEquals(code, 0, stderr);
+    for (const page of ["index.html", "tcp/~/TcpConn.html", "process/~/Pool.html"]) {
+      assert((await Deno.stat(`${folder}/${page}`)).size > 1_000, page);
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+// --- docs/four-ways.md
+
+Deno.test({
+  name: "docs/among_idle.ts: select and poll are asked as often as epoll, and each sees the one socket that is ready",
+  ignore: !native,
+  async fn() {
+    for (const backend of ["select", "poll", "epoll"]) {
+      const flags = ["run", "--allow-net", "--allow-ffi", "docs/among_idle.ts"];
+      const { code, stdout } = await run([...flags, "--backend", backend, "--idle", "100", "--rounds", "50"]);
+      assertEquals(code, 0);
+      assertMatch(stdout, new RegExp(`^${backend}, 100 idle: 50 events in 50 waits, [0-9.]+ µs each$`, "m"));
+    }
+  },
+});
+
+/** Calls of a system call, from a table of `strace -c`. */
+function calls(table: string, syscall: string): number {
+  const line = table.split("\n").find((line) => line.endsWith(` ${syscall}`));
+  return Number(line?.trim().split(/\s+/)[3] ?? 0);
+}
+
+Deno.test({
+  name: "docs/four-ways.md: a socket is added to epoll once, and a wait is one system call, as strace counts",
+  ignore: !native || !(await canTrace()),
+  async fn() {
+    const trace = async (backend: string) => {
+      const deno = [Deno.execPath(), "run", "--allow-net", "--allow-ffi", "docs/among_idle.ts"];
+      const args = [
+        "-c",
+        "-e",
+        "trace=/select,/poll",
+        ...deno,
+        "--backend",
+        backend,
+        "--idle",
+        "100",
+        "--rounds",
+        "2000",
+      ];
+      const { code, stderr } = await new Deno.Command("strace", { args, cwd: ROOT, env: { NO_COLOR: "1" } }).output();
+      assertEquals(code, 0);
+      return decode(stderr);
+    };
+    const [select, epoll] = [await trace("select"), await trace("epoll")];
+    assertEquals(calls(select, "pselect6") + calls(select, "select"), 2000);
+    const waits = calls(epoll, "epoll_wait") + calls(epoll, "epoll_pwait") + calls(epoll, "epoll_pwait2");
+    assert(waits >= 2000 && waits < 3000, epoll);
+    // 101 sockets to add, and to remove; and the event that wakes the wait.
+    const added = calls(epoll, "epoll_ctl") - calls(select, "epoll_ctl");
+    assert(added >= 202 && added < 210, `${added}\n${epoll}\n${select}`);
+  },
+});
+
+async function canTrace(): Promise<boolean> {
+  if (!hasCommand("strace")) return false;
+  return (await new Deno.Command("strace", { args: ["-c", "true"], stderr: "null" }).output()).success;
+}
