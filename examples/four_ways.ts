@@ -6,8 +6,8 @@
  *     deno task example:four-ways
  *     deno run --allow-all examples/four_ways.ts --clients 10000
  *
- * It needs `--allow-all`, which Deno asks for to look at other processes' memory
- * in /proc; the servers get no more than each needs. Ctrl-C ends all of it.
+ * Deno lets only `--allow-all` look at memory and processor time in /proc; the
+ * servers get no more than each needs. Ctrl-C ends all of it.
  */
 
 import { engineSupport } from "@c10k/sockets/tcp";

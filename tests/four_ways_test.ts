@@ -1,10 +1,12 @@
 /** `examples/four_ways.ts` as a small run: what it says, what it refuses, and that it leaves nobody behind. */
 
 import { engineSupport } from "@c10k/sockets/tcp";
-import { assert, assertEquals, assertGreater, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { Client, SIZE } from "../examples/four_ways/client.ts";
+import { Times } from "../examples/four_ways/times.ts";
 import { WAYS } from "../examples/four_ways/ways.ts";
 import { descendants, isAlive } from "./_process.ts";
-import { decode, eventually, ROOT, run } from "./_util.ts";
+import { decode, eventually, Pair, readExactly, ROOT, run } from "./_util.ts";
 
 const EXAMPLE = "examples/four_ways.ts";
 const IS_NATIVE = engineSupport().engine === "native";
@@ -94,6 +96,48 @@ Deno.test({
     assertEquals(row?.at(-1), "memory: more than 60 MiB");
     assert(number(row?.[1]) > 0 && number(row?.[1]) < 60, stdout);
   },
+});
+
+Deno.test("four-ways measures on the runtime engine what there is, and leaves out what cannot be told", async () => {
+  const file = await Deno.makeTempFile({ suffix: ".svg" });
+  const flags = ["--allow-net", "--allow-run", "--allow-read", "--allow-write", "--allow-env", "--allow-sys"];
+  const args = [EXAMPLE, "--clients", "3", "--seconds", "0.2", "--chart", file];
+  try {
+    const [worker, epoll] = await Promise.all(["worker", "epoll"].map((model) => {
+      return run(["run", "--no-prompt", ...flags, ...args, "--only", model]);
+    }));
+    const [, row] = rowsOf(worker?.stdout ?? "");
+    assertEquals(
+      [worker?.code, row?.[0], row?.[1], row?.at(-1)],
+      [0, "pool of threads", "3", "nothing"],
+      worker?.stderr,
+    );
+    assertGreater(number(row?.[2]), 0);
+    assertEquals([row?.[5], row?.[6]], ["–", "–"]);
+    assertEquals(epoll?.code, 1);
+    assertMatch(epoll?.stdout ?? "", /│ epoll │ missing: /);
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
+Deno.test("four-ways finds an echo that is not what was sent", async () => {
+  using pair = await Pair.open("runtime");
+  const client = new Client(pair.client, 7);
+  assertEquals(client.ask(), true);
+  const sent = await readExactly(pair.server, SIZE);
+  assertEquals([client.take(sent.subarray(0, 10)), client.isWaiting], [false, true]);
+  assertEquals([client.take(sent.subarray(10)), client.isWaiting], [true, false]);
+  assertThrows(() => client.take(sent.with(40, 99)), Error, "something else came back than was sent");
+  assertThrows(() => client.take(new Uint8Array(SIZE + 1)), Error, "more came back than was sent");
+});
+
+Deno.test("four-ways tells quantiles of all times", () => {
+  const times = new Times();
+  for (let i = 5000; i >= 1; i--) times.add(i / 1000);
+  const { echoes, p50, p99 } = times.summary();
+  assertEquals([echoes, Math.round(p50), Math.round(p99)], [5000, 2500, 4950]);
+  assertEquals(new Times().summary(), { echoes: 0, p50: 0, p99: 0 });
 });
 
 Deno.test("four-ways refuses what makes no sense, with one line and exit code 2", async () => {

@@ -1,6 +1,6 @@
 /** The server of one way, as a process. */
 
-import { processTree } from "./process_tree.ts";
+import { CAN_LOOK, processTree } from "./process_tree.ts";
 import { commandOf, type Way } from "./ways.ts";
 
 /** Milliseconds that it has to say where it listens, and to end. */
@@ -12,7 +12,7 @@ const running = new Set<Deno.ChildProcess>();
 /** Ends all servers at once, and the processes that they have started and are starting. */
 export function killAll(): void {
   for (const child of running) {
-    const pids = Deno.build.os === "linux" ? processTree(child.pid) : [];
+    const pids = CAN_LOOK ? processTree(child.pid) : [];
     kill(child);
     for (const pid of pids) kill({ kill: (signal) => Deno.kill(pid, signal) });
   }

@@ -3,7 +3,7 @@
 import { Clients } from "./clients.ts";
 import { EchoProcess } from "./echo_process.ts";
 import type { News } from "./orders.ts";
-import { cpuOf, descriptorLimit, memoryOf, processTree } from "./process_tree.ts";
+import { CAN_LOOK, cpuOf, descriptorLimit, memoryOf, processTree } from "./process_tree.ts";
 import { count, type Limit, type Opened, whatRanOut } from "./ran_out.ts";
 import type { Way } from "./ways.ts";
 
@@ -34,7 +34,6 @@ export interface Figures {
   readonly lost: number;
 }
 
-const IS_LINUX = Deno.build.os === "linux";
 /** What so few clients take cannot be told from what a server takes anyway. */
 const FEW = 10;
 /** How often the memory is looked at while clients are opened, in ms. */
@@ -46,7 +45,7 @@ export async function measure(way: Way, plan: Plan, step: (part: number, text: s
   // The clients' process starts meanwhile.
   await using clients = new Clients();
   await using server = await EchoProcess.start(way, plan.clients);
-  const before = IS_LINUX ? memoryOf(processTree(server.pid)) : undefined;
+  const before = CAN_LOOK ? memoryOf(processTree(server.pid)) : undefined;
 
   const { opened, limit } = await open(server, clients, before ?? 0, plan, step);
   const ranOut = opened.open === plan.clients ? "nothing" : whatRanOut(server, opened, limit, plan);
@@ -58,7 +57,7 @@ export async function measure(way: Way, plan: Plan, step: (part: number, text: s
   await clients.order({ do: "measure", duration: plan.duration });
   step(0.5, `${count(opened.open)} open`);
   await until(clients, "begun");
-  const cpu = () => IS_LINUX ? cpuOf(processTree(server.pid)) : 0;
+  const cpu = () => CAN_LOOK ? cpuOf(processTree(server.pid)) : 0;
   const cpuBefore = cpu();
   const began = performance.now();
   const bar = setInterval(() => {
@@ -74,7 +73,7 @@ export async function measure(way: Way, plan: Plan, step: (part: number, text: s
       rate: echoes / plan.duration * 1000,
       ...{ p50, p99, lost, ranOut },
       memory: memory !== undefined && memory > 0 ? memory : undefined,
-      cpu: IS_LINUX ? await used / echoes : undefined,
+      cpu: CAN_LOOK ? await used / echoes : undefined,
     };
   } finally {
     clearInterval(bar);
@@ -96,7 +95,7 @@ async function open(
   };
   const late = setTimeout(() => stop("time"), plan.opening);
   const watch = setInterval(() => {
-    if (IS_LINUX && memoryOf(processTree(server.pid)) - before > plan.memory) stop("memory");
+    if (CAN_LOOK && memoryOf(processTree(server.pid)) - before > plan.memory) stop("memory");
     if (server.hasEnded) stop("end");
   }, LOOK);
   try {

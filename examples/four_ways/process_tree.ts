@@ -1,5 +1,8 @@
 /** What a server costs, with all the processes that it has started: proc(5). */
 
+/** Whether it can be told: on Linux, and with `--allow-all`, without which Deno shows nobody /proc. */
+export const CAN_LOOK: boolean = read("/proc/self/stat") !== "";
+
 /** A process and all that come from it, as they are now. */
 export function processTree(root: number): number[] {
   const parents = new Map<number, number>();

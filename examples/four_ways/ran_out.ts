@@ -4,7 +4,7 @@ import { openSockets } from "@c10k/sockets/process";
 import { engineSupport } from "@c10k/sockets/tcp";
 import type { EchoProcess } from "./echo_process.ts";
 import type { News } from "./orders.ts";
-import { clientPorts, descriptorLimit } from "./process_tree.ts";
+import { CAN_LOOK, clientPorts, descriptorLimit } from "./process_tree.ts";
 
 /** How opening clients has ended. */
 export type Opened = Extract<News, { is: "opened" }>;
@@ -37,7 +37,7 @@ export function whatRanOut(
 
 /** Connections that the kernel has finished and the server has not taken. */
 function queueOf(server: EchoProcess): number | undefined {
-  if (engineSupport().engine !== "native") return undefined;
+  if (!CAN_LOOK || engineSupport().engine !== "native") return undefined;
   return openSockets(server.pid).find(({ state }) => state === "LISTEN")?.queues?.receive;
 }
 

@@ -1,10 +1,13 @@
 /** The ways to serve many clients, in the order in which one learns of them. */
 
+import { engineSupport } from "@c10k/sockets/tcp";
+
 /** One way, and how `examples/echo.ts` is told to take it. */
 export interface Way {
   readonly title: string;
   readonly model: string;
-  readonly engine: "native" | "runtime";
+  /** `"any"`: native where there is one. */
+  readonly engine: "native" | "runtime" | "any";
   /** What the server may do, beside `--allow-net`. */
   readonly permissions: readonly string[];
 }
@@ -15,11 +18,11 @@ const RUN = "--allow-run";
 
 /** All ways. */
 export const WAYS: readonly Way[] = [
-  { title: "one after the other", model: "iterative", engine: "native", permissions: [FFI] },
+  { title: "one after the other", model: "iterative", engine: "any", permissions: [FFI] },
   { title: "a process for each", model: "process-per-connection", engine: "native", permissions: [FFI, RUN] },
-  { title: "a thread for each", model: "worker-per-connection", engine: "native", permissions: [FFI, READ] },
+  { title: "a thread for each", model: "worker-per-connection", engine: "any", permissions: [FFI, READ] },
   { title: "pool of processes", model: "process", engine: "native", permissions: [FFI, RUN] },
-  { title: "pool of threads", model: "worker", engine: "native", permissions: [FFI, READ] },
+  { title: "pool of threads", model: "worker", engine: "any", permissions: [FFI, READ] },
   { title: "select", model: "select", engine: "native", permissions: [FFI] },
   { title: "poll", model: "poll", engine: "native", permissions: [FFI] },
   { title: "epoll", model: "epoll", engine: "native", permissions: [FFI] },
@@ -31,8 +34,11 @@ export const WAYS: readonly Way[] = [
 const MOST = 10_000;
 
 /** The arguments of `deno` that start the server of a way. */
-export function commandOf({ model, engine, permissions }: Way, clients: number): string[] {
+export function commandOf(way: Way, clients: number): string[] {
+  const { model } = way;
   const module = new URL("./server.ts", import.meta.url).href;
+  const engine = way.engine === "any" ? engineSupport().engine : way.engine;
+  const permissions = way.permissions.filter((flag) => engine === "native" || flag !== FFI);
   const size = model.endsWith("-per-connection") ? ["--size", `${Math.min(clients, MOST)}`] : [];
   const flags = ["run", "--quiet", "--no-prompt", "--allow-net", ...permissions];
   return [...flags, module, "--port", "0", "--model", model, "--engine", engine, ...size];
