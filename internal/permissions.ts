@@ -65,6 +65,17 @@ export function refuseDenied(address: HostPort, action: string): void {
   if (Deno.permissions.querySync(resolved).state === "denied") throw refusal(resolved, action);
 }
 
+/**
+ * Checks that the program may reach an address, without a prompt: for what the
+ * runtime has refused in words of its own.
+ *
+ * @throws {Deno.errors.NotCapable} If it may not.
+ */
+export function refuseUnlessGranted(address: HostPort, action: string): void {
+  const wanted = descriptor(address);
+  if (Deno.permissions.querySync(wanted).state !== "granted") throw refusal(wanted, action);
+}
+
 function refusal({ host }: Deno.NetPermissionDescriptor, action: string): Error {
   return new Deno.errors.NotCapable(
     `Cannot ${action}: requires net access to "${host}", run again with the --allow-net flag`,

@@ -1,6 +1,6 @@
 /** What the library does with the permissions a program has, each case in a process of its own. */
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { ENGINES, runDeno } from "./_util.ts";
 
 /** A program that prints one line of JSON for a call: what it threw, or "ok". */
@@ -58,6 +58,20 @@ for (
     // How Deno words a refusal by --deny-net is its own affair; that it refuses is not.
     if (flags.includes("--deny-net=127.0.0.1")) assertEquals((result as unknown[])[0], "NotCapable");
     else assertEquals(result, expected);
+  });
+}
+
+for (const transport of [[], ["--unstable-net"]]) {
+  const flags = ["--allow-net=127.0.0.1:0", ...transport];
+  // node:dgram tells of it as an unknown error.
+  Deno.test(`permissions [${flags.join(" ")}] a datagram to where none may be sent is refused`, async () => {
+    const call = `
+      const { UdpEndpoint } = await import("@c10k/sockets/udp");
+      using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+      await endpoint.sendTo(new Uint8Array(1), { hostname: "127.0.0.1", port: 9 })`;
+    const [name, message] = await outcome(flags, call) as string[];
+    assertEquals(name, "NotCapable");
+    assertMatch(message ?? "", /^Cannot send on UDP endpoint 127\.0\.0\.1:\d+ to 127\.0\.0\.1:9: requires net access/);
   });
 }
 

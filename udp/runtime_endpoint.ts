@@ -10,6 +10,7 @@ import {
   socketError,
   SyscallError,
 } from "../internal/errors.ts";
+import { refuseUnlessGranted } from "../internal/permissions.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
@@ -353,7 +354,10 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       this.#onSent(0);
       signal?.throwIfAborted();
       const action = this.#sending(to);
-      throw this.#closed ? interruptedError(action, "endpoint") : fromRuntimeError(error, action, "sendto");
+      if (this.#closed) throw interruptedError(action, "endpoint");
+      // node:dgram does not say that it was the permission.
+      refuseUnlessGranted(to, action);
+      throw fromRuntimeError(error, action, "sendto");
     });
   }
 
