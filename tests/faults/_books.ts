@@ -92,13 +92,23 @@ class WrongAnswer extends Error {}
 
 /** Books over many connections. */
 export class Books {
-  readonly accounts: Account[] = [];
-  readonly wrong: string[] = [];
+  readonly #open = new Set<Account>();
+  /** Accounts that are closed, added up. */
+  readonly #closed: Totals = {
+    opened: 0,
+    finished: 0,
+    broken: 0,
+    refused: 0,
+    sent: 0,
+    received: 0,
+    wrong: [],
+    reasons: {},
+  };
 
   /** Opens one connection and does the order; settles when the account is closed, and never rejects. */
   async serve(order: Order): Promise<Account> {
     const account: Account = { id: ++accounts >>> 0, sent: 0, received: 0, fate: "open", reason: undefined };
-    this.accounts.push(account);
+    this.#open.add(account);
     let conn: TcpConn | undefined;
     try {
       const { hostname, port, engine, patience = 60_000 } = order;
@@ -109,10 +119,12 @@ export class Books {
     } catch (error) {
       account.fate = conn === undefined ? "refused" : "broken";
       account.reason = error instanceof Error ? error.name : String(error);
-      if (error instanceof WrongAnswer) this.wrong.push(error.message);
+      if (error instanceof WrongAnswer) this.#closed.wrong.push(error.message);
     } finally {
       conn?.close();
     }
+    this.#open.delete(account);
+    add(this.#closed, account);
     return account;
   }
 
@@ -121,21 +133,24 @@ export class Books {
     await Promise.all(Array.from({ length: count }, () => this.serve(order)));
   }
 
-  totals(): Totals {
-    const count = (fate: Account["fate"]) => this.accounts.filter((account) => account.fate === fate).length;
-    const reasons: Record<string, number> = {};
-    for (const { reason } of this.accounts) if (reason !== undefined) reasons[reason] = (reasons[reason] ?? 0) + 1;
-    return {
-      opened: this.accounts.length,
-      finished: count("finished"),
-      broken: count("broken"),
-      refused: count("refused"),
-      sent: this.accounts.reduce((sum, { sent }) => sum + sent, 0),
-      received: this.accounts.reduce((sum, { received }) => sum + received, 0),
-      wrong: this.wrong,
-      reasons,
-    };
+  /** Connections that are open. */
+  get open(): number {
+    return this.#open.size;
   }
+
+  totals(): Totals {
+    const totals = { ...this.#closed, reasons: { ...this.#closed.reasons } };
+    for (const account of this.#open) add(totals, account);
+    return totals;
+  }
+}
+
+function add(totals: Totals, { sent, received, fate, reason }: Account): void {
+  totals.opened++;
+  totals.sent += sent;
+  totals.received += received;
+  if (fate !== "open") totals[fate]++;
+  if (reason !== undefined) totals.reasons[reason] = (totals.reasons[reason] ?? 0) + 1;
 }
 
 async function exchange(conn: TcpConn, account: Account, order: Order): Promise<void> {
@@ -216,13 +231,15 @@ export interface UdpTotals {
   duplicates: number;
   /** Answers that came after one that was sent later. */
   reordered: number;
+  /** Answers that found this side's receive queue full. */
+  dropped: number;
   wrong: string[];
 }
 
 /** Sends datagrams at a pace, `batch` at a time, and counts what comes back. */
 export async function udpBooks(order: Order & { batch?: number; settle?: number }): Promise<UdpTotals> {
   const { hostname, port, messages, size, pace, batch = 1, settle = 1_000, signal } = order;
-  const totals: UdpTotals = { sent: 0, received: 0, duplicates: 0, reordered: 0, wrong: [] };
+  const totals: UdpTotals = { sent: 0, received: 0, duplicates: 0, reordered: 0, dropped: 0, wrong: [] };
   const id = ++accounts >>> 0;
   const seen = new Set<number>();
   const family = hostname.includes(":") ? "::" : "0.0.0.0";
@@ -267,5 +284,6 @@ export async function udpBooks(order: Order & { batch?: number; settle?: number 
   }
   stop.abort();
   await reading;
+  totals.dropped = endpoint.drops();
   return totals;
 }

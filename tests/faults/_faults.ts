@@ -44,10 +44,22 @@ export function startServer(
 
 /** A process and all that it has started. */
 export function processesOf(pid: number): number[] {
-  const children = [...Deno.readDirSync(`/proc/${pid}/task`)].flatMap(({ name }) =>
-    Deno.readTextFileSync(`/proc/${pid}/task/${name}/children`).split(" ").filter((text) => text.trim() !== "")
-  );
-  return [pid, ...children.flatMap((child) => processesOf(Number(child)))];
+  return [pid, ...childrenOf(pid).flatMap(processesOf)];
+}
+
+function childrenOf(pid: number): number[] {
+  try {
+    return [...Deno.readDirSync(`/proc/${pid}/task`)].flatMap(({ name }) => {
+      try {
+        const text = Deno.readTextFileSync(`/proc/${pid}/task/${name}/children`);
+        return text.split(" ").filter((one) => one.trim() !== "").map(Number);
+      } catch {
+        return []; // the thread has ended meanwhile
+      }
+    });
+  } catch {
+    return []; // the process has
+  }
 }
 
 /** TCP and UDP sockets that a process and all that it has started have open; the runtime's own pairs come and go. */

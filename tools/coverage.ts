@@ -1,0 +1,26 @@
+/**
+ * Runs all tests and tells what of the library they reach. What children and
+ * threads reach counts, too: they are told by a variable where to write it.
+ * Ends with 1 if it is less than `coverage.thresholds` of deno.json.
+ *
+ *     deno task coverage
+ *     deno task coverage --detailed    # with the lines that were not reached
+ */
+
+const folder = await Deno.makeTempDir();
+
+async function deno(args: string[], env: Record<string, string> = {}): Promise<number> {
+  const { code } = await new Deno.Command(Deno.execPath(), { args, env, stdin: "null" }).spawn().status;
+  return code;
+}
+
+try {
+  const raw = [`--coverage=${folder}`, "--coverage-raw-data-only"];
+  const suites = ["tests/", "bench/"];
+  const tests = await deno(["test", "--quiet", "--allow-all", ...raw, ...suites], { DENO_COVERAGE_DIR: folder });
+  // The report of a run that has failed would be wrong.
+  if (tests !== 0) Deno.exit(tests);
+  Deno.exitCode = await deno(["coverage", "--include=/(tcp|udp|mux|process|internal)/", ...Deno.args, folder]);
+} finally {
+  await Deno.remove(folder, { recursive: true });
+}
