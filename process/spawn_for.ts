@@ -226,14 +226,34 @@ function isLoaderVariable(variable: string): boolean {
   return /^(LD_|DYLD_)[^=]*=./.test(variable);
 }
 
+/**
+ * Which file a command is: relative paths are looked for in the program's own folder to be, not in this one's.
+ *
+ * @throws {Deno.errors.NotCapable} If that depends on folders of `PATH` that are relative, too.
+ */
+function fileOf(
+  { command, cwd }: Omit<Program, "environment">,
+  environment: readonly string[],
+  action: string,
+): string {
+  if (cwd === undefined || command.startsWith("/")) return command;
+  if (command.includes("/")) return `${cwd}/${command}`;
+  const path = environment.find((variable) => variable.startsWith("PATH="))?.slice("PATH=".length) ?? "";
+  const { state, partial } = Deno.permissions.querySync({ name: "run" });
+  if (path.split(":").every((folder) => folder.startsWith("/")) || (state === "granted" && !partial)) return command;
+  throw new Deno.errors.NotCapable(
+    `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+  );
+}
+
 /** A foreign call goes around `--allow-run`, so the library asks for the very program itself, and refuses as Deno does. */
-function requireRun(command: string, environment: readonly string[], action: string): void {
-  const wanted: Deno.RunPermissionDescriptor = { name: "run", command };
+function requireRun(program: Omit<Program, "environment">, environment: readonly string[], action: string): void {
+  const wanted: Deno.RunPermissionDescriptor = { name: "run", command: fileOf(program, readEnvironment(), action) };
   let { state } = Deno.permissions.querySync(wanted);
   if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
   if (state !== "granted") {
     throw new Deno.errors.NotCapable(
-      `Cannot ${action}: requires run access to "${command}", run again with the --allow-run flag`,
+      `Cannot ${action}: requires run access to "${wanted.command}", run again with the --allow-run flag`,
     );
   }
   const loader = environment.find(isLoaderVariable);
@@ -324,6 +344,6 @@ export function spawnFor(conn: TcpConn, command: string, options: SpawnForOption
     return new RelayedProgram(driver, { ...program, environment: [] }, options, action);
   }
   const environment = environmentWith(options.env);
-  requireRun(command, environment, action);
+  requireRun(program, environment, action);
   return new NativeProgram(conn, { ...program, environment }, options.stderr ?? "inherit", action);
 }

@@ -170,7 +170,8 @@ function checkProcessOptions(options: ProcessOptions): void {
     }
   }
   // What a child may do is said in one place only, where it is checked.
-  const flag = options.flags?.find((flag) => /^(-A$|--allow-|--deny-|-[RWNESIP]|--permission-set)/.test(flag));
+  // Letters can stand together: -qA.
+  const flag = options.flags?.find((flag) => /^(-[a-z]*[ARWNESIP]|--allow-|--deny-|--permission-set)/.test(flag));
   if (flag !== undefined) {
     throw new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`);
   }

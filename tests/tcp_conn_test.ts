@@ -361,6 +361,8 @@ engineTest("TcpConn.read() fails with ConnectionReset when the peer resets", asy
     `Cannot read from TCP connection with 127.0.0.1:${server.remoteAddr.port}: connection reset by peer (ECONNRESET)`,
   );
   await delay(5);
+  // Before that there is nothing to reset, and the peer's socket would just be closed.
+  if (peer.connecting) await new Promise((resolve) => peer.once("connect", resolve));
   peer.resetAndDestroy();
   const error = await reading;
   const { syscall, code, errno } = error.cause as { syscall: string; code: string; errno: number };

@@ -27,8 +27,8 @@ export interface FaultPlan {
   readonly unnoticed: number;
   readonly reported: number;
   /**
-   * No "would block" for tryRead() and its like, in tests that know that
-   * something is there and look once.
+   * No "would block" and no parts for tryRead() and its like, in tests that
+   * know what is there and look once.
    */
   readonly spareTries?: boolean;
 }
@@ -150,7 +150,7 @@ function wrap(libc: real.Libc): real.Libc {
   };
   /** How much of a transfer there is for now. */
   const part = (call: string, fd: number, length: number, done: (length: number) => number): number => {
-    if (length <= SEGMENT || !chance(plan?.unnoticed, 0.5)) return done(length);
+    if (length <= SEGMENT || !chance(plan?.unnoticed, 0.5) || (plan?.spareTries && isTry())) return done(length);
     const n = done(SEGMENT + random(length - SEGMENT));
     if (n <= 0) return n;
     count(call, "part");

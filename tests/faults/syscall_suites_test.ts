@@ -15,6 +15,7 @@ const EXCEPT = [
   // How many messages one call takes, and how many events a wait brings, is up to the kernel.
   "as few messages",
   "in the middle of a batch",
+  "exclusive wakes one",
   "maxEvents are all told of within two rounds",
   // Times, memory and the table of descriptors, which faults change or do not reach.
   "starves? ",
@@ -25,6 +26,7 @@ const EXCEPT = [
   "grows nothing",
   "keeps its timeout",
   "blocks a Worker",
+  "gives backpressure",
   "10,000 sources",
   "1 GiB",
   "descriptors? (left|have)",
