@@ -161,7 +161,11 @@ export class Link {
   /** Sends a packet of the library's own, before messages that wait. */
   post(packet: Packet, sockets: readonly MovableSocket[] = []): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
-    if (this.tryPost(packet, sockets)) return Promise.resolve();
+    try {
+      if (this.tryPost(packet, sockets)) return Promise.resolve();
+    } catch (error) {
+      return Promise.reject(error);
+    }
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#urgent.push({ packet, sockets, done: (error) => error === undefined ? resolve() : reject(error) });
     this.#pump();

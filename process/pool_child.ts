@@ -8,14 +8,19 @@ import type { FromChild, Start, ToChild } from "./pool_protocol.ts";
 import { ProcessChild } from "./spawn_process.ts";
 import { WorkerChild } from "./spawn_worker.ts";
 
+/** Connections that a child may have been handed and not have taken; what is more goes to others. */
+const MOST_UNTAKEN = 128;
+
 /** What a pool is told of its children. */
 export interface PoolChildEvents {
   /** A connection was finished, or the child takes more again. */
   changed(child: PoolChild): void;
   /** It was woken for what it has not taken. */
   full(child: PoolChild): void;
-  /** It has ended; `error` says why, if that was not asked for. */
-  ended(child: PoolChild, error: Error | undefined): void;
+  /** Somebody else has told it to end. */
+  leaving(child: PoolChild): void;
+  /** It has ended. */
+  ended(child: PoolChild): void;
 }
 
 /** A child of a pool. */
@@ -32,6 +37,7 @@ export class PoolChild {
   total = 0;
   /** Why it has ended, if nobody asked for that. */
   failure: Error | undefined;
+  #opened = 0;
   #finished = 0;
   readonly #events: PoolChildEvents;
   readonly #ready = Promise.withResolvers<void>();
@@ -50,7 +56,8 @@ export class PoolChild {
     this.slot = slot;
     this.#events = events;
     this.child = kind === "worker" ? new WorkerChild(module, options) : new ProcessChild(module, options);
-    this.child.link.onPacket = (packet) => {
+    this.child.link.onPacket = (packet, sockets) => {
+      for (const socket of sockets) socket.close();
       if (packet.type === "pool") this.#take(packet.body as FromChild);
     };
     this.ready = this.#ready.promise;
@@ -75,6 +82,11 @@ export class PoolChild {
     return this.state === "serving" && !this.child.link.isClosed;
   }
 
+  /** It does not come to taking what it was handed. */
+  get isBusy(): boolean {
+    return this.total - this.#opened >= MOST_UNTAKEN;
+  }
+
   /** It has finished one at least: what failed later was not its start. */
   get hasServed(): boolean {
     return this.#finished > 0;
@@ -86,14 +98,15 @@ export class PoolChild {
     if (this.state === "starting") this.state = "serving";
   }
 
-  /** Hands a connection over; rejects with the connection still whole here. */
-  hand(conn: TcpConn): Promise<void> {
-    const done = this.#post({ do: "connection" }, [conn]);
+  /**
+   * Hands a connection over, if there is room for it on the way.
+   *
+   * @returns Whether that was so; else, and if this throws, the connection is still whole here.
+   */
+  hand(conn: TcpConn): boolean {
+    if (!this.child.link.tryPost({ type: "pool", body: { do: "connection" } satisfies ToChild }, [conn])) return false;
     this.total++;
-    return done.catch((error) => {
-      this.total--;
-      throw error;
-    });
+    return true;
   }
 
   look(): void {
@@ -103,8 +116,8 @@ export class PoolChild {
   /** Lets it finish, and ends it after the grace, in milliseconds. */
   async drain(grace: number): Promise<void> {
     if (this.state === "ended") return;
+    if (this.state !== "draining") this.#post({ do: "drain" }).catch(() => {});
     this.state = "draining";
-    this.#post({ do: "drain" }).catch(() => {});
     const timer = grace === Infinity ? undefined : setTimeout(() => this.child.kill(), grace);
     await this.child.closed;
     clearTimeout(timer);
@@ -125,12 +138,16 @@ export class PoolChild {
         this.#ready.resolve();
         break;
       case "counting":
+        this.#opened = body.opened;
         this.total = Math.max(this.total, body.opened);
         this.#finished = body.closed;
         this.#events.changed(this);
         break;
       case "full":
         this.#events.full(this);
+        break;
+      case "leaving":
+        this.#events.leaving(this);
         break;
       case "draining":
         this.#stopped.resolve();
@@ -155,6 +172,6 @@ export class PoolChild {
     this.#ready.reject(error);
     this.#stopped.resolve();
     this.failure = wasAsked ? undefined : error;
-    this.#events.ended(this, this.failure);
+    this.#events.ended(this);
   }
 }

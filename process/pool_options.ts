@@ -60,7 +60,7 @@ export interface PoolOptions extends ProcessOptions {
   module: string | URL;
   /** Where to listen, as {@linkcode TcpListener.bind} takes it. Either this or `listener`. */
   listen?: TcpListenOptions;
-  /** A listener, which belongs to the pool from now on. */
+  /** A listener, which belongs to the pool from now on, also if it cannot be started. */
   listener?: TcpListener;
   /**
    * Children, or with `per: "connection"` how many there may be at a time.
@@ -90,7 +90,7 @@ export interface PoolOptions extends ProcessOptions {
   restart?: RestartOptions;
   /**
    * Open connections at most, of all children together; more wait in the kernel's queue. Where the children accept,
-   * each may have its part of them.
+   * each may have its part of them, and those that drain after a reload are not counted.
    *
    * @default {Infinity}
    */
@@ -109,15 +109,16 @@ export interface PoolOptions extends ProcessOptions {
    */
   startTimeout?: number;
   /**
-   * Close the pool on SIGTERM and SIGINT, and reload it on SIGHUP.
+   * Close the pool on SIGTERM and SIGINT, at once on the second one, and reload it on SIGHUP.
    *
    * @default {true}
    */
   signals?: boolean;
   /**
    * Path of a Unix socket by which a newly started program can take over. If one that was started with the same path
-   * runs already, its listening sockets are taken, without refusing a connection, and it is told to drain once the
-   * children of this one are up. Needs `--allow-read` and `--allow-write` for the path.
+   * runs already, those of its listening sockets are taken that have the address asked for here (with port 0 whatever
+   * it has), without refusing a connection, and it is told to drain once the children of this one are up. If that
+   * fails before, the other goes on. Needs `--allow-read` and `--allow-write` for the path.
    */
   control?: string;
 }
@@ -157,6 +158,9 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     throw new TypeError(`listener must be a TcpListener, received ${quote(listener)}`);
   }
   if (listen !== undefined) checkOptions(listen, "listen");
+  if (listener?.engine === "native" && listener.fd === undefined) {
+    throw new Deno.errors.BadResource("Cannot start a pool: the listener is closed");
+  }
   const engine = listener?.engine ?? chooseEngine(listen?.engine, "start a pool");
   const accepting = per === "pool" ? "shared" : "round-robin";
   const balance = oneOf(options.balance ?? (engine === "native" ? accepting : "round-robin"), "balance", [
@@ -177,15 +181,26 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   if (balance === "reuseport" && listener?.fd !== undefined && getSocketOption(listener.fd, "SO_REUSEPORT") !== 1) {
     throw new TypeError('listener must be bound with reusePort for balance: "reuseport"');
   }
-  if (maxConnections !== Infinity) checkInteger(maxConnections, "maxConnections", 1, 2 ** 31 - 1);
+  const size = checkInteger(options.size ?? Math.max(navigator.hardwareConcurrency, 1), "size", 1, 10_000);
+  if (maxConnections !== Infinity) {
+    // What the kernel has given to a child that may have none would never be served.
+    const least = balance === "reuseport" ? size : 1;
+    checkInteger(maxConnections, "maxConnections", least, 2 ** 31 - 1);
+  }
   if (control !== undefined && (typeof control !== "string" || control === "")) {
     throw new TypeError(`control must be a path, received ${quote(control)}`);
   }
   const { name, permissions, args, env, cwd, flags, stdout, stderr } = options;
+  const ofProcesses = Object.entries({ args, env, cwd, flags, stdout, stderr }).find(([, value]) =>
+    value !== undefined
+  );
+  if (kind === "worker" && ofProcesses !== undefined) {
+    throw new TypeError(`${ofProcesses[0]} is for kind: "process": a thread has what this program has`);
+  }
   return {
     kind,
     module: options.module,
-    size: checkInteger(options.size ?? Math.max(navigator.hardwareConcurrency, 1), "size", 1, 10_000),
+    size,
     per,
     balance,
     maxConnections,

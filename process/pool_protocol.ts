@@ -33,6 +33,8 @@ export type FromChild =
   | { readonly is: "counting"; readonly opened: number; readonly closed: number }
   /** It has as many as it may, and does not accept. */
   | { readonly is: "full" }
+  /** Somebody else has told it to end, and it waits to be drained. */
+  | { readonly is: "leaving" }
   /** It takes no more. */
   | { readonly is: "draining" }
   /** All are finished. */

@@ -38,8 +38,9 @@ export interface RestartOptions {
    */
   maxDelay?: number;
   /**
-   * Failures in a row after which the pool gives up: of children that have neither finished a connection nor lived for
-   * `healthyAfter`.
+   * Failures in a row, in one child's place, after which the pool gives up: of children that have neither finished a
+   * connection nor lived for `healthyAfter`. As long as another child is healthy it goes on, in the end at intervals of
+   * `maxDelay`.
    *
    * @default {10}
    */
@@ -55,13 +56,20 @@ export interface RestartOptions {
 /** How far a delay is moved at random, so that children do not fail in step. */
 const JITTER = 0.5;
 
-/** Counts failures in a row. */
+/** What is known of a child. */
+export interface Life {
+  /** It has finished a connection. */
+  readonly hasServed: boolean;
+  readonly since: Date;
+}
+
+/** Counts failures in a row, by slot: what fails at the same time in several does not follow one upon the other. */
 export class Restarts {
   readonly #delay: number;
   readonly #maxDelay: number;
   readonly #limit: number;
   readonly #healthyAfter: number;
-  #failures = 0;
+  readonly #failures: number[] = [];
 
   constructor(options: RestartOptions = {}) {
     checkOptions(options, "restart");
@@ -71,24 +79,34 @@ export class Restarts {
     this.#healthyAfter = checkDuration(options.healthyAfter ?? 5_000, "restart.healthyAfter");
   }
 
-  get failures(): number {
-    return this.#failures;
+  /** How many have failed in a row in this slot. */
+  failures(slot: number): number {
+    return this.#failures[slot] ?? 0;
   }
 
   /** Something has worked. */
   succeed(): void {
-    this.#failures = 0;
+    this.#failures.fill(0);
+  }
+
+  /** It has finished a connection, or lived for long enough. */
+  isHealthy({ hasServed, since }: Life): boolean {
+    return hasServed || Date.now() - since.getTime() >= this.#healthyAfter;
   }
 
   /**
    * A child has failed.
    *
+   * @param slot Its place.
+   * @param child What it had done.
+   * @param others The children that are left: as long as one of them is healthy, nothing is given up.
    * @returns Milliseconds to wait before the next one; `undefined` if there have been too many.
    */
-  fail(child: { hasServed: boolean; since: Date }): number | undefined {
-    if (child.hasServed || Date.now() - child.since.getTime() >= this.#healthyAfter) this.succeed();
-    if (++this.#failures >= this.#limit) return undefined;
-    const delay = Math.min(this.#delay * 2 ** (this.#failures - 1), this.#maxDelay);
+  fail(slot: number, child: Life, others: readonly Life[]): number | undefined {
+    const failures = this.#failures[slot] = this.isHealthy(child) ? 1 : this.failures(slot) + 1;
+    if (failures >= this.#limit && !others.some((other) => this.isHealthy(other))) return undefined;
+    // No more doublings than a number has room for.
+    const delay = Math.min(this.#delay * 2 ** Math.min(failures - 1, 30), this.#maxDelay);
     return delay * (1 - JITTER / 2 + JITTER * Math.random());
   }
 }

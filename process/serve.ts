@@ -123,7 +123,8 @@ class Acceptor {
     this.stop();
     if (!wasAccepting) return;
     const listener = wrapListener(NativeListener.adopt(this.#fd));
-    while (mayTake()) {
+    // No more than are there now: others may come for as long as this goes on.
+    for (let left = listener.queue().length; left > 0 && mayTake(); left--) {
       const conn = listener.tryAccept();
       if (conn === undefined) break;
       this.#take(conn);
@@ -155,6 +156,7 @@ class Server {
   #settings: Start | undefined;
   #opened = 0;
   #closed = 0;
+  #isLeaving = false;
   #draining = false;
   #isFull = false;
   #telling: ReturnType<typeof setTimeout> | undefined;
@@ -174,8 +176,8 @@ class Server {
       case "start":
         this.#settings = body;
         this.#acceptors = sockets.map((listener) => new Acceptor(listener.detach(), (conn) => this.#open(conn)));
-        if (this.#draining) this.drain();
-        else this.#accept();
+        this.#accept();
+        if (this.#isLeaving) this.#post({ is: "leaving" });
         break;
       case "connection": {
         const [conn] = sockets;
@@ -195,7 +197,15 @@ class Server {
     }
   }
 
+  /** Asks to be drained: nothing is on its way to this child then, and another takes its place. */
+  leave(): void {
+    if (this.#isLeaving || this.#draining) return;
+    this.#isLeaving = true;
+    if (this.#settings !== undefined) this.#post({ is: "leaving" });
+  }
+
   drain(): void {
+    if (this.#draining) return;
     this.#draining = true;
     for (const acceptor of this.#acceptors.splice(0)) {
       // What this child was woken for nobody else was.
@@ -341,13 +351,13 @@ export function serve(handler: ServeHandler, options: ServeOptions = {}): Promis
 /** Ctrl-C reaches all processes of a terminal: the pool says what is to be done. SIGTERM to this one is for this one. */
 function leaveSignalsToThePool(server: Server): void {
   const ignore = () => {};
-  const drain = () => server.drain();
+  const leave = () => server.leave();
   Deno.addSignalListener("SIGINT", ignore);
   Deno.addSignalListener("SIGHUP", ignore);
-  Deno.addSignalListener("SIGTERM", drain);
+  Deno.addSignalListener("SIGTERM", leave);
   server.done.finally(() => {
     Deno.removeSignalListener("SIGINT", ignore);
     Deno.removeSignalListener("SIGHUP", ignore);
-    Deno.removeSignalListener("SIGTERM", drain);
+    Deno.removeSignalListener("SIGTERM", leave);
   });
 }

@@ -2,7 +2,7 @@
 
 const ENDING: readonly Deno.Signal[] = ["SIGINT", "SIGTERM"];
 
-/** Listens for SIGINT and SIGTERM, and for SIGHUP. */
+/** Listens for SIGINT and SIGTERM, and for SIGHUP, until it is told to stop. */
 export class Signals {
   readonly #end: () => void;
   readonly #reload: () => void;

@@ -130,13 +130,13 @@ class ControlSocket {
   readonly #listener: UnixListener;
 
   constructor(action: string) {
-    const folder = cString("/tmp/c10k-sockets-XXXXXX");
+    const folder = cString(`/tmp/c10k-sockets-${Deno.pid}-XXXXXX`);
     // mkdtemp(3) makes it with mode 0700.
     if (libc.mkdtemp(folder) === null) throw socketError(action, syscallError("mkdtemp", lastErrno()));
     this.#folder = folder;
     this.path = `${new TextDecoder().decode(folder.subarray(0, -1))}/control`;
     try {
-      this.#listener = new UnixListener(this.path);
+      this.#listener = new UnixListener(this.path).publish();
     } catch (error) {
       libc.rmdir(folder);
       throw error;

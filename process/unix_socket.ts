@@ -161,20 +161,23 @@ export class UnixListener implements Source {
   readonly path: string;
   readonly #socket: NativeSocket;
   readonly #accepting: WaitingSide;
+  /** Where it is until it is published. */
+  readonly #hidden: string;
+  #isPublished = false;
 
-  /** bind(2) and listen(2), for nobody but this user; it takes the place of a socket that is there. */
+  /** bind(2) and listen(2), for nobody but this user, by another name: at no moment is there none that listens. */
   constructor(path: string) {
     this.path = path;
-    // By way of another name: at no moment is there none that listens at the path.
-    const name = `${path}.${Deno.pid}`;
+    const name = this.#hidden = `${path}.${Deno.pid}`;
     const sockaddr = encodePath(name);
     const socket = open();
+    // Of one that was killed and had the same number, as the first process of a container always has.
+    libc.unlink(cString(name));
     try {
       // As fchmod(2) on the socket before bind(2), the mode holds from the start (unix(7)).
       syscall("fchmod", socket.fd, 0o600);
       syscall("bind", socket.fd, sockaddr, sockaddr.length);
       syscall("listen", socket.fd, 64);
-      syscall("rename", cString(name), cString(path));
       this.#socket = new NativeSocket(socket.detach(), this, () => `control socket ${path}`);
     } finally {
       socket.close();
@@ -188,6 +191,18 @@ export class UnixListener implements Source {
 
   ref(on: boolean): void {
     this.#accepting.ref(on);
+  }
+
+  /** Puts it at the path, in the place of a socket that is there: rename(2). */
+  publish(): this {
+    try {
+      syscall("rename", cString(this.#hidden), cString(this.path));
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+    this.#isPublished = true;
+    return this;
   }
 
   /** accept4(2). */
@@ -207,7 +222,8 @@ export class UnixListener implements Source {
   close(keepPath = false): void {
     if (!this.#socket.isOpen) return;
     this.#socket.close();
-    if (!keepPath) libc.unlink(cString(this.path));
+    if (!this.#isPublished) libc.unlink(cString(this.#hidden));
+    else if (!keepPath) libc.unlink(cString(this.path));
     this.#accepting.close(() => interruptedError(`accept on ${this.#socket.name}`, "control socket"));
   }
 }

@@ -17,15 +17,18 @@ import { UnixListener, UnixSocket } from "./unix_socket.ts";
 const ANSWER_LIMIT = 10_000;
 
 type Question = { readonly ask: "listeners" | "drain" };
-type Answer = { readonly tell: "listeners" | "draining" };
+type Answer = { readonly tell: "listeners" | "draining" } | { readonly tell: "refused"; readonly why: string };
 
 /** What a running program has given. */
 export interface Takeover {
   readonly listeners: TcpListener[];
-  /** Tells it to take no more connections, and to give its path up. */
+  /** Tells it to take no more connections, and to give its path up; it may have ended meanwhile. */
   drain(): Promise<void>;
   close(): void;
 }
+
+/** The other program does not answer any more. */
+class EndedError extends Error {}
 
 /**
  * Takes the listeners of the program that serves `path`.
@@ -34,52 +37,61 @@ export interface Takeover {
  */
 export async function takeOver(path: string): Promise<Takeover | undefined> {
   requirePath(path);
+  const action = `Cannot take over from the program at ${path}`;
   let socket: UnixSocket;
   try {
     socket = UnixSocket.connect(path, `the program at ${path}`);
   } catch (error) {
     if (!(error instanceof SyscallError) || (error.code !== "ECONNREFUSED" && error.code !== "ENOENT")) {
-      throw new Error(`Cannot take over from the program at ${path}: not a control socket`, { cause: error });
+      throw new Error(`${action}: not a control socket`, { cause: error });
     }
     removeSocket(path, error.code);
     return undefined;
   }
   if (!isTrusted(socket)) {
     socket.close();
-    throw new Deno.errors.PermissionDenied(`Cannot take over from the program at ${path}: it is another user's`);
+    throw new Deno.errors.PermissionDenied(`${action}: it is another user's`);
   }
   const link = new Link(`the program at ${path}`);
   let answer = Promise.withResolvers<TcpListener[]>();
   link.onPacket = ({ body }, sockets) => {
-    const listeners = sockets.filter((socket) => socket instanceof TcpListener);
-    if ((body as Answer).tell === "listeners" || (body as Answer).tell === "draining") answer.resolve(listeners);
+    const said = body as Answer;
+    if (said.tell === "refused") answer.reject(new Deno.errors.Busy(`${action}: ${said.why}`));
+    if (said.tell === "draining") answer.resolve([]);
+    if (said.tell === "listeners") answer.resolve(sockets.splice(0).filter((socket) => socket instanceof TcpListener));
+    for (const socket of sockets) socket.close();
   };
   const transport = new ProcessTransport(socket, link, (error) => {
-    const reason = new Error(`Cannot take over from the program at ${path}: it has ended`, { cause: error });
+    const reason = new EndedError(`${action}: it has ended`, { cause: error });
     answer.reject(reason);
     link.close(reason);
   });
   link.attach(transport);
   const ask = async (question: Question): Promise<TcpListener[]> => {
     answer = Promise.withResolvers();
-    const timer = setTimeout(
-      () => answer.reject(new Deno.errors.TimedOut(`Cannot take over from the program at ${path}: no answer`)),
-      ANSWER_LIMIT,
-    );
+    const timer = setTimeout(() => answer.reject(new Deno.errors.TimedOut(`${action}: no answer`)), ANSWER_LIMIT);
     try {
       await link.post({ type: "pool", body: question });
       return await answer.promise;
     } finally {
+      answer.promise.catch(() => {});
       clearTimeout(timer);
     }
   };
+  const drain = async () => {
+    try {
+      await ask({ ask: "drain" });
+    } catch (error) {
+      // Somebody else has ended it: its listeners are here.
+      if (!(error instanceof EndedError)) throw error;
+    }
+  };
   const close = () => {
-    answer.promise.catch(() => {});
     link.close(new Deno.errors.BadResource("The takeover is over"));
     transport.close();
   };
   try {
-    return { listeners: await ask({ ask: "listeners" }), drain: async () => void await ask({ ask: "drain" }), close };
+    return { listeners: await ask({ ask: "listeners" }), drain, close };
   } catch (error) {
     close();
     throw error;
@@ -92,8 +104,10 @@ export class ControlServer {
   readonly #listeners: () => MovableSocket[];
   readonly #drain: () => void;
   readonly #links = new Set<Link>();
-  #given = false;
+  /** The one that takes over, until it has ended. */
+  #successor: Link | undefined;
 
+  /** Nobody finds it before {@linkcode ControlServer.publish}. */
   constructor(path: string, listeners: () => MovableSocket[], drain: () => unknown) {
     this.#listeners = listeners;
     this.#drain = () => void drain();
@@ -102,8 +116,13 @@ export class ControlServer {
     this.#run();
   }
 
+  publish(): void {
+    this.#listener.publish();
+  }
+
   close(): void {
-    this.#listener.close(this.#given);
+    // The path may be the successor's by now, and if not, it is taken from one that nobody serves.
+    this.#listener.close(this.#successor !== undefined);
     // Who was told that this one drains has its answer first.
     for (const link of this.#links) setTimeout(() => link.close(new Deno.errors.BadResource("The pool is closed")));
   }
@@ -119,34 +138,48 @@ export class ControlServer {
         await new Promise((resolve) => setTimeout(resolve, 100));
         continue;
       }
-      if (isTrusted(socket)) this.#answer(socket);
+      if (isTrusted(socket)) this.#serve(socket);
       else socket.close();
     }
   }
 
-  #answer(socket: UnixSocket): void {
+  #serve(socket: UnixSocket): void {
     const link = new Link("the program that takes over");
     this.#links.add(link);
-    link.onPacket = ({ body }) => {
-      const { ask } = body as Question;
-      if (ask === "listeners") this.#tell(link, { tell: "listeners" }, this.#listeners());
-      else if (ask === "drain") {
-        this.#given = true;
-        // The path is the other's from now on.
-        this.#listener.close(true);
-        this.#tell(link, { tell: "draining" }, []);
-        this.#drain();
-      }
+    link.onPacket = ({ body }, sockets) => {
+      for (const socket of sockets) socket.close();
+      this.#answer(link, (body as Question).ask);
     };
     const transport = new ProcessTransport(socket, link, (error) => {
       this.#links.delete(link);
+      // It has failed: the next one may try.
+      if (this.#successor === link) this.#successor = undefined;
       link.close(error ?? new Deno.errors.BrokenPipe("The other program has ended"));
     });
     transport.ref(false);
     link.attach(transport);
   }
 
-  #tell(link: Link, body: Answer, sockets: MovableSocket[]): void {
+  #answer(link: Link, question: Question["ask"]): void {
+    if (this.#successor !== undefined && this.#successor !== link) {
+      return this.#tell(link, { tell: "refused", why: "another one takes over already" });
+    }
+    if (question === "listeners") {
+      let listeners: MovableSocket[];
+      try {
+        listeners = this.#listeners();
+      } catch (error) {
+        return this.#tell(link, { tell: "refused", why: String(error) });
+      }
+      this.#successor = link;
+      this.#tell(link, { tell: "listeners" }, listeners);
+    } else if (question === "drain" && this.#successor === link) {
+      this.#tell(link, { tell: "draining" });
+      this.#drain();
+    }
+  }
+
+  #tell(link: Link, body: Answer, sockets: MovableSocket[] = []): void {
     link.post({ type: "pool", body }, sockets).catch(() => {
       for (const socket of sockets) socket.close();
     });

@@ -3,7 +3,8 @@
 import { type Balance, Pool, type PoolOptions } from "@c10k/sockets/process";
 import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals } from "@std/assert";
-import { deadline } from "@std/async";
+import { deadline, delay } from "@std/async";
+import { isAlive } from "./_process.ts";
 import { decode, encode, readText } from "./_util.ts";
 
 /** What a pool's child runs: tests/children/pool_echo.ts. */
@@ -131,24 +132,27 @@ export class Load {
       this.#open.add(visiting);
       // No more than the machine can do: what waits is bounded.
       if (this.#open.size > 200) await Promise.race(this.#open);
-      await new Promise((resolve) => setTimeout(resolve, this.#interval));
+      await delay(this.#interval);
     }
   }
 }
 
-/** Whether a process is there, and no zombie. */
-export function isAlive(pid: number): boolean {
-  try {
-    return !/^State:\s+[ZX]/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
-  } catch {
-    return false;
+/** A listening socket is gone once the last of its holders has closed it, and resets who comes at that moment. */
+export async function untilRefused(port: number): Promise<void> {
+  for (let tries = 0; tries < 4_000; tries++, await delay(5)) {
+    try {
+      (await TcpConn.connect({ port })).close();
+    } catch (error) {
+      if (error instanceof Deno.errors.ConnectionRefused) return;
+    }
   }
+  throw new Error("somebody still listens");
 }
 
 /** Fails if a process is there after `ms`. */
 export async function assertGone(pids: readonly number[], ms: number): Promise<void> {
   const end = performance.now() + ms;
-  while (pids.some(isAlive) && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 5));
+  while (pids.some(isAlive) && performance.now() < end) await delay(5);
   const left = pids.filter(isAlive);
   assert(left.length === 0, `processes ${left} are still there after ${ms} ms`);
 }

@@ -59,7 +59,6 @@ export async function next(inbox: AsyncIterator<Incoming>): Promise<Incoming<any
 export async function withoutOrphans(fn: () => Promise<void>): Promise<void> {
   const before = leftBehind();
   await fn();
-  // Other programs' folders come and go: only those that stay are ours.
   let left = leftBehind().filter((one) => !before.includes(one));
   for (let tries = 0; tries < 1_000 && left.length > 0; tries++) {
     await delay(10);
@@ -79,7 +78,7 @@ function leftBehind(): string[] {
     } catch { /* the thread has ended */ }
   }
   const folders = [...Deno.readDirSync("/tmp")].map(({ name }) => name).filter((name) =>
-    name.startsWith("c10k-sockets-")
+    name.startsWith(`c10k-sockets-${Deno.pid}-`)
   );
   return [...pids.map((pid) => `process ${pid}`), ...folders];
 }

@@ -1008,7 +1008,7 @@ oneKindTest("process", "spawnProcess() lets nobody but the child connect", async
 
 oneKindTest("process", "parent() believes nobody but the process that has started this one", async () => {
   const folder = await Deno.makeTempDir();
-  const listener = new UnixListener(`${folder}/control`);
+  const listener = new UnixListener(`${folder}/control`).publish();
   try {
     const abort = new AbortController();
     const accepting = listener.accept(abort.signal).then((socket) => socket.close(), () => {});

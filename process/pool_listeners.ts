@@ -1,0 +1,66 @@
+/** The listening sockets of a pool: its own, and those taken over from another program. */
+
+import { formatIPv6, hostKind, parseIPv6 } from "../internal/address.ts";
+import { syscall } from "../internal/syscall.ts";
+import { checkHostname } from "../internal/validate.ts";
+import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
+import type { PoolOptions, PoolSettings } from "./pool_options.ts";
+
+// linux/fcntl.h
+const F_DUPFD_CLOEXEC = 1030;
+
+/**
+ * Listens: with what was taken over where it has the address that is asked for, and with as many more sockets as are
+ * needed. All listeners that are given belong to the pool, also if this throws.
+ */
+export function listen(settings: PoolSettings, options: PoolOptions, taken: readonly TcpListener[]): TcpListener[] {
+  const { balance, size } = settings;
+  const listeners: TcpListener[] = [];
+  for (const listener of taken) {
+    if (isAskedFor(listener.addr, options)) listeners.push(listener);
+    else listener.close();
+  }
+  try {
+    if (listeners.length > 0) options.listener?.close();
+    else listeners.push(options.listener ?? bind(options.listen as TcpListenOptions, balance === "reuseport"));
+    const [first] = listeners;
+    while (balance === "reuseport" && listeners.length < size && first !== undefined) {
+      const { hostname, port } = first.addr;
+      listeners.push(bind({ ...options.listen, hostname, port }, true));
+    }
+  } catch (error) {
+    for (const listener of listeners) listener.close();
+    throw error;
+  }
+  return listeners;
+}
+
+/** A name is whatever the other program has made of it, and port 0 any. */
+function isAskedFor(addr: Deno.NetAddr, { listener, listen }: PoolOptions): boolean {
+  const { hostname = "0.0.0.0", port = 0 } = listener?.addr ?? listen ?? {};
+  const asked = checkHostname(hostname);
+  return (port === 0 || port === addr.port) &&
+    (hostKind(asked) === "name" || canonical(asked) === canonical(addr.hostname));
+}
+
+/** An IPv6 address has many spellings. */
+function canonical(hostname: string): string {
+  const bytes = parseIPv6(hostname);
+  return bytes === undefined ? hostname : formatIPv6(bytes);
+}
+
+function bind(options: TcpListenOptions, reusePort: boolean): TcpListener {
+  return TcpListener.bind({ ...options, ...(reusePort ? { reusePort } : {}) });
+}
+
+/** The same listening sockets by other descriptors, for one who gets copies. */
+export function duplicate(listeners: readonly TcpListener[]): TcpListener[] {
+  const copies: TcpListener[] = [];
+  try {
+    for (const { fd = -1 } of listeners) copies.push(TcpListener.fromFd(syscall("fcntl", fd, F_DUPFD_CLOEXEC, 0)));
+  } catch (error) {
+    for (const copy of copies) copy.close();
+    throw error;
+  }
+  return copies;
+}
