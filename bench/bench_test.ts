@@ -70,6 +70,15 @@ Deno.test("report() shows a missing row with its reason", () => {
   assertStringIncludes(text, "missing: no bun here");
 });
 
+Deno.test("report() compares kv with redis-server, and with nothing else", () => {
+  const work = WORKS.find((work) => work.name === "kv-get")!;
+  const rows = [["redis", 200], ["kv-epoll", 150]] as const;
+  const text = report(rows.map(([server, value]) => ({ ...row(server, [value]), work })), (server) => server);
+  assertStringIncludes(text, "× redis-server");
+  assertStringIncludes(text, "0.75");
+  assertEquals(text.includes("Deno.listen"), false);
+});
+
 Deno.test("rotate() lets every server begin once", () => {
   assertEquals([0, 1, 2, 3].map((n) => rotate(["a", "b", "c"], n)[0]), [
     ..."abca",

@@ -43,6 +43,7 @@ export async function harness(plan: Plan): Promise<boolean> {
         ...await measure(group, entrantsOf, {
           ...plan,
           load: load instanceof Unavailable ? load : [...pin.load, load],
+          loadPrefix: pin.load,
           prefix: pin.server,
           deadline: begun + plan.budget,
           descriptors: descriptorLimit(),

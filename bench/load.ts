@@ -7,7 +7,7 @@ import type { Work } from "./works.ts";
 const HOLD = 600_000;
 
 /** What the generator calls the kinds of work. */
-const MODES: Record<Work["kind"], string> = {
+const MODES: Record<Exclude<Work["kind"], "kv">, string> = {
   echo: "echo",
   growth: "echo",
   churn: "churn",
@@ -48,10 +48,13 @@ export interface Traffic {
   readonly othersBusy: number;
 }
 
+/** What the generator itself can be told to do. */
+export type GeneratorWork = Work & { readonly kind: keyof typeof MODES };
+
 /** Echo or churn for the given time, ms. */
 export async function runTraffic(
   load: readonly string[],
-  work: Work,
+  work: GeneratorWork,
   server: { readonly port: number; readonly pid: number },
   time: { readonly warmup: number; readonly duration: number },
 ): Promise<Traffic> {

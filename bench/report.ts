@@ -20,7 +20,19 @@ const UNITS: Record<Work["kind"], { title: string; value: string; per: string }>
     value: "echoes/s",
     per: "CPU µs/echo",
   },
+  kv: {
+    title: "GET and SET by redis-benchmark, 100,000 keys, values of 3 bytes, 50 connections",
+    value: "requests/s",
+    per: "CPU µs/request",
+  },
   idle: { title: "Idle connections", value: "RSS bytes/conn.", per: "CPU" },
+};
+
+/** Whom others are compared with, where that is not C and Deno.listen. */
+const YARDSTICKS: Partial<Record<Work["kind"], readonly string[]>> = {
+  udp: ["× C recvmmsg", "× listenDatagram"],
+  sink: ["× C recvmmsg", "× listenDatagram"],
+  kv: ["× redis-server"],
 };
 
 /** A table before it is drawn. */
@@ -105,14 +117,12 @@ function table(
   title: (server: string) => string,
 ): View {
   const unit = UNITS[kind];
-  const isUdp = kind === "udp" || kind === "sink";
   const times: readonly ("p50" | "p99")[] = kind === "idle" || kind === "sink" ? [] : ["p50", "p99"];
   const head = [
     "work",
     "server",
     `${unit.value} (min–max)`,
-    isUdp ? "× C recvmmsg" : "× C",
-    isUdp ? "× listenDatagram" : "× Deno.listen",
+    ...YARDSTICKS[kind] ?? ["× C", "× Deno.listen"],
     ...(kind === "idle" ? [] : [unit.per]),
     ...times.map((time) => `${time} µs`),
     ...(kind === "sink" ? ["lost %"] : []),
@@ -130,7 +140,7 @@ function table(
       name,
       spread(figures),
       decimal(figures.perC, 2),
-      decimal(figures.perDeno, 2),
+      ...(kind === "kv" ? [] : [decimal(figures.perDeno, 2)]),
       ...(kind === "idle" ? [] : [decimal(figures.cpu, 2)]),
       ...times.map((time) => decimal(figures[time], 0)),
       ...(kind === "sink" ? [decimal((figures.loss ?? 0) * 100, 1)] : []),

@@ -1,6 +1,7 @@
 /** Interleaved rounds: every server has its turn in each of them. */
 
-import { IdleConnections, runTraffic, type Traffic } from "./load.ts";
+import { runKv } from "./kv_load.ts";
+import { type GeneratorWork, IdleConnections, runTraffic, type Traffic } from "./load.ts";
 import { Unavailable } from "./processes.ts";
 import { Server } from "./server.ts";
 import type { Work } from "./works.ts";
@@ -31,6 +32,8 @@ export interface Entrant {
 /** How rounds are run. Durations are ms. */
 export interface Course {
   readonly load: readonly string[] | Unavailable;
+  /** Put before the command of a load of others, to pin it. */
+  readonly loadPrefix: readonly string[];
   /** Put before a server's command, to pin it. */
   readonly prefix: readonly string[];
   readonly rounds: number;
@@ -125,7 +128,7 @@ function obstacle(
   course: Course,
 ): string | undefined {
   if (entrant.command instanceof Unavailable) return entrant.command.message;
-  if (course.load instanceof Unavailable) return course.load.message;
+  if (course.load instanceof Unavailable && work.kind !== "kv") return course.load.message;
   const need = work.connections + work.idle + SPARE;
   if (need > course.descriptors) {
     return `needs ${need} descriptors, allowed are ${course.descriptors} (ulimit -n)`;
@@ -163,7 +166,7 @@ async function startLane(lane: Lane, course: Course, neighbours: IdleConnections
 async function warm(row: Row, server: Server, course: Course): Promise<void> {
   course.step(row.work, row.server, "warm-up");
   await attempt(row, server, async () => {
-    await runTraffic(loadOf(course), row.work, server, course);
+    await runLoad(row.work, server, course);
     await server.settle();
   });
 }
@@ -196,9 +199,18 @@ async function traffic(
   server: Server,
   course: Course,
 ): Promise<Sample> {
-  const result = await runTraffic(loadOf(course), work, server, course);
+  const result = await runLoad(work, server, course);
   const restless = !(await server.settle());
   return { round, ...result, restless };
+}
+
+function runLoad(work: Work, server: Server, course: Course): Promise<Traffic> {
+  if (isForGenerator(work)) return runTraffic(loadOf(course), work, server, course);
+  return runKv(course.loadPrefix, work, server, course.duration);
+}
+
+function isForGenerator(work: Work): work is GeneratorWork {
+  return work.kind !== "kv";
 }
 
 /** Resident bytes per connection, of a server that has served nobody before. */

@@ -23,7 +23,7 @@ export class Server {
     this.#stderr = stderr;
   }
 
-  /** Starts the command and waits for its line `listening HOST:PORT`. */
+  /** Starts the command and waits for its line `listening HOST:PORT` or `listening on HOST:PORT`. */
   static async start(command: readonly string[]): Promise<Server> {
     const child = start(command, {
       stdin: "null",
@@ -34,16 +34,18 @@ export class Server {
     const stderr = { text: "" };
     const errors = collect(child.stderr, (text) => {
       stderr.text = (stderr.text + text).slice(0, 4096);
-      return true;
     });
     const timer = setTimeout(() => stop(child), STARTING);
     let stdout = "";
-    await collect(child.stdout, (text) => {
-      stdout += text;
-      return !stdout.includes("\n");
-    });
+    const line = Promise.withResolvers<void>();
+    // To the end: a server that says more must not meet a broken pipe.
+    collect(child.stdout, (text) => {
+      if (!stdout.includes("\n")) stdout += text;
+      if (stdout.includes("\n")) line.resolve();
+    }).finally(line.resolve);
+    await line.promise;
     clearTimeout(timer);
-    const port = /^listening \S+:(\d+)\n/.exec(stdout)?.[1];
+    const port = /^listening (?:on )?\S+:(\d+)\n/.exec(stdout)?.[1];
     if (port !== undefined) return new Server(child, Number(port), stderr);
     await stop(child);
     await errors;
@@ -92,13 +94,13 @@ export class Server {
   }
 }
 
-/** Reads text for as long as `more` wants. */
+/** Reads text to the end. */
 async function collect(
   stream: ReadableStream<Uint8Array>,
-  more: (text: string) => boolean,
+  take: (text: string) => void,
 ): Promise<void> {
   const decoder = new TextDecoder();
   for await (const bytes of stream) {
-    if (!more(decoder.decode(bytes, { stream: true }))) break;
+    take(decoder.decode(bytes, { stream: true }));
   }
 }

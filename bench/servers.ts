@@ -1,6 +1,7 @@
 /** The servers that are compared, and how each is started. */
 
 import { buildUdpYardstick, buildYardstick } from "./build.ts";
+import { getAvailablePort } from "@std/net";
 import { capture, Unavailable } from "./processes.ts";
 
 /** A server's rows in the table. */
@@ -132,6 +133,27 @@ export const CONTESTANTS: readonly Contestant[] = [
     command: () => {
       const permissions = engine === "native" ? ["--allow-net", "--allow-ffi"] : ["--allow-net", "--unstable-net"];
       return Promise.resolve(deno(permissions, "ours_udp.ts", calls, engine));
+    },
+  })),
+  {
+    name: "redis",
+    title: "redis-server",
+    ownBuffers: false,
+    async command() {
+      await capture(["redis-server", "--version"], 5_000);
+      const port = getAvailablePort();
+      const flags = `--port ${port} --bind 127.0.0.1 --save '' --appendonly no --dir /tmp --loglevel warning`;
+      // It does not say where it listens as others do; the shell is gone before it begins.
+      return ["sh", "-c", `echo listening 127.0.0.1:${port}; exec redis-server ${flags}`];
+    },
+  },
+  ...(["epoll", "runtime"] as const).map((backend): Contestant => ({
+    name: `kv-${backend}`,
+    title: `ours kv, ${backend}`,
+    ownBuffers: false,
+    command: () => {
+      const permissions = backend === "epoll" ? ["--allow-net", "--allow-ffi"] : ["--allow-net"];
+      return Promise.resolve(deno(permissions, "../../examples/kv.ts", "--port", "0", "--backend", backend));
     },
   })),
 ];

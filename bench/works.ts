@@ -4,13 +4,15 @@
 export interface Work {
   readonly name: string;
   readonly title: string;
-  readonly kind: "echo" | "churn" | "idle" | "growth" | "udp" | "sink";
+  readonly kind: "echo" | "churn" | "idle" | "growth" | "udp" | "sink" | "kv";
   readonly connections: number;
   readonly size: number;
   /** Connections that another process holds open meanwhile and that do nothing. */
   readonly idle: number;
   /** Said to the server. */
   readonly args?: readonly string[];
+  /** Said to redis-benchmark. */
+  readonly load?: readonly string[];
   /** The load sends many datagrams as one message (`UDP_SEGMENT`). */
   readonly gso?: boolean;
   /** Who takes part when nobody is named. */
@@ -68,6 +70,21 @@ function sink(size: number, gso: boolean): Work {
   };
 }
 
+/** Requests in Redis's protocol, so many under way on each connection. */
+function kv(command: "get" | "set", pipeline: number): Work {
+  return {
+    name: `kv-${command}${pipeline === 1 ? "" : pipeline}`,
+    title: `${command.toUpperCase()}${pipeline === 1 ? "" : `, ${pipeline} at a time`}`,
+    kind: "kv",
+    connections: 50,
+    size: 3,
+    idle: 0,
+    load: ["-t", command, "-P", `${pipeline}`],
+    servers: ["redis", "kv-epoll", "kv-runtime"],
+    yardsticks: { c: "redis", deno: "redis" },
+  };
+}
+
 function among(idle: number): Work {
   const title = `100 among ${idle.toLocaleString("en-US")}`;
   return {
@@ -106,6 +123,10 @@ export const WORKS: readonly Work[] = [
   sink(64, false),
   sink(1200, false),
   sink(1200, true),
+  kv("get", 1),
+  kv("set", 1),
+  kv("get", 16),
+  kv("set", 16),
   ...[0, 100, 500, 900, 5_000, 10_000, 19_000].map(among),
 ];
 
