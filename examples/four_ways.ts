@@ -28,6 +28,7 @@ const USAGE = `Usage: four_ways.ts [--clients 100] [--seconds 3] [--memory 2048]
   --memory MIB   what a server may take; a way that would need more holds fewer clients
   --only MODEL   this way alone: ${[...new Set(WAYS.map((way) => way.model))].join(", ")}
   --chart FILE   where the chart goes
+  --json FILE    the figures as JSON, too
   --quick        within about 40 s: 1 s for each way, and 4 s to connect`;
 
 /** Descriptors that a server or the clients' process has beside one for each client. */
@@ -42,11 +43,12 @@ function refuse(problem: string): never {
 interface Flags extends Plan {
   readonly ways: readonly Way[];
   readonly chart: string;
+  readonly json: string | undefined;
 }
 
 function readFlags(args: string[]): Flags {
   const flags = parseArgs(args, {
-    string: ["clients", "seconds", "opening", "memory", "only", "chart"],
+    string: ["clients", "seconds", "opening", "memory", "only", "chart", "json"],
     boolean: ["quick", "help"],
     unknown: (arg) => refuse(`Unknown argument "${arg}"`),
   });
@@ -67,15 +69,18 @@ function readFlags(args: string[]): Flags {
   if (ways.length === 0) {
     refuse(`--only takes one of ${WAYS.map(({ model }) => model).join(", ")}, not "${flags.only}"`);
   }
-  const file = flags.chart ?? "four-ways.svg";
-  if (typeof file !== "string" || file === "") refuse("--chart takes a file");
+  const file = (flag: string) => {
+    const path = flags[flag];
+    return path === undefined || typeof path === "string" && path !== "" ? path : refuse(`--${flag} takes a file`);
+  };
   return {
     clients,
     ways,
     duration: number("seconds", flags.quick ? 1 : 3, 0.1, 60) * 1000,
     opening: number("opening", flags.quick ? 4 : 15, 0.5, 600) * 1000,
     memory: number("memory", 2048, 16, 1_000_000) * 2 ** 20,
-    chart: file,
+    chart: file("chart") ?? "four-ways.svg",
+    json: file("json"),
   };
 }
 
@@ -133,4 +138,12 @@ const caption = `${count(flags.clients)} clients, each with one echo of 64 bytes
 console.log(`${table(rows)}\n${caption}; ${flags.duration / 1000} s for each way, one run`);
 await Deno.writeTextFile(flags.chart, await chart(rows, caption));
 console.log(`chart: ${flags.chart}`);
+if (flags.json !== undefined) {
+  const { clients, duration } = flags;
+  const shown = rows.map(({ way: { title }, figures }) =>
+    typeof figures === "string" ? { title, missing: figures } : { title, figures }
+  );
+  const run = { date: new Date().toISOString(), machine, clients, duration, rows: shown };
+  await Deno.writeTextFile(flags.json, `${JSON.stringify(run, undefined, 2)}\n`);
+}
 Deno.exit(rows.some(({ figures }) => typeof figures !== "string") ? 0 : 1);

@@ -138,10 +138,11 @@ Deno.test("fourWays() shows what was measured, and why something was not", () =>
     date: "2026-11-25T00:00:00Z",
     machine: "Deno 2.9.6, linux, 2 cores",
     clients: 10_000,
+    duration: 3000,
     rows: [
       {
         title: "epoll",
-        figures: { open: 10_000, rate: 123_456.7, p50: 1234, p99: 5678, cpu: 4.56, ranOut: "nothing" },
+        figures: { open: 10_000, rate: 123_456.7, p50: 1234, p99: 5678, cpu: 4.56, ranOut: "nothing", lost: 0 },
       },
       { title: "poll", missing: "run with --allow-ffi" },
     ],
@@ -160,6 +161,21 @@ Deno.test("fourWays() shows what was measured, and why something was not", () =>
     ].join("\n"),
   );
   assertThrows(() => withFigures("nothing", new Map([["x", "new"]])), Error, "README.md has no place for x");
+});
+
+Deno.test("fourWays() shows what deno task example:four-ways --json has written", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const flags = ["--only", "async", "--clients", "12", "--seconds", "0.2"];
+    const files = ["--json", `${folder}/four-ways.json`, "--chart", `${folder}/four-ways.svg`];
+    const { code, stderr } = await run(["run", "--allow-all", "examples/four_ways.ts", ...flags, ...files]);
+    assertEquals(code, 0, stderr);
+    const text = fourWays(JSON.parse(await Deno.readTextFile(`${folder}/four-ways.json`)));
+    assertMatch(text, /\n\| async, runtime \| 12 \| [\d,]+ \| [\d.]+ \| [\d.]+ \| .* \| nothing \|\n/);
+    assertMatch(text, /^12 clients, .*, 0\.2 s for each way;$/m);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });
 
 // --- examples

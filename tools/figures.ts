@@ -1,7 +1,8 @@
 /**
- * Writes the figures in README from what was measured: `bench/results/four-ways.json`,
- * which `deno task example:four-ways --json` writes. A test fails when they do not agree.
+ * Writes the figures in README from what was measured: `bench/results/four-ways.json`.
+ * A test fails when they do not agree.
  *
+ *     deno task example:four-ways --json bench/results/four-ways.json --chart bench/results/four-ways.svg
  *     deno task figures
  */
 
@@ -11,6 +12,8 @@ export interface FourWays {
   /** What it ran on, in one line. */
   readonly machine: string;
   readonly clients: number;
+  /** ms for each way. */
+  readonly duration: number;
   readonly rows: readonly {
     readonly title: string;
     /** Latencies are µs, memory bytes for a connection, CPU µs for an echo. */
@@ -22,6 +25,7 @@ export interface FourWays {
       readonly memory?: number;
       readonly cpu?: number;
       readonly ranOut: string;
+      readonly lost: number;
     };
     /** Why there are none. */
     readonly missing?: string;
@@ -43,7 +47,8 @@ export function fourWays(results: FourWays | undefined): string {
   const head = ["way", "connections", "echoes/s", "p50 ms", "p99 ms", "KiB/conn.", "CPU µs/echo", "ran out first"];
   const rows = results.rows.map(({ title, figures, missing }) => {
     if (figures === undefined) return [title, "–", "–", "–", "–", "–", "–", missing ?? "not measured"];
-    const { open, rate, p50, p99, memory, cpu, ranOut } = figures;
+    const { open, rate, p50, p99, memory, cpu, lost } = figures;
+    const ranOut = lost > 0 ? `${figures.ranOut}; ${decimal(lost)} clients lost meanwhile` : figures.ranOut;
     const kib = memory === undefined ? undefined : memory / 1024;
     const times = [decimal(p50 / 1000, 2), decimal(p99 / 1000, 2)];
     return [title, decimal(open), decimal(rate), ...times, decimal(kib, 1), decimal(cpu, 1), ranOut];
@@ -52,8 +57,10 @@ export function fourWays(results: FourWays | undefined): string {
 
 ${table(head, rows)}
 
-${decimal(results.clients)} clients, each with one echo of 64 bytes under way; ${results.machine},
-${results.date.slice(0, 10)}. \`deno task example:four-ways\` measures your machine.`;
+${decimal(results.clients)} clients, each with one echo of 64 bytes under way, ${
+    results.duration / 1000
+  } s for each way;
+${results.machine}, ${results.date.slice(0, 10)}. \`deno task example:four-ways\` measures your machine.`;
 }
 
 /** README with its figures replaced: what stands between `<!-- name:begin -->` and `<!-- name:end -->`. */
