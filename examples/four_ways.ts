@@ -24,12 +24,12 @@ import { type Way, WAYS } from "./four_ways/ways.ts";
 const USAGE = `Usage: four_ways.ts [--clients 100] [--seconds 3] [--memory 2048] [--chart four-ways.svg] [--quick]
   --clients N    clients of each way; 10000 is C10K
   --seconds S    how long each way is measured
-  --opening S    how long its clients may take to connect (15)
+  --opening S    how long its clients may take to connect (15, and 1 more for each 1,000 of them)
   --memory MIB   what a server may take; a way that would need more holds fewer clients
   --only MODEL   this way alone: ${[...new Set(WAYS.map((way) => way.model))].join(", ")}
   --chart FILE   where the chart goes
   --json FILE    the figures as JSON, too
-  --quick        within about 40 s: 1 s for each way, and 4 s to connect`;
+  --quick        within about 40 s: 1 s for each way, and 4 s for its clients to connect`;
 
 /** Descriptors that a server or the clients' process has beside one for each client. */
 const SPARE = 64;
@@ -77,7 +77,7 @@ function readFlags(args: string[]): Flags {
     clients,
     ways,
     duration: number("seconds", flags.quick ? 1 : 3, 0.1, 60) * 1000,
-    opening: number("opening", flags.quick ? 4 : 15, 0.5, 600) * 1000,
+    opening: number("opening", (flags.quick ? 4 : 15) + Math.floor(clients / 1000), 0.5, 600) * 1000,
     memory: number("memory", 2048, 16, 1_000_000) * 2 ** 20,
     chart: file("chart") ?? "four-ways.svg",
     json: file("json"),

@@ -2,7 +2,11 @@
 
 import { type Child, spawnProcess, spawnWorker } from "@c10k/sockets/process";
 import { engineSupport } from "@c10k/sockets/tcp";
+import { deadline } from "@std/async";
 import type { News, Order } from "./orders.ts";
+
+/** Longer than it may measure, in ms. */
+const SILENCE = 120_000;
 
 /** The clients of one way; `await using` disconnects them. */
 export class Clients implements AsyncDisposable {
@@ -13,7 +17,7 @@ export class Clients implements AsyncDisposable {
     const module = new URL("./load.ts", import.meta.url);
     // A process of its own, so that it takes no processor time of the server's; without descriptors to give, a thread.
     this.#child = engineSupport().engine === "native"
-      ? spawnProcess(module, { permissions: { net: true, ffi: "inherit" }, stdout: "null" })
+      ? spawnProcess(module, { permissions: { net: "inherit", ffi: "inherit" }, stdout: "null" })
       : spawnWorker(module);
     this.#news = this.#child.messages();
   }
@@ -24,7 +28,9 @@ export class Clients implements AsyncDisposable {
 
   /** The next news; an answer that is not what was sent, and the process's end, are errors. */
   async next(): Promise<News> {
-    const { value, done } = await this.#news.next();
+    const { value, done } = await deadline(this.#news.next(), SILENCE).catch((cause) => {
+      throw new Error(`the clients' process has said nothing for ${SILENCE / 1000} s`, { cause });
+    });
     if (done) throw new Error("the clients' process has ended");
     const news = value.message as News;
     if (news.is === "wrong") throw new Error(`a client was answered wrongly: ${news.why}`);

@@ -12,7 +12,7 @@ import type { News, Order, Stop } from "./orders.ts";
 import { Times } from "./times.ts";
 
 /** Clients that are being opened at a time: at first one, and one more for each that was answered, up to so many. */
-const WIDTH = 16;
+const WIDTH = 32;
 /** How long new clients may go without any answer, in ms, or four times the longest that one has taken. */
 const PATIENCE = 2_000;
 /** Descriptors to leave to Deno, which panics when it has none at all. */
