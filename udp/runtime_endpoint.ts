@@ -95,7 +95,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   poll(interest: number): number {
     let ready = 0;
     if (interest & InterestBit.READABLE && this.#waiting.first === undefined) {
-      if (this.#transport.peek() !== undefined) ready |= ReadyBit.READABLE;
+      if (this.#try(() => this.#transport.peek()) !== undefined) ready |= ReadyBit.READABLE;
       if (this.#failure !== undefined) ready |= ReadyBit.READABLE | ReadyBit.ERROR;
     }
     return interest & InterestBit.WRITABLE && this.#sends < MOST_SENDS ? ready | ReadyBit.WRITABLE : ready;
@@ -111,7 +111,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
     this.#checkOpen("receive on");
-    return this.#waiting.first === undefined ? this.#take(p, peek) : undefined;
+    return this.#try(() => this.#take(p, peek));
   }
 
   sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
@@ -164,7 +164,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
     this.#checkOpen("receive on");
-    return this.#waiting.first === undefined ? this.#takeBatch(batch) : undefined;
+    return this.#try(() => this.#takeBatch(batch));
   }
 
   async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
@@ -291,6 +291,14 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     this.#waiting.push(Object.assign(waiter, { take }) as unknown as Receive);
     this.#updateRef();
     return waiter.promise;
+  }
+
+  /** Takes without waiting; the receive that this starts is not to keep the process alive. */
+  #try<T>(take: () => T | undefined): T | undefined {
+    if (this.#waiting.first !== undefined) return undefined;
+    const result = take();
+    this.#updateRef();
+    return result;
   }
 
   /** Something has arrived, or failed. */

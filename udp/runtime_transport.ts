@@ -162,6 +162,8 @@ class DgramTransport implements RuntimeTransport {
         else done(null, host, family === "IPv6" ? 6 : 4);
       },
     } as dgram.SocketOptions);
+    // Before bind: what is under way already Deno neither unreferences nor references any more.
+    socket.unref();
     let failure: unknown;
     let isBound = false;
     socket.on("error", (error) => {
@@ -211,10 +213,8 @@ class DgramTransport implements RuntimeTransport {
     });
   }
 
-  // Deno does not take back what unref() did to a receive that is under way, so the socket is unreferenced always, and a
-  // timer holds the process.
+  // The socket itself is unreferenced for good, and a timer holds the process.
   ref(on: boolean): void {
-    this.node.unref();
     if (on) Deno.refTimer(this.#hold);
     else Deno.unrefTimer(this.#hold);
   }
