@@ -26,7 +26,12 @@ export class Descriptor {
   /** Takes over `fd`. */
   constructor(fd: number) {
     this.#fd = fd;
-    own(fd);
+    try {
+      own(fd);
+    } catch (error) {
+      libc.close(fd);
+      throw error;
+    }
   }
 
   /** The number, -1 once it was closed or given away: the kernel may hand it out again at once. */

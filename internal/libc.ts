@@ -98,6 +98,10 @@ const SYMBOLS = {
   memcpy_address: { name: "memcpy", parameters: ["buffer", "pointer", "u32"], result: "usize" },
   /** {@linkcode memcpy} from an address that C has put into a struct; works without the right to make pointers. */
   memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
+  /** {@linkcode memcpy} to an address, the other way round. */
+  memcpy_to: { name: "memcpy", parameters: ["usize", "buffer", "u32"], result: "pointer" },
+  calloc: { parameters: ["u32", "u32"], result: "usize" },
+  free: { parameters: ["usize"], result: "void" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The functions of the C library that are called here. */

@@ -189,9 +189,10 @@ export function adoptUdp(fd: number): void {
 }
 
 /**
- * Checks a TCP socket that somebody hands over, as {@linkcode adopt} does.
+ * Checks a TCP socket that somebody hands over, as {@linkcode adopt} does; `"sent"` is one that was connected, and may
+ * be reset by now.
  */
-export function adoptTcp(fd: number, kind: "listening" | "connected"): void {
+export function adoptTcp(fd: number, kind: "listening" | "connected" | "sent"): void {
   adopt(fd, `${kind} TCP socket`, () => {
     const isTcp = isOfKind(fd, SOCK_STREAM, IPPROTO_TCP);
     const listens = isTcp && getSocketOption(fd, "SO_ACCEPTCONN") === 1;

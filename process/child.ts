@@ -1,6 +1,6 @@
 /** What a parent sees of a child: the same for threads and processes. */
 
-import type { Incoming, SendOptions } from "./link.ts";
+import type { Incoming, MessagesOptions, SendOptions } from "./link.ts";
 
 /**
  * How a child has ended.
@@ -196,8 +196,12 @@ export interface Child {
    * @throws {DOMException} If the message cannot be cloned.
    */
   send(message: unknown, options?: SendOptions): Promise<void>;
-  /** Messages of the child, until it has ended. Each goes to one loop only. */
-  messages(): AsyncIterableIterator<Incoming>;
+  /**
+   * Messages of the child, until it has ended. Each goes to one loop only.
+   *
+   * @param options A signal to stop waiting.
+   */
+  messages(options?: MessagesOptions): AsyncIterableIterator<Incoming>;
   /** How it has ended, once it has. */
   readonly closed: Promise<ChildStatus>;
   /**
@@ -214,6 +218,8 @@ export interface Child {
    * @param signal The signal, by default `"SIGKILL"`.
    */
   kill(signal?: Deno.Signal): void;
+  /** Asks it to end, at the end of an `await using` block, and closes the sockets of messages that nobody has taken. */
+  [Symbol.asyncDispose](): Promise<void>;
 }
 
 let children = 0;

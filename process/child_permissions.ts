@@ -62,12 +62,30 @@ export function permissionFlags(permissions: NonNullable<SpawnOptions["permissio
       if (granted !== "granted" || partial) throw refusal(kind, undefined, action);
       return [`--allow-${kind}`];
     }
-    for (const item of what) if (state(kind, item).state !== "granted") throw refusal(kind, item, action);
     // A comma would begin another item.
     const bad = what.find((item) => item.includes(","));
     if (bad !== undefined) throw new TypeError(`permissions.${kind} must not hold a comma, received ${quote(bad)}`);
-    return what.length === 0 ? [] : [`--allow-${kind}=${what.join(",")}`];
+    const whole = state(kind);
+    const hasAll = whole.state === "granted" && !whole.partial;
+    // A relative path is this program's, wherever the child's current folder is.
+    const items = what.map((item) => isPath(kind) && !item.startsWith("/") ? `${Deno.cwd()}/${item}` : item);
+    for (const [i, item] of items.entries()) {
+      if (!hasAll && !mayHave(kind, item)) throw refusal(kind, what[i], action);
+    }
+    return items.length === 0 ? [] : [`--allow-${kind}=${items.join(",")}`];
   });
+}
+
+function isPath(kind: Kind): boolean {
+  return FIELDS[kind] === "path";
+}
+
+/** Whether this program has an item of a list itself, with all that it stands for. */
+function mayHave(kind: Kind, item: string): boolean {
+  // A pattern may stand for what a --deny flag leaves out, which Deno does not tell.
+  if (item.includes("*")) return false;
+  const { state: granted, partial } = state(kind, item);
+  return granted === "granted" && !partial;
 }
 
 /**

@@ -43,8 +43,34 @@ export interface Incoming<T = unknown> {
   readonly message: T;
   /** The sockets, in the order in which they were sent; owned by whoever takes the message. */
   readonly sockets: MovableSocket[];
-  /** Sockets that were closed on the way because this process may have no more descriptors (`EMFILE`). */
+  /** Sockets that came with it and could not be taken, since this process may have no more descriptors (`EMFILE`). */
   readonly lost: number;
+}
+
+/**
+ * How long messages are waited for.
+ *
+ * @example No answer in time
+ * ```ts
+ * import { type MessagesOptions, spawnWorker } from "@c10k/sockets/process";
+ *
+ * const source = `
+ *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+ *   for await (const _ of parent().messages()); // says nothing
+ * `;
+ * const child = spawnWorker(`data:application/typescript,${encodeURIComponent(source)}`);
+ * const options: MessagesOptions = { signal: AbortSignal.timeout(100) };
+ * try {
+ *   for await (const { message } of child.messages(options)) console.log(message);
+ * } catch (error) {
+ *   console.log(error instanceof DOMException && error.name); // TimeoutError
+ * }
+ * await child.shutdown();
+ * ```
+ */
+export interface MessagesOptions {
+  /** Stops waiting: the loop throws its reason, and what comes later is for the next one. */
+  signal?: AbortSignal;
 }
 
 /**
@@ -76,8 +102,8 @@ export interface SendOptions {
 
 /** One way to carry packets. */
 export interface Transport {
-  /** Sends a packet, unless it is cancelled before; takes the sockets only if it succeeds. */
-  send(packet: Packet, sockets: readonly MovableSocket[], signal?: AbortSignal): Promise<void>;
+  /** Sends a packet, unless it is cancelled before; takes the sockets, and calls `sent`, only at the moment it succeeds. */
+  send(packet: Packet, sockets: readonly MovableSocket[], sent: () => void, signal?: AbortSignal): Promise<void>;
   /** The same without waiting; false if there is no room now. */
   trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean;
   /** Throws if the packet, or one of the sockets, cannot be sent at all. */
@@ -179,22 +205,35 @@ export class Link {
   }
 
   /** Messages until the other side asks for the end, or is gone. */
-  async *messages(): AsyncIterableIterator<Incoming> {
+  messages(options: MessagesOptions = {}): AsyncIterableIterator<Incoming> {
+    checkOptions(options);
+    return this.#messages(checkSignal(options));
+  }
+
+  async *#messages(signal: AbortSignal | undefined): AsyncIterableIterator<Incoming> {
     while (true) {
-      const incoming = await this.#take();
+      const incoming = await this.#take(signal);
       if (incoming === undefined) return;
       yield incoming;
     }
   }
 
-  /** A packet has come. */
+  /**
+   * A packet has come.
+   *
+   * @throws {TypeError} If it is one that the other side may not send.
+   */
   receive(packet: Packet, sockets: MovableSocket[], lost: number): void {
     switch (packet.type) {
       case "message": {
         const incoming: Incoming = { message: packet.body, sockets, lost };
         const waiter = this.#waiting.shift();
-        if (waiter === undefined) this.#inbox.push(incoming);
-        else {
+        if (waiter === undefined) {
+          // Nobody but a forger goes on without credit.
+          if (this.#inbox.push(incoming) > WINDOW) {
+            throw new TypeError("Cannot receive: more messages than may be unread");
+          }
+        } else {
           this.#tell();
           waiter.resolve(incoming);
           this.#granted();
@@ -202,6 +241,8 @@ export class Link {
         break;
       }
       case "credit":
+        for (const socket of sockets) socket.close();
+        if (!Number.isSafeInteger(packet.body)) throw new TypeError("Cannot receive: not a message of this library");
         this.#credit += packet.body as number;
         this.#pump();
         break;
@@ -218,29 +259,38 @@ export class Link {
     this.#tell();
   }
 
-  /** The other side is gone. Sockets that nobody has taken are closed. */
+  /** The other side is gone; what it has sent is still read. */
   close(error: Error): void {
+    this.stopSending(error);
+    this.end();
+  }
+
+  /** Nothing can be sent any more, but something may still come. */
+  stopSending(error: Error): void {
     if (this.#failure !== undefined) return;
     this.#failure = error;
-    this.end();
     for (const sending of this.#outgoing.drain()) sending.reject(error);
     for (const { done } of this.#urgent.splice(0)) done(error);
     this.#transport?.close();
   }
 
-  /** Closes the sockets of messages that nobody has taken. */
+  /** Closes the sockets of messages that nobody has taken, and forgets these. */
   discard(): void {
     for (const { sockets } of this.#inbox.splice(0)) for (const socket of sockets) socket.close();
   }
 
-  async #take(): Promise<Incoming | undefined> {
+  async #take(signal: AbortSignal | undefined): Promise<Incoming | undefined> {
+    signal?.throwIfAborted();
     const incoming = this.#inbox.shift();
     if (incoming !== undefined) {
       this.#granted();
       return incoming;
     }
     if (this.#ended) return undefined;
-    const waiter = new Waiter<Incoming | undefined>(undefined, () => {});
+    const waiter = new Waiter<Incoming | undefined>(signal, () => {
+      this.#waiting.compact();
+      this.#tell();
+    });
     this.#waiting.push(waiter);
     this.#tell();
     return await waiter.promise;
@@ -265,15 +315,14 @@ export class Link {
       while (transport !== undefined && this.#failure === undefined) {
         const urgent = this.#urgent.shift();
         if (urgent !== undefined) {
-          await transport.send(urgent.packet, urgent.sockets).then(() => urgent.done(), urgent.done);
+          await transport.send(urgent.packet, urgent.sockets, () => urgent.done()).catch(urgent.done);
           continue;
         }
         const first = this.#credit > 0 ? this.#outgoing.shift() : undefined;
         if (first === undefined) break;
         this.#credit--;
         try {
-          await transport.send(first.packet, first.sockets, first.signal);
-          if (!first.settled) first.resolve();
+          await transport.send(first.packet, first.sockets, () => first.settled || first.resolve(), first.signal);
         } catch (error) {
           this.#credit++;
           // Closing the transport has woken it, for the reason that all others are told.

@@ -69,17 +69,27 @@ function readPassed(): Passed[] {
   if (names !== undefined && names.length !== fds.length) {
     throw wrong(`LISTEN_FDNAMES has ${names.length} names, LISTEN_FDS ${fds.length} descriptors`);
   }
-  for (const fd of fds) closeOnExec(fd);
-  return fds.map((fd, i) => ({ fd, name: names?.[i] ?? "unknown" }));
+  const named = fds.map((fd, i) => ({ fd, name: names?.[i] ?? "unknown" }));
+  return named.filter(({ fd }) => closeOnExec(fd));
 }
 
-/** Whatever becomes of it: programs that are started from here do not get it. */
-function closeOnExec(fd: number): void {
+/**
+ * Whatever becomes of it: programs that are started from here do not get it. This marks it for the other threads of
+ * this process, too, which see the same variables: what is passed to a program cannot be close-on-exec.
+ *
+ * @returns Whether it was not marked yet.
+ */
+function closeOnExec(fd: number): boolean {
   try {
-    syscall("fcntl", fd, F_SETFD, syscall("fcntl", fd, F_GETFD, 0) | FD_CLOEXEC);
+    const flags = syscall("fcntl", fd, F_GETFD, 0);
+    if ((flags & FD_CLOEXEC) !== 0) return false;
+    syscall("fcntl", fd, F_SETFD, flags | FD_CLOEXEC);
+    return true;
   } catch (error) {
-    if (error instanceof SyscallError && error.code === "EBADF") throw wrong(`descriptor ${fd} is not open`);
-    throw error;
+    if (!(error instanceof SyscallError && error.code === "EBADF")) throw error;
+    // Another thread may have closed what it has taken.
+    if ("DedicatedWorkerGlobalScope" in globalThis) return false;
+    throw wrong(`descriptor ${fd} is not open`);
   }
 }
 

@@ -39,7 +39,7 @@
  */
 
 export type { Child, ChildPermissions, ChildStatus, ProcessOptions, ShutdownOptions, SpawnOptions } from "./child.ts";
-export type { Incoming, SendOptions } from "./link.ts";
+export type { Incoming, MessagesOptions, SendOptions } from "./link.ts";
 export { listenFds, type ListenFdsOptions } from "./listen_fds.ts";
 export type { MovableSocket } from "./moving.ts";
 export { openSockets, type SocketInfo } from "./open_sockets.ts";

@@ -3,9 +3,13 @@
 import { Descriptor } from "../internal/descriptor.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import { quote } from "../internal/validate.ts";
-import { TcpConn } from "../tcp/tcp_conn.ts";
+import { NativeConn } from "../tcp/native_conn.ts";
+import { TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
 import { UdpEndpoint } from "../udp/udp_endpoint.ts";
+
+/** Sockets that one message may carry. */
+export const MOST_SOCKETS = 16_384;
 
 /**
  * What can be sent to another thread or process.
@@ -42,6 +46,9 @@ export function kindOf(socket: MovableSocket): SocketKind {
 export function checkSockets(value: unknown, action: string): readonly MovableSocket[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw new TypeError(`sockets must be an array, received ${quote(value)}`);
+  if (value.length > MOST_SOCKETS) {
+    throw new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${value.length}`);
+  }
   const seen = new Set<unknown>();
   for (const socket of value) {
     if (!(socket instanceof TcpConn || socket instanceof TcpListener || socket instanceof UdpEndpoint)) {
@@ -72,17 +79,17 @@ export function descriptorsOf(sockets: readonly MovableSocket[], action: string)
 
 /** Closes sockets here whose copies have been sent. */
 export function giveAway(sockets: readonly MovableSocket[]): void {
-  for (const socket of sockets) new Descriptor(socket.detach()).close();
+  for (const socket of sockets) socket.close();
 }
 
 /**
- * Makes a socket of a descriptor that was sent here. Closes it if it is none
- * of that kind, as a connection is that the peer has reset meanwhile.
+ * Makes a socket of a descriptor that was sent here. Closes it if it is none of
+ * that kind; a connection that the peer has reset on the way is one still.
  */
 export function adopt(kind: SocketKind, descriptor: Descriptor): MovableSocket | undefined {
   const fd = descriptor.detach();
   try {
-    if (kind === "conn") return TcpConn.fromFd(fd);
+    if (kind === "conn") return wrapConn(NativeConn.adoptSent(fd));
     if (kind === "listener") return TcpListener.fromFd(fd);
     if (kind === "udp") return UdpEndpoint.fromFd(fd);
   } catch { /* not that kind */ }

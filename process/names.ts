@@ -1,8 +1,5 @@
 /** What a parent tells its children about itself, before they can talk. */
 
-/** Begins the name of a Worker that was started by `spawnWorker`. */
-export const WORKER_MARK = "c10k-sockets ";
-
 /** The variable in which a process finds the socket of its parent. */
 export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
 

@@ -2,20 +2,15 @@
 
 import { engineSupport } from "../internal/engine.ts";
 import { libc } from "../internal/libc.ts";
-import { expectTable, joinTable, thisOwner } from "../internal/owner.ts";
-import { type Incoming, Link, type Packet, type SendOptions } from "./link.ts";
+import { thisOwner, WORKER_MARK } from "../internal/owner.ts";
+import { type Incoming, Link, type MessagesOptions, type Packet, type SendOptions } from "./link.ts";
 import type { MovableSocket } from "./moving.ts";
-import { PARENT_VARIABLE, WORKER_MARK } from "./names.ts";
+import { PARENT_VARIABLE } from "./names.ts";
 import { readVariable } from "./environment.ts";
 import { ProcessTransport } from "./process_transport.ts";
-import type { Hello, Welcome } from "./spawn_worker.ts";
+import type { Hello } from "./spawn_worker.ts";
 import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
-import { threadId } from "./threads.ts";
 import { UnixSocket } from "./unix_socket.ts";
-
-// linux/prctl.h, signal.h
-const PR_SET_PDEATHSIG = 1;
-const SIGKILL = 9n;
 
 /**
  * The parent, seen from a child.
@@ -50,8 +45,12 @@ export interface ParentPort {
    * @param options Sockets to send away, and a signal to stop waiting.
    */
   send(message: unknown, options?: SendOptions): Promise<void>;
-  /** Messages of the parent, until it asks for the end. Each goes to one loop only. */
-  messages(): AsyncIterableIterator<Incoming>;
+  /**
+   * Messages of the parent, until it asks for the end. Each goes to one loop only.
+   *
+   * @param options A signal to stop waiting.
+   */
+  messages(options?: MessagesOptions): AsyncIterableIterator<Incoming>;
   /**
    * Lets something be finished after the parent has asked for the end. A thread ends when all loops over
    * `messages()` have ended, and all that was given here is done; a process when it has nothing left to do.
@@ -89,10 +88,10 @@ export class Port implements ParentPort {
     return this.link.send(message, options);
   }
 
-  async *messages(): AsyncIterableIterator<Incoming> {
+  async *messages(options?: MessagesOptions): AsyncIterableIterator<Incoming> {
     this.#loops++;
     try {
-      yield* this.link.messages();
+      yield* this.link.messages(options);
     } finally {
       this.#loops--;
       this.#endIfDone();
@@ -179,14 +178,12 @@ function inWorker(): boolean {
     (globalThis as unknown as { name: string }).name.startsWith(WORKER_MARK);
 }
 
-function noParent(cause?: unknown): Error {
-  const message = "Cannot reach the parent: this program was not started by spawnWorker or spawnProcess";
+function noParent(more = "", cause?: unknown): Error {
+  const message = `Cannot reach the parent: this program was not started by spawnWorker or spawnProcess${more}`;
   return new Error(message, cause === undefined ? {} : { cause });
 }
 
 if (inWorker()) {
-  // What a Worker opens from here on is known by its number, even before the parent has answered.
-  expectTable();
   // Its end is told even if it never calls parent().
   tellOfEnd(globalThis as unknown as WorkerScope);
 }
@@ -203,9 +200,7 @@ function tellOfEnd(scope: WorkerScope): void {
   const close = scope.close.bind(scope);
   const sayBye = () => {
     const code = Deno.exitCode;
-    const body = code === 0
-      ? undefined
-      : new Error(`${scope.name.slice(WORKER_MARK.length)} has ended with the exit code ${code}`);
+    const body = code === 0 ? undefined : new Error(`${nameOf(scope)} has ended with the exit code ${code}`);
     scope.postMessage({ packet: { type: "bye", body }, sockets: [] } satisfies Envelope);
   };
   scope.close = () => {
@@ -215,34 +210,36 @@ function tellOfEnd(scope: WorkerScope): void {
   scope.addEventListener("unload", sayBye);
 }
 
+/** What the parent calls this Worker. */
+function nameOf({ name }: WorkerScope): string {
+  return name.slice(WORKER_MARK.length).replace(/ @[0-9a-f]+$/, "");
+}
+
 function joinThread(): Port {
   const scope = globalThis as unknown as WorkerScope;
   const port = new Port("worker", () => scope.close());
-  const transport = new ThreadTransport(scope, thisOwner);
+  const owner = engineSupport().engine === "native" ? thisOwner() : 0n;
   scope.addEventListener("message", (event) => {
-    const { data } = event as MessageEvent<Welcome | Envelope>;
-    if ("welcome" in data) {
-      joinTable(data.welcome.table, data.welcome.owner);
-      port.link.attach(transport);
-    } else port.link.receive(data.packet, unpack(data), 0);
+    const { data } = event as MessageEvent<Envelope>;
+    port.link.receive(data.packet, ...unpack(data));
   });
-  const hello: Hello = { hello: { thread: threadId() } };
-  scope.postMessage(hello);
+  scope.postMessage({ hello: true } satisfies Hello);
+  port.link.attach(new ThreadTransport(scope, owner));
   return port;
 }
 
 function joinProcess(): Port {
   const { engine, reason } = engineSupport();
-  if (engine !== "native") throw noParent(new Deno.errors.NotSupported(`Cannot use the native engine: ${reason}`));
+  if (engine !== "native") {
+    throw noParent(` in a thread, and a process needs the native engine for that: ${reason}`);
+  }
   const path = readVariable(PARENT_VARIABLE);
   if (path === undefined) throw noParent();
-  // Also of a program that never comes to its event loop; the parent's end before this call is seen below.
-  libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0n, 0n, 0n);
   let socket: UnixSocket;
   try {
     socket = UnixSocket.connect(path, "the parent");
   } catch (error) {
-    throw noParent(error);
+    throw noParent("", error);
   }
   const { pid, uid } = socket.peer;
   if (pid !== libc.getppid() || uid !== libc.getuid()) {

@@ -4,7 +4,7 @@ import { deserialize, serialize as serializeValue } from "node:v8";
 import { Buffer } from "node:buffer";
 import type { Descriptor } from "../internal/descriptor.ts";
 import type { Link, Packet, Transport } from "./link.ts";
-import { adopt, descriptorsOf, giveAway, kindOf, type MovableSocket, type SocketKind } from "./moving.ts";
+import { adopt, descriptorsOf, giveAway, kindOf, MOST_SOCKETS, type MovableSocket, type SocketKind } from "./moving.ts";
 import { LARGEST_PACKET, MOST_DESCRIPTORS } from "./scm.ts";
 import type { UnixSocket } from "./unix_socket.ts";
 
@@ -16,6 +16,9 @@ const MORE = 0;
 const LAST = 1;
 const ABANDONED = 2;
 const CHUNK = LARGEST_PACKET - 1;
+
+/** The types of packets that a child and its parent send each other. */
+const TYPES: readonly unknown[] = ["message", "credit", "shutdown", "pool"] satisfies Packet["type"][];
 
 /** Largest message, in bytes; more would have to be held in memory by who receives it. */
 const LARGEST_MESSAGE = 256 * 1024 * 1024;
@@ -43,21 +46,31 @@ export class ProcessTransport implements Transport {
     if (sockets.length > 0) serialize(packet.body);
   }
 
-  async send(packet: Packet, sockets: readonly MovableSocket[], signal?: AbortSignal): Promise<void> {
+  async send(
+    packet: Packet,
+    sockets: readonly MovableSocket[],
+    sent: () => void,
+    signal?: AbortSignal,
+  ): Promise<void> {
     const chunks = this.#pack(packet, sockets);
-    let sent = 0;
+    let tried = 0;
     try {
       for (const { data, from, to } of chunks) {
-        const isLast = ++sent === chunks.length;
+        const isLast = ++tried === chunks.length;
         await this.#socket.send(
           data,
-          () => descriptorsOf(sockets.slice(from, to), "send a socket"),
-          () => isLast && giveAway(sockets),
+          // Of all: one may have been closed since its copy went.
+          () => descriptorsOf(sockets, "send a socket").slice(from, to),
+          () => {
+            if (!isLast) return;
+            giveAway(sockets);
+            sent();
+          },
           signal,
         );
       }
     } catch (error) {
-      if (sent > 1) await this.#socket.send(new Uint8Array([ABANDONED]), () => [], () => {}).catch(() => {});
+      if (tried > 1) await this.#socket.send(new Uint8Array([ABANDONED]), () => [], () => {}).catch(() => {});
       throw error;
     }
   }
@@ -120,8 +133,11 @@ export class ProcessTransport implements Transport {
           forget();
           continue;
         }
+        if (data[0] !== MORE && data[0] !== LAST) throw notOurs();
         size += data.length - 1;
-        if (size > LARGEST_MESSAGE) throw new TypeError("Cannot receive: the message is too large");
+        if (size > LARGEST_MESSAGE || descriptors.length > MOST_SOCKETS || parts.length > LARGEST_MESSAGE / CHUNK) {
+          throw new TypeError("Cannot receive: the message is too large");
+        }
         parts.push(data.subarray(1));
         if (data[0] === MORE) continue;
         const envelope = decode(parts);
@@ -150,15 +166,25 @@ function serialize(value: unknown): Uint8Array {
 
 function decode(parts: readonly Uint8Array[]): Envelope {
   const bytes = parts.length === 1 ? parts[0] as Uint8Array : Buffer.concat(parts);
-  const envelope: unknown = deserialize(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
-  if (!isEnvelope(envelope)) throw new TypeError("Cannot receive: not a message of this library");
+  let envelope: unknown;
+  try {
+    envelope = deserialize(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+  } catch (error) {
+    throw notOurs(error);
+  }
+  if (!isEnvelope(envelope)) throw notOurs();
   return envelope;
+}
+
+function notOurs(cause?: unknown): Error {
+  const message = "Cannot receive: not a message of this library";
+  return new TypeError(message, cause === undefined ? {} : { cause });
 }
 
 function isEnvelope(value: unknown): value is Envelope {
   if (typeof value !== "object" || value === null) return false;
   const { packet, kinds } = value as Partial<Envelope>;
-  return typeof packet === "object" && packet !== null && typeof packet.type === "string" && Array.isArray(kinds);
+  return typeof packet === "object" && packet !== null && TYPES.includes(packet.type) && Array.isArray(kinds);
 }
 
 /** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */

@@ -73,6 +73,10 @@ abstract class ProgramChild implements Child {
     yield* [];
   }
 
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.shutdown();
+  }
+
   async shutdown(options: ShutdownOptions = {}): Promise<ChildStatus> {
     checkOptions(options);
     const grace = checkDuration(options.grace ?? GRACE, "grace");

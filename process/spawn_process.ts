@@ -16,7 +16,8 @@ import {
   type ShutdownOptions,
 } from "./child.ts";
 import { checkPermissions, permissionFlags } from "./child_permissions.ts";
-import { type Incoming, Link, type SendOptions } from "./link.ts";
+import { dieWithParentModule } from "./die_with_parent.ts";
+import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { childName, moduleUrl, PARENT_VARIABLE } from "./names.ts";
 import { ProcessTransport } from "./process_transport.ts";
 import { cString, UnixListener, type UnixSocket } from "./unix_socket.ts";
@@ -43,7 +44,16 @@ export class ProcessChild implements Child {
     const control = new ControlSocket(action);
     try {
       this.#child = new Deno.Command(Deno.execPath(), {
-        args: ["run", "--quiet", "--no-prompt", ...flags, ...(options.flags ?? []), url.href, ...(options.args ?? [])],
+        args: [
+          "run",
+          "--quiet",
+          "--no-prompt",
+          `--preload=${dieWithParentModule()}`,
+          ...flags,
+          ...(options.flags ?? []),
+          url.href,
+          ...(options.args ?? []),
+        ],
         env: { ...options.env, [PARENT_VARIABLE]: control.path },
         ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
         stdin: "null",
@@ -64,8 +74,8 @@ export class ProcessChild implements Child {
     return this.link.send(message, options);
   }
 
-  messages(): AsyncIterableIterator<Incoming> {
-    return this.link.messages();
+  messages(options?: MessagesOptions): AsyncIterableIterator<Incoming> {
+    return this.link.messages(options);
   }
 
   async shutdown(options: ShutdownOptions = {}): Promise<ChildStatus> {
@@ -91,6 +101,11 @@ export class ProcessChild implements Child {
     }
   }
 
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.shutdown();
+    this.link.discard();
+  }
+
   async #run(control: ControlSocket): Promise<ChildStatus> {
     const ended = new AbortController();
     const received = this.#connect(control, ended.signal);
@@ -108,11 +123,18 @@ export class ProcessChild implements Child {
     try {
       socket = await control.accept(this.pid, ended);
     } catch (error) {
-      return ended.aborted ? undefined : error as Error;
+      if (ended.aborted) return undefined;
+      // It could not be reached, and would not know.
+      this.kill();
+      return error as Error;
     } finally {
       control.close();
     }
-    if (this.#isEnding) socket.close();
+    if (this.#isEnding) {
+      // It was sent SIGTERM, and takes its time.
+      socket.close();
+      return undefined;
+    }
     const { promise, resolve } = Promise.withResolvers<Error | undefined>();
     this.link.attach(new ProcessTransport(socket, this.link, resolve));
     const error = await promise;
@@ -171,7 +193,7 @@ function checkProcessOptions(options: ProcessOptions): void {
   }
   // What a child may do is said in one place only, where it is checked.
   // Letters can stand together: -qA.
-  const flag = options.flags?.find((flag) => /^(-[a-z]*[ARWNESIP]|--allow-|--deny-|--permission-set)/.test(flag));
+  const flag = options.flags?.find((flag) => /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/.test(flag));
   if (flag !== undefined) {
     throw new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`);
   }

@@ -1,6 +1,7 @@
 /** A child that is a thread. */
 
-import { newOwner, shareTable } from "../internal/owner.ts";
+import { engineSupport } from "../internal/engine.ts";
+import { newOwner, WORKER_MARK } from "../internal/owner.ts";
 import { checkDuration, checkOptions } from "../internal/validate.ts";
 import {
   type Child,
@@ -12,23 +13,14 @@ import {
   type SpawnOptions,
 } from "./child.ts";
 import { checkPermissions } from "./child_permissions.ts";
-import { type Incoming, Link, type SendOptions } from "./link.ts";
-import { childName, moduleUrl, WORKER_MARK } from "./names.ts";
+import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
+import { childName, moduleUrl } from "./names.ts";
 import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
-import { closeLeftOpen } from "./threads.ts";
+import { closeLeftOpen, whenThreadEnds } from "./threads.ts";
 
-/** What a Worker says first. */
+/** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
-  readonly hello: { readonly thread: number };
-}
-
-/** What it is answered. */
-export interface Welcome {
-  readonly welcome: {
-    readonly id: number;
-    readonly owner: number;
-    readonly table: Int32Array<SharedArrayBuffer>;
-  };
+  readonly hello: true;
 }
 
 const SIGKILL = 9;
@@ -41,9 +33,11 @@ export class WorkerChild implements Child {
   readonly link: Link;
   readonly name: string;
   readonly #worker: Worker;
-  readonly #owner = newOwner();
+  /** What it opens is known by, 0 where there are no descriptors. */
+  readonly #owner: bigint;
   readonly #resolve: (status: ChildStatus) => void;
-  #thread = 0;
+  /** Messages that have come. */
+  #received = 0;
   #hasEnded = false;
 
   constructor(module: string | URL, options: SpawnOptions) {
@@ -53,13 +47,19 @@ export class WorkerChild implements Child {
     this.name = childName(this.kind, this.id, url, options.name);
     this.link = new Link(this.name);
     ({ promise: this.closed, resolve: this.#resolve } = Promise.withResolvers<ChildStatus>());
+    this.#owner = engineSupport().engine === "native" ? newOwner() : 0n;
     const settings = {
       type: "module" as const,
-      name: `${WORKER_MARK}${this.name}`,
+      name: `${WORKER_MARK}${this.name} @${this.#owner.toString(16)}`,
       // Deno ends the program if this is given without --unstable-worker-options.
       ...(permissions === "inherit" ? {} : { deno: { permissions } }),
     };
-    this.#worker = new Worker(url, settings as WorkerOptions);
+    try {
+      this.#worker = new Worker(entryOf(url, permissions), settings as WorkerOptions);
+    } catch (error) {
+      if (this.#owner !== 0n) closeLeftOpen(this.#owner);
+      throw error;
+    }
     this.#worker.onmessage = ({ data }) => this.#receive(data);
     this.#worker.onerror = (event) => {
       // Else the error would end this program, too.
@@ -76,8 +76,8 @@ export class WorkerChild implements Child {
     return this.link.send(message, options);
   }
 
-  messages(): AsyncIterableIterator<Incoming> {
-    return this.link.messages();
+  messages(options?: MessagesOptions): AsyncIterableIterator<Incoming> {
+    return this.link.messages(options);
   }
 
   async shutdown(options: ShutdownOptions = {}): Promise<ChildStatus> {
@@ -93,24 +93,22 @@ export class WorkerChild implements Child {
   }
 
   kill(): void {
-    if (this.#hasEnded) return;
     this.#worker.terminate();
     this.#end({ success: false, code: 128 + SIGKILL, signal: "SIGKILL", error: undefined });
   }
 
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.shutdown();
+    this.link.discard();
+  }
+
   #receive(data: Hello | Envelope): void {
-    if (this.#hasEnded) return;
-    if ("hello" in data) {
-      this.#thread = data.hello.thread;
-      const welcome: Welcome = { welcome: { id: this.id, owner: this.#owner, table: shareTable() } };
-      this.#worker.postMessage(welcome);
-      this.link.attach(new ThreadTransport(this.#worker, () => this.#owner));
-    } else if (data.packet.type === "bye") {
+    this.#received++;
+    if ("hello" in data) this.link.attach(new ThreadTransport(this.#worker, this.#owner));
+    else if (data.packet.type === "bye") {
       const error = data.packet.body as Error | undefined;
       this.#end({ success: error === undefined, code: error === undefined ? 0 : 1, signal: undefined, error });
-    } else {
-      this.link.receive(data.packet, unpack(data), 0);
-    }
+    } else this.link.receive(data.packet, ...unpack(data));
   }
 
   #fail(error: Error): void {
@@ -121,11 +119,29 @@ export class WorkerChild implements Child {
   async #end(status: ChildStatus): Promise<void> {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
-    this.link.close(endedError(this.name));
-    await closeLeftOpen(this.#owner, this.#thread);
+    this.link.stopSending(endedError(this.name));
+    const isOver = this.#owner === 0n || await whenThreadEnds(this.#owner);
+    // What it has said before is on its way by another queue than its failure.
+    for (let before = -1; before < this.#received;) {
+      before = this.#received;
+      await new Promise((resolve) => setTimeout(resolve));
+    }
     this.#worker.terminate();
+    this.#worker.onmessage = null;
+    this.link.end();
+    if (this.#owner !== 0n && isOver) closeLeftOpen(this.#owner);
     this.#resolve(status);
   }
+}
+
+/**
+ * What the Worker runs. Deno keeps two descriptors of a Worker that ends while its main module waits (`for await` at
+ * its top level does), so that is one that does not wait. What it imports needs the Worker's own permissions, which one
+ * with less than this program's may not have.
+ */
+function entryOf(module: URL, permissions: NonNullable<SpawnOptions["permissions"]>): URL | string {
+  if (permissions !== "inherit") return module;
+  return `data:text/javascript,${encodeURIComponent(`import(${JSON.stringify(module.href)});`)}`;
 }
 
 /**

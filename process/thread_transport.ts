@@ -34,12 +34,12 @@ export interface Envelope {
 /** {@linkcode Transport} between threads. */
 export class ThreadTransport implements Transport {
   readonly #port: Port;
-  readonly #owner: () => number;
+  readonly #owner: bigint;
   /** Connections whose bytes go through here to the other thread. */
   readonly #flowing = new Set<RuntimeConn>();
 
   /** `owner` is the number of the thread among the two that may end first. */
-  constructor(port: Port, owner: () => number) {
+  constructor(port: Port, owner: bigint) {
     this.#port = port;
     this.#owner = owner;
   }
@@ -50,13 +50,13 @@ export class ThreadTransport implements Transport {
       if (conn === undefined) descriptorsOf([socket], "send a socket");
       else conn.checkMove();
     }
-    // What cannot be cloned must be known before a socket is detached.
     if (sockets.length > 0) structuredClone(packet.body);
   }
 
-  send(packet: Packet, sockets: readonly MovableSocket[]): Promise<void> {
+  send(packet: Packet, sockets: readonly MovableSocket[], sent: () => void): Promise<void> {
     try {
       this.trySend(packet, sockets);
+      sent();
       return Promise.resolve();
     } catch (error) {
       return Promise.reject(error);
@@ -64,7 +64,9 @@ export class ThreadTransport implements Transport {
   }
 
   trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean {
-    this.check(packet, sockets);
+    this.check({ ...packet, body: undefined }, sockets);
+    // What cannot be cloned must be known before a socket is detached, and a getter may answer once only.
+    const body = sockets.length > 0 ? structuredClone(packet.body) : packet.body;
     const streams: Transferable[] = [];
     const moved = sockets.map((socket): Moved => {
       const runtime = runtimeConn(socket);
@@ -75,10 +77,10 @@ export class ThreadTransport implements Transport {
       }
       const kind = kindOf(socket);
       const fd = socket.detach();
-      entrust(fd, this.#owner());
+      entrust(fd, this.#owner);
       return { kind, fd };
     });
-    this.#port.postMessage({ packet, sockets: moved } satisfies Envelope, streams);
+    this.#port.postMessage({ packet: { type: packet.type, body }, sockets: moved } satisfies Envelope, streams);
     return true;
   }
 
@@ -110,11 +112,12 @@ function runtimeConn(socket: MovableSocket): RuntimeConn | undefined {
   return driver instanceof RuntimeConn ? driver : undefined;
 }
 
-/** Makes sockets of what has come. */
-export function unpack({ sockets }: Envelope): MovableSocket[] {
-  return sockets.flatMap((moved) =>
+/** Makes sockets of what has come, and counts those of which none could be made. */
+export function unpack({ sockets: sent }: Envelope): [MovableSocket[], lost: number] {
+  const sockets = sent.flatMap((moved) =>
     moved.kind === "streams"
       ? wrapConn(new RuntimeConn(new StreamSocket(moved.conn)))
       : adopt(moved.kind, new Descriptor(moved.fd)) ?? []
   );
+  return [sockets, sent.length - sockets.length];
 }

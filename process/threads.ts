@@ -1,27 +1,21 @@
-/** The kernel's view of threads: which one this is, and what an ended one has left open. */
+/** What a thread that has ended leaves open is closed by who has started it. */
 
 import { Descriptor } from "../internal/descriptor.ts";
-import { engineSupport } from "../internal/engine.ts";
 import { libc } from "../internal/libc.ts";
-import { belongingsOf, takeFrom } from "../internal/owner.ts";
+import { belongingsOf, endOwner, freeOwner, threadOf } from "../internal/owner.ts";
 import { linkOf } from "../internal/socket.ts";
 import { cString } from "./unix_socket.ts";
 
-// asm/unistd_64.h, asm-generic/unistd.h; asm-generic/fcntl.h
-const SYS_GETTID = Deno.build.arch === "aarch64" ? 178n : 186n;
+// asm-generic/fcntl.h
 const O_PATH = 0o10000000;
 const O_CLOEXEC = 0o2000000;
+const F_DUPFD_CLOEXEC = 1030;
 
 /** Milliseconds between two looks whether a thread has ended, and how long it is looked for. */
 const LOOK_INTERVAL = 2;
 const LOOK_LIMIT = 2_000;
 
 const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
-
-/** gettid(2); 0 where the native engine is not. */
-export function threadId(): number {
-  return engineSupport().engine === "native" ? libc.syscall(SYS_GETTID, 0n, null, 0n) : 0;
-}
 
 function isRunning(thread: number): boolean {
   const fd = libc.open(cString(`/proc/self/task/${thread}`), O_PATH | O_CLOEXEC, 0);
@@ -30,31 +24,52 @@ function isRunning(thread: number): boolean {
   return true;
 }
 
-function isEventFd(fd: number): boolean {
-  try {
-    return linkOf(fd).includes("eventfd");
-  } catch {
-    // The thread, which still runs, has closed it meanwhile.
-    return false;
+/** More than any descriptor that is open: the size of this process's table, `FDSize` of proc_pid_status(5). */
+function descriptorsEnd(): number {
+  const text = new Uint8Array(4096);
+  const fd = libc.open(cString("/proc/self/status"), O_CLOEXEC, 0);
+  if (fd < 0) return Infinity;
+  const n = libc.read(fd, text, text.length);
+  libc.close(fd);
+  return Number(/^FDSize:\s+(\d+)/m.exec(new TextDecoder().decode(text.subarray(0, Math.max(n, 0))))?.[1] ?? Infinity);
+}
+
+/** Ends a wait of a thread's reactor, or of a multiplexer, that is under way on yet another thread and holds it up. */
+function wake(owner: bigint): void {
+  for (const fd of belongingsOf(owner, descriptorsEnd())) {
+    // The thread still runs: by way of a copy, nothing is written to what the number may be by now.
+    const copy = libc.fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) continue;
+    try {
+      if (linkOf(copy).includes("eventfd")) libc.write(copy, ONE, ONE.length);
+    } finally {
+      libc.close(copy);
+    }
   }
 }
 
 /**
- * Closes what a thread has left open, once it has ended: as long as it runs,
- * it may close a number itself, and another may have that number at once.
+ * Waits until a Worker that was ended runs no more: as long as it does, it may
+ * close a number itself, and another may have that number at once.
  *
  * @returns Whether it has ended; a thread that never returns to its event loop does not.
  */
-export async function closeLeftOpen(owner: number, thread: number): Promise<boolean> {
+export async function whenThreadEnds(owner: bigint): Promise<boolean> {
+  endOwner(owner);
+  const thread = threadOf(owner);
   if (thread === 0) return true;
-  // A wait of its reactor that is on another thread holds it up.
-  for (const fd of belongingsOf(owner)) {
-    if (isEventFd(fd)) libc.write(fd, ONE, ONE.length);
-  }
+  wake(owner);
   for (const end = performance.now() + LOOK_LIMIT; isRunning(thread);) {
     if (performance.now() > end) return false;
     await new Promise((resolve) => setTimeout(resolve, LOOK_INTERVAL));
   }
-  for (const fd of takeFrom(owner)) new Descriptor(fd).close();
   return true;
+}
+
+/** Closes what a thread has left open; it must have ended. */
+export function closeLeftOpen(owner: bigint): void {
+  const hasRun = threadOf(owner) !== 0;
+  for (const fd of belongingsOf(owner, descriptorsEnd())) new Descriptor(fd).close();
+  // One that has not begun yet still looks at its record.
+  if (hasRun) freeOwner(owner);
 }

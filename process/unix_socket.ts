@@ -177,7 +177,12 @@ export class UnixListener implements Source {
       // As fchmod(2) on the socket before bind(2), the mode holds from the start (unix(7)).
       syscall("fchmod", socket.fd, 0o600);
       syscall("bind", socket.fd, sockaddr, sockaddr.length);
-      syscall("listen", socket.fd, 64);
+      try {
+        syscall("listen", socket.fd, 64);
+      } catch (error) {
+        libc.unlink(cString(name));
+        throw error;
+      }
       this.#socket = new NativeSocket(socket.detach(), this, () => `control socket ${path}`);
     } finally {
       socket.close();

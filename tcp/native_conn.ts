@@ -1,7 +1,7 @@
 /** A connection on the kernel's own socket. */
 
-import { formatAddress } from "../internal/address.ts";
-import { closedError } from "../internal/errors.ts";
+import { formatAddress, type HostPort } from "../internal/address.ts";
+import { closedError, SyscallError } from "../internal/errors.ts";
 import {
   addressOf,
   adoptTcp,
@@ -63,6 +63,23 @@ export class NativeConn implements ConnDriver, Source {
   static adopt(fd: number): NativeConn {
     adoptTcp(fd, "connected");
     const [local, remote] = [addressOf(fd, "getsockname"), addressOf(fd, "getpeername")];
+    return new NativeConn(fd, { transport: "tcp", ...local }, { transport: "tcp", ...remote });
+  }
+
+  /**
+   * The same for one that was sent here: if the peer has reset it on the way, the kernel knows the peer no more, and
+   * reads and writes tell so.
+   */
+  static adoptSent(fd: number): NativeConn {
+    adoptTcp(fd, "sent");
+    const local = addressOf(fd, "getsockname");
+    let remote: HostPort;
+    try {
+      remote = addressOf(fd, "getpeername");
+    } catch (error) {
+      if (!(error instanceof SyscallError && error.code === "ENOTCONN")) throw error;
+      remote = { hostname: local.hostname.includes(":") ? "::" : "0.0.0.0", port: 0 };
+    }
     return new NativeConn(fd, { transport: "tcp", ...local }, { transport: "tcp", ...remote });
   }
 

@@ -30,7 +30,9 @@ const AF_UNIX = 1;
 const AF_INET = 2;
 const SOCK_STREAM = 1;
 const SOCK_DGRAM = 2;
-const NONBLOCK_CLOEXEC = 0o4000 | 0o2000000;
+const O_WRONLY = 1;
+const O_CLOEXEC = 0o2000000;
+const NONBLOCK_CLOEXEC = 0o4000 | O_CLOEXEC;
 const SYS_PIDFD_OPEN = 434;
 export const MSG_OOB = 1;
 
@@ -82,8 +84,9 @@ export class Descriptors implements Disposable {
     return this.#keep(checked(kernel.syscall(SYS_PIDFD_OPEN, pid, 0)))[0] as number;
   }
 
-  file(path: string): number {
-    return this.#keep(checked(kernel.open(new TextEncoder().encode(path + "\0"), 0)))[0] as number;
+  file(path: string, how: "read" | "write" = "read"): number {
+    const flags = O_CLOEXEC | (how === "write" ? O_WRONLY : 0);
+    return this.#keep(checked(kernel.open(new TextEncoder().encode(path + "\0"), flags)))[0] as number;
   }
 
   /** A duplicate with a number of at least `least`. */

@@ -1,12 +1,23 @@
 /** The vocabulary of tests that start threads and processes. */
 
-import { type Child, type Incoming, type ProcessOptions, spawnProcess, spawnWorker } from "@c10k/sockets/process";
-import { engineSupport } from "@c10k/sockets/tcp";
-import { assertEquals } from "@std/assert";
+import {
+  type Child,
+  type Incoming,
+  type MovableSocket,
+  type ProcessOptions,
+  spawnProcess,
+  spawnWorker,
+} from "@c10k/sockets/process";
+import { engineSupport, type TcpConn } from "@c10k/sockets/tcp";
+import { UdpEndpoint } from "@c10k/sockets/udp";
+import { assert, assertEquals } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { withoutLeaks } from "./_util.ts";
+import { decode, encode, eventually, Pair, readExactly, withoutLeaks } from "./_util.ts";
 
 export type Kind = "worker" | "process";
+
+/** Whether children of both kinds can be tested here. */
+export const NATIVE: boolean = engineSupport().engine === "native";
 
 /** Declares a test for children of both kinds; it fails if it leaves sockets, processes or control folders. */
 export function childTest(name: string, fn: (kind: Kind) => Promise<void>, ignore = false): void {
@@ -17,7 +28,7 @@ export function childTest(name: string, fn: (kind: Kind) => Promise<void>, ignor
 export function oneKindTest(kind: Kind, name: string, fn: (kind: Kind) => Promise<void>, ignore = false): void {
   Deno.test({
     name: `[${kind}] ${name}`,
-    ignore: ignore || engineSupport().engine !== "native",
+    ignore: ignore || !NATIVE,
     fn: () => withoutOrphans(() => withoutLeaks(() => fn(kind))),
   });
 }
@@ -126,4 +137,69 @@ export function descendants(pid: number): number[] {
     }
   } catch { /* the process, or a thread of it, has ended */ }
   return children.flatMap((child) => [child, ...descendants(child)]);
+}
+
+export const ECHO = new URL("./children/echo.ts", import.meta.url);
+export const ACTOR = new URL("./children/actor.ts", import.meta.url);
+
+/** How many messages may be unread, as `Child.send` documents. */
+export const WINDOW = 256;
+
+/** Sends to a child that answers each message with one, and returns that. */
+// deno-lint-ignore no-explicit-any -- what a child says is checked by what is done with it
+export async function ask(child: Child, message: unknown, sockets: MovableSocket[] = []): Promise<Incoming<any>> {
+  await child.send(message, { sockets });
+  return await next(child.messages());
+}
+
+/** Sends a text over a connection and checks that it comes back. */
+export async function checkEcho(conn: TcpConn, text: string): Promise<void> {
+  await conn.writeAll(encode(text));
+  assertEquals(decode(await readExactly(conn, encode(text).length)), text);
+}
+
+/** Waits until the reactor has what it needs, so that descriptors can be counted. */
+export async function warmUp(): Promise<void> {
+  using pair = await Pair.open("native");
+  const reading = pair.server.read(new Uint8Array(1));
+  await pair.client.writeAll(new Uint8Array(1));
+  await reading;
+}
+
+/** Waits until there are no more descriptors than there were. */
+export async function assertDescriptors(before: number): Promise<void> {
+  await eventually(() => descriptorLinks().length <= before ? true : undefined).catch(() => {});
+  const links = descriptorLinks();
+  assert(links.length <= before, `${links.length} descriptors, had ${before}: ${links.join(" ")}`);
+}
+
+/** How a promise has ended, as text. */
+export function outcome(promise: Promise<unknown>): Promise<string> {
+  return promise.then(() => "done", (error) => error.name);
+}
+
+/** Whether a promise is still pending after a time in which it could have been settled. */
+export async function isPending(promise: Promise<unknown>): Promise<boolean> {
+  return await Promise.race([promise.then(() => false, () => false), delay(50).then(() => true)]);
+}
+
+/** Says where it can be told to read by a datagram, reads nothing before, then counts what comes before "last". */
+export const LATE_READER = moduleOf(`
+  const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 });
+  await parent().send(endpoint.addr);
+  await endpoint.recvFrom(new Uint8Array(1));
+  endpoint.close();
+  const seen = [];
+  for await (const { message, sockets } of parent().messages()) {
+    for (const socket of sockets) socket.close();
+    if (message === "last") break;
+    seen.push(message);
+  }
+  await parent().send(seen);
+  for await (const _ of parent().messages());
+`);
+
+export async function letRead(addr: Deno.NetAddr): Promise<void> {
+  using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  await endpoint.sendTo(new Uint8Array(1), addr);
 }

@@ -1,0 +1,387 @@
+/** How children of both kinds end, by themselves and by others, and what is left of them: nothing. */
+
+import { type ChildStatus, spawnProcess, spawnWorker } from "@c10k/sockets/process";
+import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { UdpEndpoint } from "@c10k/sockets/udp";
+import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects, assertStrictEquals } from "@std/assert";
+import { deadline, delay } from "@std/async";
+import {
+  ask,
+  assertDescriptors,
+  childTest,
+  descriptorLinks,
+  ECHO,
+  internetSockets,
+  isAlive,
+  letRead,
+  moduleOf,
+  NATIVE,
+  next,
+  oneKindTest,
+  outcome,
+  spawn,
+  type TestChild,
+  warmUp,
+  withoutOrphans,
+} from "./_process.ts";
+import { encode, eventually, Pair, readText, ROOT } from "./_util.ts";
+
+/** Modules that end by themselves before they have talked: status code of a process, of a thread, a thread's error. */
+const EARLY_ENDS: [string, string | URL, number, number, RegExp | undefined][] = [
+  ["that throws", moduleOf(`throw new Error("boom")`), 1, 1, /boom/],
+  ["that rejects", moduleOf(`await Promise.reject(new TypeError("boom"))`), 1, 1, /TypeError: boom/],
+  ["that throws what is no error", moduleOf(`throw "boom"`), 1, 1, /boom/],
+  ["with a syntax error", moduleOf(`const = 1`), 1, 1, /SyntaxError/],
+  ["that is missing", new URL("./children/missing.js", import.meta.url), 1, 1, /missing\.js/],
+  ["that calls Deno.exit(3)", moduleOf(`Deno.exit(3)`), 3, 1, /3/],
+  ["that calls Deno.exit(0)", moduleOf(`Deno.exit(0)`), 0, 0, undefined],
+];
+
+for (const [what, module, code, threadCode, text] of EARLY_ENDS) {
+  childTest(`a module ${what} ends the child, and messages stay here with their sockets`, async (kind) => {
+    using pair = await Pair.open("native");
+    await using child = spawn(kind, module, { stderr: "null", name: "faulty" });
+    const sends = [child.send("early"), child.send("with a socket", { sockets: [pair.server] })];
+    const outcomes = Promise.all(sends.map(outcome));
+    const status = await deadline(child.closed, 10_000);
+    const expected = kind === "process" ? code : threadCode;
+    assertEquals([status.success, status.code, status.signal], [expected === 0, expected, undefined]);
+    if (kind === "process" || text === undefined) assertEquals(status.error, undefined);
+    else {
+      assertInstanceOf(status.error, Error);
+      assertMatch(status.error.message, /^worker \d+ \(faulty\) has /);
+      assertMatch(status.error.message, text);
+    }
+    assertEquals(await outcomes, ["BrokenPipe", "BrokenPipe"]);
+    await pair.client.writeAll(encode("whole"));
+    assertEquals(await readText(pair.server), "whole");
+  });
+}
+
+oneKindTest("worker", "a Worker that closes itself before it has called parent() has ended well", async (kind) => {
+  await using child = spawn(kind, moduleOf(`self.close()`));
+  const sending = outcome(child.send("early"));
+  assertEquals(await deadline(child.closed, 10_000), { success: true, code: 0, signal: undefined, error: undefined });
+  assertEquals(await sending, "BrokenPipe");
+});
+
+/** What ends a child that has talked: status code of a process, of a thread, a thread's error. */
+const LATE_ENDS: [string, string, number, number, RegExp | undefined][] = [
+  ["an unhandled rejection", `Promise.reject(new Error("boom"))`, 1, 1, /boom/],
+  ["an exception in a timer", `setTimeout(() => { throw new Error("boom"); })`, 1, 1, /boom/],
+  ["reportError()", `reportError(new Error("boom"))`, 1, 1, /boom/],
+  ["Deno.exit(3)", `Deno.exit(3)`, 3, 1, /3/],
+  ["self.close()", `"DedicatedWorkerGlobalScope" in globalThis ? self.close() : Deno.exit()`, 0, 0, undefined],
+];
+
+for (const [what, text, code, threadCode, error] of LATE_ENDS) {
+  childTest(`${what} ends a child, and with it the sockets of messages that nobody has read`, async (kind) => {
+    using pair = await Pair.open("native");
+    using second = await Pair.open("native");
+    await using child = spawn(
+      kind,
+      // The first message makes it fail, and is the last that it reads.
+      moduleOf(`
+        addEventListener("error", () => {});
+        const [first] = [parent().messages()];
+        const { value: { sockets } } = await first.next();
+        await parent().send("goes");
+        const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 });
+        await parent().send(endpoint.addr);
+        await endpoint.recvFrom(new Uint8Array(1));
+        ${text};
+        await new Promise((resolve) => setTimeout(resolve, 60_000));
+      `),
+      { stderr: "null" },
+    );
+    const inbox = child.messages();
+    await child.send("taken", { sockets: [pair.server] });
+    assertEquals((await next(inbox)).message, "goes");
+    const { message: addr } = await next(inbox);
+    await child.send("never read", { sockets: [second.server] });
+    await letRead(addr);
+    const status = await deadline(child.closed, 10_000);
+    const expected = kind === "process" ? code : threadCode;
+    assertEquals([status.success, status.code, status.signal], [expected === 0, expected, undefined]);
+    if (kind === "worker" && error !== undefined) assertMatch(status.error?.message ?? "", error);
+    else assertEquals(status.error, undefined);
+    for (const { client } of [pair, second]) {
+      assertEquals(await deadline(readText(client).catch(() => null), 5_000), null);
+    }
+    await assertRejects(() => child.send("after the end"), Deno.errors.BrokenPipe, "it has ended");
+    assertEquals((await inbox.next()).done, true);
+  });
+}
+
+childTest("Child.closed of a child that has ended leaves what it has said before to be read", async (kind) => {
+  using pair = await Pair.open("native");
+  await using child = spawn(
+    kind,
+    moduleOf(`
+      const { value: { sockets } } = await parent().messages().next();
+      await parent().send("one");
+      await parent().send("two", { sockets });
+      "DedicatedWorkerGlobalScope" in globalThis ? self.close() : Deno.exit();
+    `),
+  );
+  await child.send("go", { sockets: [pair.server] });
+  assertEquals((await child.closed).success, true);
+  const inbox = child.messages();
+  assertEquals((await next(inbox)).message, "one");
+  const { message, sockets: [back] } = await next(inbox);
+  assertEquals(message, "two");
+  assert(back instanceof TcpConn);
+  using conn = back;
+  await pair.client.writeAll(encode("whole"));
+  assertEquals(await readText(conn), "whole");
+  assertEquals(await inbox.next(), { value: undefined, done: true });
+});
+
+childTest("Child.kill() closes the sockets of the child, and its epoll and eventfd", async (kind) => {
+  await warmUp();
+  const before = descriptorLinks().length;
+  using client = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  const child = spawn(
+    kind,
+    moduleOf(`
+      const early = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 });
+      const port = parent();
+      const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+      const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 });
+      const client = await TcpConn.connect({ port: listener.addr.port });
+      const server = await listener.accept();
+      const p = new Uint8Array(9);
+      for (const call of [listener.accept(), endpoint.recvFrom(p), server.read(p), early.recvFrom(p)]) call.catch(() => {});
+      await port.send([listener.addr.port, endpoint.addr.port, early.addr.port]);
+    `),
+  );
+  const { message: [port, ...udpPorts] } = await next(child.messages());
+  using conn = await TcpConn.connect({ port, engine: "native" });
+  child.kill();
+  assertEquals(await child.closed, { success: false, code: 137, signal: "SIGKILL", error: undefined });
+  assertEquals(await readText(conn).catch(() => null), null);
+  await assertRejects(() => TcpConn.connect({ port, engine: "native" }), Deno.errors.ConnectionRefused);
+  for (const udpPort of udpPorts) UdpEndpoint.bind({ hostname: "127.0.0.1", port: udpPort, engine: "native" }).close();
+  conn.close();
+  client.close();
+  await assertDescriptors(before);
+});
+
+childTest("a child that fails at once leaves nothing of what it has opened", async (kind) => {
+  await warmUp();
+  const before = descriptorLinks().length;
+  using probe = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  const { port } = probe.addr;
+  probe.close();
+  const text = `TcpListener.bind({ hostname: "127.0.0.1", port: ${port} }).accept(); throw new Error("boom")`;
+  const child = spawn(kind, moduleOf(text), { stderr: "null" });
+  assertEquals((await child.closed).code, 1);
+  // The port is free for the next one.
+  TcpListener.bind({ hostname: "127.0.0.1", port, engine: "native" }).close();
+  await assertDescriptors(before);
+});
+
+childTest("await using ends a child in peace, and closes the sockets that nobody has taken from it", async (kind) => {
+  using pair = await Pair.open("native");
+  using second = await Pair.open("native");
+  let closed: Promise<ChildStatus>;
+  {
+    await using child = kind === "worker" ? spawnWorker(ECHO) : spawnProcess(ECHO);
+    closed = child.closed;
+    await ask(child, "up");
+    await child.send("back", { sockets: [pair.server] });
+    await child.send("again", { sockets: [second.server] });
+  }
+  assertEquals((await closed).success, true);
+  for (const { client } of [pair, second]) assertEquals(await readText(client).catch(() => null), null);
+});
+
+oneKindTest("worker", "threads that are ended in every way leave no descriptors", async (kind) => {
+  await warmUp();
+  const end = (text: string) => `await parent().send("up"); ${text}; for await (const _ of parent().messages());`;
+  const ways = [
+    end(``),
+    end(`setTimeout(() => { throw new Error("boom"); })`),
+    end(`setTimeout(() => self.close())`),
+    end(`TcpListener.bind({ hostname: "127.0.0.1", port: 0 }).accept(); setTimeout(() => Deno.exit(3))`),
+    // Before it has said anything.
+    `TcpListener.bind({ hostname: "127.0.0.1", port: 0 }).accept(); throw new Error("boom")`,
+  ];
+  const start = async (text: string) => {
+    const child = spawn(kind, moduleOf(text));
+    if (text === ways[0]) await next(child.messages());
+    if (text === ways[0]) child.kill();
+    await child.closed;
+  };
+  // Deno itself keeps some for its first one.
+  await start(ways[0] as string);
+  const before = descriptorLinks().length;
+  await Promise.all(ways.map(start));
+  await assertDescriptors(before);
+});
+
+oneKindTest("worker", "a thread that is killed at any moment of its start leaves nothing", async (kind) => {
+  using probe = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  const { port } = probe.addr;
+  probe.close();
+  for (let i = 0; i < 10; i++) {
+    const child = spawn(kind, moduleOf(`TcpListener.bind({ hostname: "127.0.0.1", port: ${port} }).accept()`));
+    await delay(i * i);
+    child.kill();
+    await child.closed;
+    TcpListener.bind({ hostname: "127.0.0.1", port, engine: "native" }).close();
+  }
+});
+
+childTest("Child.kill() may come twice, and at once; after the end nothing can be sent", async (kind) => {
+  const child = spawn(kind, ECHO);
+  child.kill();
+  child.kill();
+  const status = await child.closed;
+  assertEquals(status, { success: false, code: 137, signal: "SIGKILL", error: undefined });
+  assertStrictEquals(await child.closed, status);
+  child.kill();
+  assertStrictEquals(await child.shutdown(), status);
+  await assertRejects(() => child.send("after the end"), Deno.errors.BrokenPipe, "Cannot send to");
+  assertEquals(await child.messages().next(), { value: undefined, done: true });
+  assertEquals(child.kind, kind);
+  assertEquals(typeof child.pid, kind === "process" ? "number" : "undefined");
+});
+
+oneKindTest("process", "Child.kill() sends another signal, which a process may take its own way", async (kind) => {
+  await using child = spawn(
+    kind,
+    moduleOf(`
+      Deno.addSignalListener("SIGUSR1", () => void parent().send("SIGUSR1"));
+      await parent().send("ready");
+      for await (const _ of parent().messages());
+    `),
+  );
+  const inbox = child.messages();
+  await next(inbox);
+  child.kill("SIGUSR1");
+  assertEquals((await next(inbox)).message, "SIGUSR1");
+  child.kill("SIGTERM");
+  assertEquals(await child.closed, { success: false, code: 143, signal: "SIGTERM", error: undefined });
+});
+
+childTest("Child.shutdown() ends the child's loop over messages, after those that were sent before", async (kind) => {
+  const child = spawn(
+    kind,
+    moduleOf(`
+      let count = 0;
+      for await (const _ of parent().messages()) count++;
+      await parent().send({ count, aborted: parent().signal.aborted, reason: parent().signal.reason.name });
+    `),
+  );
+  const inbox = child.messages();
+  for (let i = 0; i < 10; i++) await child.send(i);
+  const [first, second] = [child.shutdown(), child.shutdown()];
+  assertEquals((await next(inbox)).message, { count: 10, aborted: true, reason: "Interrupted" });
+  const status = await deadline(first, 10_000);
+  assertEquals(status, { success: true, code: 0, signal: undefined, error: undefined });
+  assertStrictEquals(await second, status);
+  assertEquals((await inbox.next()).done, true);
+});
+
+childTest("ParentPort.waitUntil() lets something be finished after the parent has asked for the end", async (kind) => {
+  const child = spawn(
+    kind,
+    moduleOf(`
+      const asked = new Promise((resolve) => parent().signal.addEventListener("abort", resolve));
+      parent().waitUntil(asked.then(async () => {
+        await new Promise((resolve) => setTimeout(resolve, 50));
+        await parent().send("finished");
+      }));
+      await parent().send("ready");
+      for await (const _ of parent().messages());
+    `),
+  );
+  const inbox = child.messages();
+  await next(inbox);
+  const ending = child.shutdown();
+  assertEquals((await next(inbox)).message, "finished");
+  assertEquals((await deadline(ending, 10_000)).success, true);
+});
+
+childTest("Child.shutdown() kills the child when the grace is over", async (kind) => {
+  const child = spawn(
+    kind,
+    moduleOf(`
+      parent().waitUntil(new Promise(() => setInterval(() => {}, 1000)));
+      await parent().send("ready");
+      for await (const _ of parent().messages());
+    `),
+  );
+  await next(child.messages());
+  const begin = performance.now();
+  const status = await child.shutdown({ grace: 100 });
+  assertEquals(status, { success: false, code: 137, signal: "SIGKILL", error: undefined });
+  const took = performance.now() - begin;
+  assert(took >= 95 && took < 5_000, `${took} ms`);
+  await assertRejects(() => child.shutdown({ grace: -1 }), RangeError);
+});
+
+childTest("Child.shutdown() of a child that has only just been started ends it", async (kind) => {
+  const child = spawn(kind, ECHO);
+  const { signal } = await deadline(child.shutdown(), 10_000);
+  assertEquals(signal, kind === "process" ? "SIGTERM" : undefined);
+});
+
+oneKindTest(
+  "process",
+  "spawnProcess() lets a child inherit no socket, also of those opened meanwhile",
+  async (kind) => {
+    const pairs: Pair[] = [];
+    const children: TestChild[] = [];
+    try {
+      for (let i = 0; i < 20; i++) {
+        const opening = Promise.all([Pair.open("native"), Pair.open("native")]);
+        children.push(spawn(kind, ECHO));
+        pairs.push(...await opening);
+      }
+      await Promise.all(children.map((child) => ask(child, "up")));
+      const ours = descriptorLinks();
+      assert(ours.filter((link) => link.startsWith("socket:")).length >= 20 * 6);
+      const internet = internetSockets();
+      for (const { pid } of children) {
+        const sockets = descriptorLinks(pid as number).filter((link) => link.startsWith("socket:"));
+        assert(sockets.length > 0);
+        assertEquals(sockets.filter((link) => ours.includes(link) || internet.has(link)), []);
+      }
+    } finally {
+      for (const pair of pairs) pair[Symbol.dispose]();
+      await Promise.all(children.map((child) => child[Symbol.asyncDispose]()));
+    }
+  },
+);
+
+Deno.test({
+  name: "spawnProcess() children end with a parent that is killed: idle, busy, silent and without permissions",
+  ignore: !NATIVE,
+  fn: () =>
+    withoutOrphans(async () => {
+      const program = new Deno.Command(Deno.execPath(), {
+        args: ["run", "--quiet", "--no-prompt", "-A", new URL("children/parent_program.ts", import.meta.url).href],
+        cwd: ROOT,
+        stdin: "null",
+        stdout: "piped",
+        stderr: "inherit",
+      }).spawn();
+      const reader = program.stdout.pipeThrough(new TextDecoderStream()).getReader();
+      const { value } = await deadline(reader.read(), 20_000);
+      const pids = (value ?? "").trim().split(" ").map(Number);
+      try {
+        assertEquals([pids.length, ...pids.map(isAlive)], [4, true, true, true, true]);
+        const begin = performance.now();
+        program.kill("SIGKILL");
+        await eventually(() => pids.some(isAlive) ? undefined : true);
+        const took = performance.now() - begin;
+        assert(took < 1_000, `${took} ms`);
+      } finally {
+        for (const pid of pids) if (isAlive(pid)) Deno.kill(pid, "SIGKILL");
+        await program.status;
+        await reader.cancel();
+      }
+    }),
+});

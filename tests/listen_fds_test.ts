@@ -1,0 +1,247 @@
+/**
+ * Sockets of a service manager: `listenFds()`, with systemd's own launcher where it is installed, and with one that
+ * sets the variables as sd_listen_fds(3) says, which can also set them wrong.
+ */
+
+import { openSockets } from "@c10k/sockets/process";
+import { engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { UdpEndpoint } from "@c10k/sockets/udp";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { delay } from "@std/async";
+import { getAvailablePort } from "@std/net";
+import { reap, spawn } from "../process/posix_spawn.ts";
+import { Descriptors } from "./_kernel.ts";
+import { withoutOrphans } from "./_process.ts";
+import { clientTest, decode, encode, eventually, readExactly, readText, ROOT, withoutLeaks } from "./_util.ts";
+
+const native = engineSupport().engine === "native";
+
+function nativeTest(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name, ignore: !native, fn: () => withoutOrphans(() => withoutLeaks(fn)) });
+}
+
+const IMPORTS = `
+  import { listenFds } from "${import.meta.resolve("@c10k/sockets/process")}";
+  import { TcpListener } from "${import.meta.resolve("@c10k/sockets/tcp")}";
+  const shown = (sockets) => sockets.map((socket) => [socket.constructor.name, socket.addr.port]);
+  const tried = (call) => { try { return call(); } catch (error) { return [error.name, error.message]; } };
+  const say = (what) => console.log(JSON.stringify(what));
+`;
+
+function moduleOf(text: string): string {
+  return `data:text/javascript,${encodeURIComponent(IMPORTS + text)}`;
+}
+
+/**
+ * Starts a Deno program with descriptors from 3 on, as a service manager does, and returns the lines that it prints.
+ * `LISTEN_PID` is its own unless it is given; nothing but `--allow-ffi` is granted, if not `more`.
+ */
+async function launch(
+  fds: number[],
+  variables: Record<string, string>,
+  text: string,
+  more: string[] = [],
+): Promise<unknown[]> {
+  using descriptors = new Descriptors();
+  const output = await Deno.makeTempFile();
+  try {
+    const [stdin, stdout] = [descriptors.file("/dev/null"), descriptors.file(output, "write")];
+    const pid = spawn({
+      command: "sh",
+      // The shell becomes Deno, so that it has the number that is said.
+      args: [
+        "-c",
+        'LISTEN_PID=${LISTEN_PID-$$} exec "$0" "$@"',
+        Deno.execPath(),
+        ...["run", "--quiet", "--no-prompt", "--allow-ffi", ...more, moduleOf(text)],
+      ],
+      environment: [`PATH=${Deno.env.get("PATH")}`, `HOME=${Deno.env.get("HOME") ?? "/"}`, "NO_COLOR=1"].concat(
+        Object.entries(variables).map(([name, value]) => `${name}=${value}`),
+      ),
+      cwd: ROOT.pathname,
+    }, [stdin, stdout, stdout, ...fds]);
+    const pidfd = descriptors.pidfd(pid);
+    let ended = reap(pidfd);
+    for (; ended === undefined; ended = reap(pidfd)) await delay(5);
+    const { code } = ended;
+    const printed = await Deno.readTextFile(output);
+    assertEquals(code, 0, printed);
+    return printed.trim().split("\n").map((line) => JSON.parse(line));
+  } finally {
+    await Deno.remove(output);
+  }
+}
+
+nativeTest("listenFds() takes the sockets in their order, once each, and by their name", async () => {
+  using web = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  using dns = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 });
+  using admin = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  const lines = await launch(
+    [web, dns, admin].map(({ fd }) => fd as number),
+    { LISTEN_FDS: "3", LISTEN_FDNAMES: "web:dns:admin" },
+    `say(shown(listenFds({ name: "dns" })));
+     say(shown(listenFds({ name: "none" })));
+     say(shown(listenFds()));
+     say(shown(listenFds()));`,
+  );
+  assertEquals(lines, [
+    [["UdpEndpoint", dns.addr.port]],
+    [],
+    [["TcpListener", web.addr.port], ["TcpListener", admin.addr.port]],
+    [],
+  ]);
+});
+
+nativeTest("listenFds() gives listeners that accept, also who came before the program", async () => {
+  using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  using client = await TcpConn.connect({ port: listener.addr.port });
+  const { fd } = listener;
+  const [line] = await launch(
+    [fd as number],
+    { LISTEN_FDS: "1" },
+    `const [listener] = listenFds({ name: "unknown" }); // what it is called without LISTEN_FDNAMES
+     using conn = await listener.accept();
+     await conn.writeAll(new TextEncoder().encode("hello"));
+     say(conn.remoteAddr.port);`,
+  );
+  assertEquals(line, client.localAddr.port);
+  assertEquals(decode(await readExactly(client, 5)), "hello");
+});
+
+nativeTest("listenFds() is empty for a program that was not started that way", async () => {
+  using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  const fds = [listener.fd as number];
+  for (const variables of [{}, { LISTEN_FDS: "1", LISTEN_PID: "1" }, { LISTEN_FDS: "0" }]) {
+    assertEquals(await launch(fds, variables, `say(shown(listenFds()));`), [[]], JSON.stringify(variables));
+  }
+});
+
+nativeTest("listenFds() refuses variables that make no sense, and sockets that there is no class for", async () => {
+  using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  using client = await TcpConn.connect({ port: listener.addr.port });
+  using server = await listener.accept();
+  using descriptors = new Descriptors();
+  const [unix] = descriptors.pair();
+  const of = { listener: listener.fd as number, conn: server.fd as number, unix, file: descriptors.file("/dev/null") };
+  assertEquals(client.engine, "native");
+  for (
+    const [fds, variables, name, text] of [
+      [["listener"], { LISTEN_FDS: "x" }, "InvalidData", "LISTEN_FDS must be a whole number"],
+      [["listener"], { LISTEN_FDS: "-1" }, "InvalidData", "LISTEN_FDS must be a whole number"],
+      [["listener"], { LISTEN_FDS: "1", LISTEN_PID: "me" }, "InvalidData", "LISTEN_PID must be a whole number"],
+      [["listener"], { LISTEN_FDS: "1000000" }, "InvalidData", "is not open"],
+      [
+        ["listener"],
+        { LISTEN_FDS: "1", LISTEN_FDNAMES: "a:b" },
+        "InvalidData",
+        "has 2 names, LISTEN_FDS 1 descriptors",
+      ],
+      [["listener", "unix"], { LISTEN_FDS: "2" }, "NotSupported", "it is a stream socket of another protocol"],
+      [["conn"], { LISTEN_FDS: "1" }, "NotSupported", "it is a connected TCP socket"],
+      [["file"], { LISTEN_FDS: "1" }, "NotSupported", "it is no socket"],
+    ] as [(keyof typeof of)[], Record<string, string>, string, string][]
+  ) {
+    const [result] = await launch(fds.map((name) => of[name]), variables, `say(tried(() => listenFds()));`);
+    assertEquals((result as string[])[0], name);
+    assertStringIncludes((result as string[])[1] as string, text);
+  }
+  // What can be taken is there still.
+  const lines = await launch(
+    [of.listener, of.unix],
+    { LISTEN_FDS: "2", LISTEN_FDNAMES: "tcp:unix" },
+    `say(tried(() => listenFds())[0]); say(shown(listenFds({ name: "tcp" }))); say(tried(() => listenFds({ name: 5 }))[0]);`,
+  );
+  assertEquals(lines, ["NotSupported", [["TcpListener", listener.addr.port]], "TypeError"]);
+});
+
+nativeTest("listenFds() gives a socket to one thread only, and to no program that is started", async () => {
+  using first = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  using second = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  const worker = moduleOf(`postMessage(shown(listenFds()));`);
+  const lines = await launch(
+    [first.fd as number, second.fd as number],
+    { LISTEN_FDS: "2" },
+    `const [first, second] = listenFds();
+     first.close();
+     // Takes the number that is free now, and is nobody's business.
+     using other = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+     const worker = new Worker(${JSON.stringify(worker)}, { type: "module" });
+     const { data } = await new Promise((resolve) => worker.onmessage = resolve);
+     worker.terminate();
+     say(data);
+     say([other.fd, second.addr.port]);`,
+    ["--allow-net", "--allow-read"],
+  );
+  assertEquals(lines, [[], [3, second.addr.port]]);
+});
+
+/** Waits until `systemd-socket-activate` listens, which takes no port 0. */
+async function whenListening(pid: number, count: number): Promise<void> {
+  await eventually(() =>
+    openSockets(pid).filter(({ state }) => state === "LISTEN").length === count ? true : undefined
+  );
+}
+
+clientTest(["systemd-socket-activate"], "listenFds() takes what systemd has opened", () =>
+  withoutOrphans(async () => {
+    const [web, admin] = [getAvailablePort(), getAvailablePort()];
+    const launcher = new Deno.Command("systemd-socket-activate", {
+      args: [
+        ...[`--listen=127.0.0.1:${web}`, `--listen=127.0.0.1:${admin}`, "--fdname=web:admin"],
+        ...[Deno.execPath(), "run", "--quiet", "--no-prompt", "--allow-ffi"],
+        moduleOf(`
+          const [web] = listenFds({ name: "web" });
+          const [admin] = listenFds({ name: "admin" });
+          using client = await web.accept();
+          await client.writeAll(new TextEncoder().encode(web.addr.port + " " + admin.addr.port + " " + listenFds().length));
+        `),
+      ],
+      env: { NO_COLOR: "1" },
+      stderr: "null",
+    }).spawn();
+    await whenListening(launcher.pid, 2);
+    // This starts the program.
+    using client = await TcpConn.connect({ port: web });
+    assertEquals(await readText(client), `${web} ${admin} 0`);
+    assertEquals((await launcher.status).code, 0);
+  }));
+
+clientTest(
+  ["systemd-socket-activate", "nc", "sort"],
+  "example:inetd serves on the socket that systemd has opened",
+  () =>
+    withoutOrphans(async () => {
+      const port = getAvailablePort();
+      const launcher = new Deno.Command("systemd-socket-activate", {
+        args: [
+          ...[`--listen=127.0.0.1:${port}`, Deno.execPath(), "run", "--quiet", "--no-prompt"],
+          // Nothing here allows to listen.
+          ...["--allow-ffi", "--allow-run=sort", "examples/inetd.ts", "--", "sort"],
+        ],
+        cwd: ROOT,
+        stdout: "null",
+        stderr: "null",
+      }).spawn();
+      await whenListening(launcher.pid, 1);
+      for (const [text, answer] of [["pear\napple\n", "apple\npear\n"], ["2\n1\n", "1\n2\n"]] as const) {
+        const nc = new Deno.Command("nc", { args: ["-N", "127.0.0.1", `${port}`], stdin: "piped", stdout: "piped" })
+          .spawn();
+        const writer = nc.stdin.getWriter();
+        await writer.write(encode(text));
+        await writer.close();
+        assertEquals(decode((await nc.output()).stdout), answer);
+      }
+      launcher.kill("SIGTERM");
+      assertEquals((await launcher.status).code, 0);
+    }),
+);
+
+Deno.test("listenFds() needs the native engine", { ignore: !native }, async () => {
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-prompt", moduleOf(`say(tried(() => listenFds()));`)],
+    env: { NO_COLOR: "1" },
+  }).output();
+  const [name, message] = JSON.parse(decode(stdout)) as string[];
+  assertEquals(name, "NotSupported");
+  assert(message?.includes("--allow-ffi"), message);
+});
