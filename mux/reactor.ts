@@ -47,6 +47,8 @@ class Reactor {
   #running = false;
   #budget = BUDGET;
   #turns = 0;
+  /** The event loop has the thread, and others may run. */
+  #isAway = false;
   #poll: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
@@ -101,11 +103,11 @@ class Reactor {
   }
 
   /**
-   * A number that is another one after each turn of the event loop while this
-   * thread is busy here, and each millisecond else.
+   * A number that is another one after each turn of the event loop for what is
+   * woken here, and each millisecond for the rest of the program.
    */
   get moment(): number {
-    return this.#running && !this.#wait.isElsewhere ? this.#turns : -Date.now();
+    return this.#running && !this.#isAway ? this.#turns : -Date.now();
   }
 
   /** Whether a call may go ahead without waiting for a turn. */
@@ -121,6 +123,7 @@ class Reactor {
 
   async #run(): Promise<void> {
     this.#running = true;
+    this.#turns++;
     this.#stopPolling();
     // What else this turn begins to wait for is waited for together.
     await undefined;
@@ -136,6 +139,7 @@ class Reactor {
       } else if (here) {
         await this.#turn();
       } else if (this.#deferred.length === 0) {
+        this.#isAway = true;
         const n = await this.#wait.elsewhere(Infinity);
         this.#turned();
         this.#take(n);
@@ -153,6 +157,7 @@ class Reactor {
   }
 
   async #turn(): Promise<void> {
+    this.#isAway = true;
     await this.#wait.turn();
     this.#turned();
   }
@@ -160,6 +165,7 @@ class Reactor {
   /** The event loop has had a turn: who was put off may go on. */
   #turned(): void {
     this.#turns++;
+    this.#isAway = false;
     this.#budget = BUDGET;
     const deferred = this.#deferred;
     if (deferred.length === 0) return;
