@@ -35,6 +35,11 @@ function suite(examples: readonly Example[]): string {
   return ['import { engineSupport } from "@c10k/sockets/tcp";', "engineSupport();", ...tests].join("\n");
 }
 
+async function deno(...args: string[]): Promise<number> {
+  const { code } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT, stdin: "null" }).spawn().status;
+  return code;
+}
+
 const paths = Deno.args.length > 0 ? Deno.args : ["mod.ts", "tcp/", "udp/", "mux/", "process/", "internal/", "docs/"];
 const examples = paths.flatMap(filesOf)
   .flatMap((path) => examplesIn(path, Deno.readTextFileSync(new URL(path, ROOT))))
@@ -44,11 +49,11 @@ try {
   // `export {}` makes it a module, whatever it imports.
   examples.forEach(({ code }, i) => Deno.writeTextFileSync(`${folder}/example_${i}.ts`, `${code}\nexport {};\n`));
   Deno.writeTextFileSync(`${folder}/examples_test.ts`, suite(examples));
-  const config = new URL("deno.json", ROOT).pathname;
-  const flags = ["--quiet", "--no-lock", "--no-prompt", "--allow-all", "--config", config];
-  const args = ["test", ...flags, `${folder}/examples_test.ts`];
-  const { code } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT, stdin: "null" }).spawn().status;
-  Deno.exitCode = code;
+  const config = ["--no-lock", "--config", new URL("deno.json", ROOT).pathname];
+  const file = `${folder}/examples_test.ts`;
+  // Apart, or each Worker that an example starts would have its own modules checked, too.
+  Deno.exitCode = await deno("check", "--quiet", ...config, file) ||
+    await deno("test", "--quiet", "--no-check", "--no-prompt", "--allow-all", ...config, file);
 } finally {
   Deno.removeSync(folder, { recursive: true });
 }
