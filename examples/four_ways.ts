@@ -12,11 +12,9 @@
 
 import { engineSupport } from "@c10k/sockets/tcp";
 import { parseArgs } from "@std/cli";
-import { chart } from "./four_ways/chart.ts";
 import { killAll } from "./four_ways/echo_process.ts";
 import { type Figures, measure, type Plan } from "./four_ways/measure.ts";
-import { clientPorts, descriptorLimit } from "./four_ways/process_tree.ts";
-import { count } from "./four_ways/ran_out.ts";
+import { count, foresee } from "./four_ways/ran_out.ts";
 import { showProgress } from "./four_ways/progress.ts";
 import { type Row, table } from "./four_ways/table.ts";
 import { type Way, WAYS } from "./four_ways/ways.ts";
@@ -30,9 +28,6 @@ const USAGE = `Usage: four_ways.ts [--clients 100] [--seconds 3] [--memory 2048]
   --chart FILE   where the chart goes
   --json FILE    the figures as JSON, too
   --quick        within about 40 s: 1 s for each way, and 4 s for its clients to connect`;
-
-/** Descriptors that a server or the clients' process has beside one for each client. */
-const SPARE = 64;
 
 /** Ends the program because of how it was called. */
 function refuse(problem: string): never {
@@ -84,24 +79,6 @@ function readFlags(args: string[]): Flags {
   };
 }
 
-/** Says beforehand which limit stands in the way, and what raises it. */
-function warn(clients: number): void {
-  const [descriptors, ports] = [clients + SPARE, clientPorts()];
-  if (descriptorLimit() < descriptors) {
-    console.error(
-      `${count(clients)} clients need ${count(descriptors)} descriptors in one process, and RLIMIT_NOFILE allows ` +
-        `${count(descriptorLimit())}. Raise it: "ulimit -n ${descriptors}" as root in the shell that starts this, ` +
-        `LimitNOFILE=${descriptors} in a systemd unit, or "* hard nofile ${descriptors}" in /etc/security/limits.conf`,
-    );
-  }
-  if (ports < clients) {
-    console.error(
-      `${count(clients)} clients need as many ports, and net.ipv4.ip_local_port_range has ${count(ports)}. ` +
-        `Raise it: sysctl -w net.ipv4.ip_local_port_range="${Math.max(65536 - clients - SPARE, 1024)} 65535"`,
-    );
-  }
-}
-
 /** What was measured of a way, or why nothing was. */
 async function tryWay(way: Way, plan: Plan, step: (part: number, text: string) => void): Promise<Figures | string> {
   const { engine, reason } = engineSupport();
@@ -114,7 +91,7 @@ async function tryWay(way: Way, plan: Plan, step: (part: number, text: string) =
 }
 
 const flags = readFlags(Deno.args);
-warn(flags.clients);
+for (const problem of foresee(flags.clients)) console.error(problem);
 const rows: Row[] = [];
 {
   using progress = showProgress(flags.ways.length);
@@ -136,6 +113,8 @@ const machine =
   `Deno ${Deno.version.deno}, ${Deno.build.os} ${Deno.osRelease()}, ${navigator.hardwareConcurrency} cores`;
 const caption = `${count(flags.clients)} clients, each with one echo of 64 bytes under way; ${machine}`;
 console.log(`${table(rows)}\n${caption}; ${flags.duration / 1000} s for each way, one run`);
+// It brings Vega, which is large.
+const { chart } = await import("./four_ways/chart.ts");
 await Deno.writeTextFile(flags.chart, await chart(rows, caption));
 console.log(`chart: ${flags.chart}`);
 if (flags.json !== undefined) {

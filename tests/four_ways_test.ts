@@ -47,7 +47,7 @@ Deno.test({
   name: "four-ways measures every way with the same clients, and draws what it has measured",
   ignore: !IS_NATIVE,
   async fn() {
-    const { stdout, stderr, chart } = await measure(["--clients", "12", "--seconds", "0.3"]);
+    const { stdout, stderr, chart } = await measure(["--clients", "12", "--seconds", "0.3", "--opening", "300"]);
     const [head, ...rows] = rowsOf(stdout);
     assertEquals(head, [
       ...["way", "connections", "echoes/s", "p50 ms", "p99 ms", "KiB/conn.", "CPU µs/echo", "ran out first"],
@@ -76,7 +76,16 @@ Deno.test({
   name: "four-ways goes as far as a limit lets it, and says which one to raise",
   ignore: !IS_NATIVE,
   async fn() {
-    const { stdout, stderr } = await measure(["--clients", "300", "--seconds", "0.2", "--only", "epoll"], 200);
+    const { stdout, stderr } = await measure([
+      "--clients",
+      "300",
+      "--seconds",
+      "0.2",
+      "--opening",
+      "300",
+      "--only",
+      "epoll",
+    ], 200);
     assertStringIncludes(stderr, "300 clients need 364 descriptors in one process, and RLIMIT_NOFILE allows 200.");
     assertStringIncludes(stderr, '"ulimit -n 364"');
     const [, row] = rowsOf(stdout);
@@ -90,8 +99,9 @@ Deno.test({
   name: "four-ways holds as many processes as its budget of memory has room for",
   ignore: !IS_NATIVE,
   async fn() {
-    const args = ["--clients", "300", "--seconds", "0.2", "--memory", "60", "--only", "process-per-connection"];
-    const { stdout } = await measure(args);
+    const limits = ["--memory", "60", "--opening", "300"];
+    const only = ["--only", "process-per-connection"];
+    const { stdout } = await measure(["--clients", "300", "--seconds", "0.2", ...limits, ...only]);
     const [, row] = rowsOf(stdout);
     assertEquals(row?.at(-1), "memory: more than 60 MiB");
     assert(number(row?.[1]) > 0 && number(row?.[1]) < 60, stdout);

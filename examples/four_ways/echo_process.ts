@@ -33,6 +33,8 @@ export class EchoProcess implements AsyncDisposable {
   /** What it has written to standard error. */
   complaints = "";
   hasEnded = false;
+  /** When it has ended. */
+  readonly ended: Promise<void>;
   port = 0;
 
   private constructor(child: Deno.ChildProcess) {
@@ -40,7 +42,7 @@ export class EchoProcess implements AsyncDisposable {
     this.pid = child.pid;
     running.add(child);
     this.#output = Promise.all([this.#readPort(), this.#readComplaints()]);
-    child.status.then(({ code }) => {
+    this.ended = child.status.then(({ code }) => {
       running.delete(child);
       this.hasEnded = true;
       this.#port.reject(new Error(this.firstComplaint ?? `the server has ended with code ${code}`));

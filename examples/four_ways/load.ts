@@ -88,10 +88,8 @@ async function open({ port, clients: count, descriptors }: Extract<Order, { do: 
     stopOpening.resolve(opened === count ? "all" : "enough");
   };
   const watch = setInterval(() => {
-    tell({ is: "opening", open: opened });
     const patience = Math.max(PATIENCE, longest * 4);
-    // The first one may take as long as its parent lets it.
-    if (opened > 0 && performance.now() - last > patience) stopOpening.resolve("no answer");
+    tell({ is: "opening", open: opened, silent: opened > 0 && performance.now() - last > patience });
   }, 100);
   openAll().catch((error) => stopOpening.resolve({ code: error.code ?? error.message }));
   const stop = await stopOpening.promise;
@@ -102,10 +100,10 @@ async function open({ port, clients: count, descriptors }: Extract<Order, { do: 
   for (const client of unanswered) drop(client);
 }
 
-/** Opens no more, and waits for those that have begun. */
-function enough(): void {
+function enough(rest: number): void {
   isEnough = true;
-  setTimeout(() => stopOpening.resolve("enough"), REST);
+  // Nothing is left to do for it when the last one has been answered before.
+  Deno.unrefTimer(setTimeout(() => stopOpening.resolve("enough"), rest));
 }
 
 async function measure(duration: number): Promise<void> {
@@ -127,7 +125,7 @@ async function obey(): Promise<void> {
   for await (const { message } of parent().messages()) {
     const order = message as Order;
     if (order.do === "open") open(order);
-    else if (order.do === "enough") enough();
+    else if (order.do === "enough") enough(order.atOnce ? 0 : REST);
     else measure(order.duration);
   }
   mux.close();

@@ -4,7 +4,7 @@ import { Clients } from "./clients.ts";
 import { EchoProcess } from "./echo_process.ts";
 import type { News } from "./orders.ts";
 import { CAN_LOOK, cpuOf, descriptorLimit, memoryOf, processTree } from "./process_tree.ts";
-import { count, type Limit, type Opened, whatRanOut } from "./ran_out.ts";
+import { count, type Limit, type Opened, queueOf, whatRanOut } from "./ran_out.ts";
 import type { Way } from "./ways.ts";
 
 /** What is asked of each way. */
@@ -48,6 +48,8 @@ export async function measure(way: Way, plan: Plan, step: (part: number, text: s
   const before = CAN_LOOK ? memoryOf(processTree(server.pid)) : undefined;
 
   const { opened, limit } = await open(server, clients, before ?? 0, plan, step);
+  // When it has disconnected its clients because it ends, that is known soon.
+  if (opened.stop === "closed") await Promise.race([server.ended, new Promise((resolve) => setTimeout(resolve, 200))]);
   const ranOut = opened.open === plan.clients ? "nothing" : whatRanOut(server, opened, limit, plan);
   const memory = before === undefined || opened.open < FEW
     ? undefined
@@ -91,7 +93,7 @@ async function open(
   let limit: Limit | undefined;
   const stop = (why: Limit) => {
     limit ??= why;
-    clients.order({ do: "enough" }).catch(() => {});
+    clients.order({ do: "enough", atOnce: why === "end" || why === "turns" }).catch(() => {});
   };
   const late = setTimeout(() => stop("time"), plan.opening);
   const watch = setInterval(() => {
@@ -104,7 +106,10 @@ async function open(
     while (true) {
       const news = await clients.next();
       if (news.is === "opened") return { opened: news, limit };
-      if (news.is === "opening") step(news.open / plan.clients / 2, `${count(news.open)} open`);
+      if (news.is !== "opening") continue;
+      step(news.open / plan.clients / 2, `${count(news.open)} open`);
+      // A server that has accepted them may be slow to start what serves them.
+      if (news.silent && queueOf(server) !== 0) stop("turns");
     }
   } finally {
     clearTimeout(late);

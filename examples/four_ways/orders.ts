@@ -4,8 +4,8 @@
 export type Order =
   /** Connect so many clients; RLIMIT_NOFILE is `descriptors`. */
   | { readonly do: "open"; readonly port: number; readonly clients: number; readonly descriptors: number }
-  /** Open no more. */
-  | { readonly do: "enough" }
+  /** Open no more, and wait for those that have begun, or not even for them. */
+  | { readonly do: "enough"; readonly atOnce: boolean }
   /** Let all clients that were opened ask and wait, again and again, for these ms. */
   | { readonly do: "measure"; readonly duration: number };
 
@@ -15,8 +15,6 @@ export type Stop =
   | "all"
   /** The parent has said so. */
   | "enough"
-  /** The next ones have not been answered for a while. */
-  | "no answer"
   /** A new client was disconnected, without an answer. */
   | "closed"
   /** An error of connect(2), such as `EMFILE`. */
@@ -24,7 +22,8 @@ export type Stop =
 
 /** What has happened. */
 export type News =
-  | { readonly is: "opening"; readonly open: number }
+  /** How many are open; `silent`: some are, and no other has been answered for a while. */
+  | { readonly is: "opening"; readonly open: number; readonly silent: boolean }
   | { readonly is: "opened"; readonly open: number; readonly stop: Stop; readonly waiting: number }
   /** The measured time begins. */
   | { readonly is: "begun" }

@@ -6,11 +6,34 @@ import type { EchoProcess } from "./echo_process.ts";
 import type { News } from "./orders.ts";
 import { CAN_LOOK, clientPorts, descriptorLimit } from "./process_tree.ts";
 
+/** Descriptors that a server or the clients' process has beside one for each client. */
+const SPARE = 64;
+
+/** Which limits will stand in the way of so many clients, and what raises them. */
+export function foresee(clients: number): string[] {
+  const [descriptors, ports] = [clients + SPARE, clientPorts()];
+  const problems: string[] = [];
+  if (descriptorLimit() < descriptors) {
+    problems.push(
+      `${count(clients)} clients need ${count(descriptors)} descriptors in one process, and RLIMIT_NOFILE allows ` +
+        `${count(descriptorLimit())}. Raise it: "ulimit -n ${descriptors}" as root in the shell that starts this, ` +
+        `LimitNOFILE=${descriptors} in a systemd unit, or "* hard nofile ${descriptors}" in /etc/security/limits.conf`,
+    );
+  }
+  if (ports < clients) {
+    problems.push(
+      `${count(clients)} clients need as many ports, and net.ipv4.ip_local_port_range has ${count(ports)}. ` +
+        `Raise it: sysctl -w net.ipv4.ip_local_port_range="${Math.max(65536 - clients - SPARE, 1024)} 65535"`,
+    );
+  }
+  return problems;
+}
+
 /** How opening clients has ended. */
 export type Opened = Extract<News, { is: "opened" }>;
 
-/** What the parent watches: memory and time, and whether the server is still there. */
-export type Limit = "memory" | "time" | "end";
+/** What the parent watches: memory, time, whether the server is still there, and whether it accepts. */
+export type Limit = "memory" | "time" | "end" | "turns";
 
 /** What stood in the way of the next client, from what was seen. */
 export function whatRanOut(
@@ -31,12 +54,12 @@ export function whatRanOut(
   if (code !== undefined) return `the clients: ${code}`;
   if (complaint !== undefined) return complaint;
   if (stop === "closed") return "the server has disconnected a client";
-  if (limit === "time") return `time: ${plan.opening / 1000} s to connect`;
-  return `turns: the next ${count(queueOf(server) ?? waiting)} wait to be accepted`;
+  if (limit === "turns") return `turns: the next ${count(queueOf(server) ?? waiting)} wait to be accepted`;
+  return `time: ${plan.opening / 1000} s to connect`;
 }
 
-/** Connections that the kernel has finished and the server has not taken. */
-function queueOf(server: EchoProcess): number | undefined {
+/** Connections that the kernel has finished and the server has not taken; `undefined` if that cannot be told. */
+export function queueOf(server: EchoProcess): number | undefined {
   if (!CAN_LOOK || engineSupport().engine !== "native") return undefined;
   return openSockets(server.pid).find(({ state }) => state === "LISTEN")?.queues?.receive;
 }
