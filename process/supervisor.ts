@@ -107,7 +107,8 @@ export class Supervisor {
     const fresh = started.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
     if (failure !== undefined || this.#isEnding) {
       for (const child of fresh) this.drain(child);
-      throw failure?.reason ?? new Deno.errors.Interrupted("Cannot reload: the pool was closed meanwhile");
+      if (this.#isEnding) throw new Deno.errors.Interrupted("Cannot reload: the pool was closed meanwhile");
+      throw failure?.reason;
     }
     const old = fresh.map(({ slot }) => this.#slots[slot]).filter((child) => child !== undefined);
     for (const child of fresh) this.#install(child);
