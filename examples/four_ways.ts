@@ -20,7 +20,7 @@ import { type Row, table } from "./four_ways/table.ts";
 import { type Way, WAYS } from "./four_ways/ways.ts";
 
 const USAGE = `Usage: four_ways.ts [--clients 100] [--seconds 3] [--memory 2048] [--chart four-ways.svg] [--quick]
-  --clients N    clients of each way; 10000 is C10K
+  --clients N    clients of each way, up to the 64000 that one address has ports for; 10000 is C10K
   --seconds S    how long each way is measured
   --opening S    how long its clients may take to connect (15, and 1 more for each 1,000 of them)
   --memory MIB   what a server may take; a way that would need more holds fewer clients
@@ -58,7 +58,7 @@ function readFlags(args: string[]): Flags {
       ? value
       : refuse(`--${flag} takes a number from ${least} to ${most}, not "${text}"`);
   };
-  const clients = number("clients", 100, 1, 1_000_000);
+  const clients = number("clients", 100, 1, 64_000);
   if (!Number.isInteger(clients)) refuse(`--clients takes a whole number, not "${clients}"`);
   const ways = WAYS.filter(({ model }) => flags.only === undefined || model === flags.only);
   if (ways.length === 0) {

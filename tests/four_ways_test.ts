@@ -152,7 +152,7 @@ Deno.test("four-ways tells quantiles of all times", () => {
 
 Deno.test("four-ways refuses what makes no sense, with one line and exit code 2", async () => {
   const cases: [string, string][] = [
-    ["--clients 0", '--clients takes a number from 1 to 1000000, not "0"'],
+    ["--clients 0", '--clients takes a number from 1 to 64000, not "0"'],
     ["--clients 2.5", '--clients takes a whole number, not "2.5"'],
     ["--seconds soon", '--seconds takes a number from 0.1 to 60, not "soon"'],
     ["--only fork", "--only takes one of iterative, "],
