@@ -185,7 +185,7 @@ export class NativeReader {
   #receive(p: Uint8Array, flags: number): number | null | undefined {
     const { length } = p;
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
-    if (length === 0) throw new TypeError("p was detached or emptied while the read waited");
+    if (length === 0) throw new TypeError("p was resized or transferred away while the read waited");
     const n = receive(this.#socket.fd, p, flags);
     if (n > 0) {
       if (n < Math.min(length, LARGEST_TRANSFER) && flags === 0 && !this.#mayHideMore) this.#readable = false;

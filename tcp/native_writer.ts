@@ -60,7 +60,7 @@ export class NativeWriter {
       try {
         const n = this.#transmit(p) ?? 0;
         if (n === p.length) return DONE;
-        rest = p.subarray(n);
+        rest = p.subarray(n, p.length);
       } catch (error) {
         return Promise.reject(error);
       }
@@ -105,7 +105,8 @@ export class NativeWriter {
       // Who is first now may need no room: FIN.
       if (this.#holds) this.#serve();
     });
-    const job: Job = Object.assign(waiter, { p, size, all, end });
+    // With its end, which does not follow a buffer that is resized meanwhile.
+    const job: Job = Object.assign(waiter, { p: p.subarray(0, p.length), size, all, end });
     this.#line.push(job);
     const first = !this.#holds;
     this.#updateHold();
@@ -140,11 +141,13 @@ export class NativeWriter {
           job.resolve(0);
           continue;
         }
-        if (job.p.length === 0 && job.size > 0) throw new TypeError("p was detached or emptied while the write waited");
+        if (job.p.length === 0 && job.size > 0) {
+          throw new TypeError("p was resized or transferred away while the write waited");
+        }
         const n = this.#transmit(job.p);
         if (n === undefined) break;
         if (!job.all || n === job.p.length) job.resolve(job.all ? job.size : n);
-        else job.p = job.p.subarray(n);
+        else job.p = job.p.subarray(n, job.p.length);
       } catch (error) {
         job.reject(error);
       }

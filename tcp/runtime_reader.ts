@@ -7,7 +7,7 @@
  * one read, and what a cancelled call leaves there belongs to the next one.
  */
 
-import { fromRuntimeError, interruptedError } from "../internal/errors.ts";
+import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
@@ -38,6 +38,7 @@ export class RuntimeReader {
   #ahead = false;
   /** It is a caller's own, who waits. */
   #direct = false;
+  #p: Uint8Array = NOTHING;
   #resolve!: (n: number | null) => void;
   #reject!: (reason: unknown) => void;
   // Made once a connection, not once a read.
@@ -50,7 +51,9 @@ export class RuntimeReader {
     if (!this.#direct) return;
     this.#direct = false;
     if (n === null) this.#finished = true;
-    this.#resolve(n);
+    // Deno has written to the memory that was the buffer's.
+    if (n !== null && n > this.#p.length) this.#reject(this.#movedError());
+    else this.#resolve(n);
     this.#pump();
     this.onChange?.();
   };
@@ -58,7 +61,9 @@ export class RuntimeReader {
     this.#busy = false;
     if (!this.#direct) return;
     this.#direct = false;
-    this.#reject(fromRuntimeError(error, `read from ${this.#name}`, "recv"));
+    // Memory that was given back cannot be written to.
+    const isMoved = codeOf(error) === "EFAULT";
+    this.#reject(isMoved ? this.#movedError() : fromRuntimeError(error, `read from ${this.#name}`, "recv"));
     this.#pump();
     this.onChange?.();
   };
@@ -195,6 +200,7 @@ export class RuntimeReader {
 
   #readDirect(p: Uint8Array): Promise<number | null> {
     this.#busy = this.#direct = true;
+    this.#p = p;
     this.#conn.read(p).then(this.#onRead, this.#onFailure);
     return new Promise(this.#capture);
   }
@@ -241,6 +247,10 @@ export class RuntimeReader {
     this.#isRef = isRef;
     if (isRef) this.#conn.ref();
     else this.#conn.unref();
+  }
+
+  #movedError(): Error {
+    return new TypeError(`Cannot read from ${this.#name}: p was resized or transferred away while the read waited`);
   }
 
   #interrupted(peek: boolean): Error {

@@ -7,7 +7,7 @@
  * stream of bytes stays whole.
  */
 
-import { fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { codeOf, fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
@@ -22,6 +22,7 @@ const NOTHING = new Uint8Array(0);
 
 interface Job extends Waiter<number> {
   p: Uint8Array;
+  readonly size: number;
   /** Write all of `p`, not just what fits. */
   readonly all: boolean;
   /** Send FIN, write nothing. */
@@ -66,8 +67,12 @@ export class RuntimeWriter {
     // As #push does, with one promise less in the common case that nothing else is going on.
     this.#busy = true;
     try {
+      const { length } = p;
       let sent = await this.#conn.write(p);
-      while (sent < p.length) sent += await this.#conn.write(p.subarray(sent));
+      while (sent < length) {
+        checkLength(p, length);
+        sent += await this.#conn.write(p.subarray(sent));
+      }
     } catch (error) {
       throw this.#failed(error);
     } finally {
@@ -141,7 +146,7 @@ export class RuntimeWriter {
       job.p = NOTHING;
       this.#waiting.compact();
     });
-    const job: Job = Object.assign(waiter, { p, all, end, copies: signal !== undefined });
+    const job: Job = Object.assign(waiter, { p, size: p.length, all, end, copies: signal !== undefined });
     this.#waiting.push(job);
     if (!this.#busy) this.#next();
     return waiter.promise;
@@ -160,6 +165,7 @@ export class RuntimeWriter {
     try {
       this.#throwFailure();
       if (job.end) await this.#shutdown();
+      if (!job.settled) checkLength(job.p, job.size);
       const n = job.end ? 0 : job.copies ? await this.#writeCopies(job) : await this.#push(job.p, job.all);
       if (!job.settled) job.resolve(n);
     } catch (error) {
@@ -179,9 +185,10 @@ export class RuntimeWriter {
   }
 
   async #writeCopies(job: Job): Promise<number> {
-    const size = job.p.length;
+    const { size } = job;
     let sent = 0;
     do {
+      if (!job.settled) checkLength(job.p, size);
       const copy = job.p.slice(sent, sent + CHUNK);
       await this.#push(copy, true);
       sent += copy.length;
@@ -212,11 +219,13 @@ export class RuntimeWriter {
 
   /** Writes what fits, or all. */
   async #push(p: Uint8Array, all: boolean): Promise<number> {
+    const { length } = p;
     let sent = 0;
     try {
       do {
+        checkLength(p, length);
         sent += await this.#conn.write(sent === 0 ? p : p.subarray(sent));
-      } while (all && sent < p.length);
+      } while (all && sent < length);
     } catch (error) {
       throw this.#failed(error);
     }
@@ -242,6 +251,7 @@ export class RuntimeWriter {
   }
 
   #failed(error: unknown): Error {
+    if (codeOf(error) === "EFAULT") return fromRuntimeError(movedError(), `write to ${this.#name}`, "send");
     return this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `write to ${this.#name}`, "send");
   }
 
@@ -256,4 +266,13 @@ export class RuntimeWriter {
   #interrupted(end: boolean): Error {
     return interruptedError(end ? `close the write side of ${this.#name}` : `write to ${this.#name}`, "connection");
   }
+}
+
+/** The rest of a buffer that was resized or transferred meanwhile is not there any more. */
+function checkLength(p: Uint8Array, length: number): void {
+  if (p.length !== length) throw movedError();
+}
+
+function movedError(): Error {
+  return new TypeError("p was resized or transferred away while the write waited");
 }
