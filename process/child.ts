@@ -34,6 +34,8 @@ export interface ChildStatus {
 /**
  * What a child may do: at most what this program may.
  *
+ * A process that calls `parent()` or `serve()` needs `ffi: "inherit"`.
+ *
  * @example One port, and nothing else
  * ```ts
  * import { type ChildPermissions, spawnProcess } from "@c10k/sockets/process";
@@ -84,6 +86,12 @@ export interface SpawnOptions {
    * What it may do. `"inherit"` is what this program may, `"none"` nothing, and
    * an object names the kinds that it gets; a kind that is left out it does not
    * get. More than this program may is refused.
+   *
+   * Deno tells whether something is granted, not what all is. So a process
+   * inherits the kinds that are granted whole, and the C library; of
+   * `--allow-net=127.0.0.1` or of what a `--deny` flag limits it gets what an
+   * object names: `{ ffi: "inherit", net: ["127.0.0.1:8080"] }`. Of files it
+   * gets no folder in which something is denied, of variables no pattern.
    *
    * For a thread anything but `"inherit"` needs `--unstable-worker-options`,
    * without which Deno ends the program.
@@ -229,9 +237,9 @@ export function newId(): number {
   return ++children;
 }
 
-/** Why nothing can be sent to a child. */
-export function endedError(name: string): Error {
-  return new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`);
+/** Why nothing can be sent to a child; `cause` is what it has failed with. */
+export function endedError(name: string, cause?: Error): Error {
+  return new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`, cause === undefined ? {} : { cause });
 }
 
 /** Default of {@linkcode ShutdownOptions.grace}, in milliseconds. */

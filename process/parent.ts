@@ -231,7 +231,7 @@ function joinThread(): Port {
 function joinProcess(): Port {
   const { engine, reason } = engineSupport();
   if (engine !== "native") {
-    throw noParent(` in a thread, and a process needs the native engine for that: ${reason}`);
+    throw noParent(`, or it may not talk: a process needs permissions with ffi: "inherit" for that (${reason})`);
   }
   const path = readVariable(PARENT_VARIABLE);
   if (path === undefined) throw noParent();

@@ -11,6 +11,7 @@ import { type Child, type ChildStatus, GRACE, newId, type ShutdownOptions } from
 import { readEnvironment } from "./environment.ts";
 import type { Incoming } from "./link.ts";
 import { giveAway } from "./moving.ts";
+import { PARENT_VARIABLE } from "./names.ts";
 import { openNull, openPidfd, type Program, reap, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
 
 // fcntl.h
@@ -189,7 +190,11 @@ class RelayedProgram extends ProgramChild {
     const output = this.#drain(conn);
     const { success, code, signal } = await this.#child.status;
     // What it has started may write to the same pipe, and goes on with the connection, unless the end was forced.
-    if (signal === "SIGKILL") await this.#output.cancel();
+    if (signal === "SIGKILL") {
+      // Also of a peer that reads nothing.
+      conn.close();
+      await this.#output.cancel();
+    }
     await output;
     // What it has not read nobody will.
     conn.close();
@@ -292,7 +297,10 @@ function checkProgram(command: unknown, options: SpawnForOptions): { program: Om
 
 /** This program's variables with more of them. */
 function environmentWith(more: Record<string, string> = {}): string[] {
-  const kept = readEnvironment().filter((variable) => !Object.hasOwn(more, variable.slice(0, variable.indexOf("="))));
+  const kept = readEnvironment().filter((variable) => {
+    const name = variable.slice(0, variable.indexOf("="));
+    return name !== PARENT_VARIABLE && !Object.hasOwn(more, name);
+  });
   return [...kept, ...Object.entries(more).map(([name, value]) => `${name}=${value}`)];
 }
 

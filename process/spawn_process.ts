@@ -113,23 +113,23 @@ export class ProcessChild implements Child {
     ended.abort();
     // What it has sent before is still read.
     const error = await received;
-    this.link.close(endedError(this.name));
+    this.link.close(endedError(this.name, error));
     return { success, code, signal: signal ?? undefined, error };
   }
 
   /** Waits for the child to connect, then for its last packet. */
   async #connect(control: ControlSocket, ended: AbortSignal): Promise<Error | undefined> {
-    let socket: UnixSocket;
+    let socket: UnixSocket | undefined;
     try {
       socket = await control.accept(this.pid, ended);
     } catch (error) {
-      if (ended.aborted) return undefined;
       // It could not be reached, and would not know.
       this.kill();
       return error as Error;
     } finally {
       control.close();
     }
+    if (socket === undefined) return undefined;
     if (this.#isEnding) {
       // It was sent SIGTERM, and takes its time.
       socket.close();
@@ -165,16 +165,31 @@ class ControlSocket {
     }
   }
 
-  /** The connection of the process `pid` of this user; all others are closed. */
-  async accept(pid: number, signal: AbortSignal): Promise<UnixSocket> {
+  /**
+   * The connection of the process `pid` of this user; all others are closed. With an `ended` process it is one that it
+   * had made before.
+   */
+  async accept(pid: number, ended: AbortSignal): Promise<UnixSocket | undefined> {
     while (true) {
-      const socket = await this.#listener.accept(signal);
+      const socket = await this.#next(ended);
+      if (socket === undefined) return undefined;
       try {
         const peer = socket.peer;
         if (peer.pid === pid && peer.uid === libc.getuid()) return socket;
       } catch { /* it is gone already */ }
       socket.close();
     }
+  }
+
+  async #next(ended: AbortSignal): Promise<UnixSocket | undefined> {
+    if (!ended.aborted) {
+      try {
+        return await this.#listener.accept(ended);
+      } catch (error) {
+        if (!ended.aborted) throw error;
+      }
+    }
+    return this.#listener.tryAccept();
   }
 
   close(): void {
@@ -203,11 +218,14 @@ function checkProcessOptions(options: ProcessOptions): void {
  * Starts a module as a process of its own, running Deno.
  *
  * The module calls {@linkcode parent} to talk, or {@linkcode serve} in a pool.
- * The process ends when this one does. Its descriptors are its own: a socket
+ * The process ends when this one does, or the Worker that has started it,
+ * however that comes about (`PR_SET_PDEATHSIG` of prctl(2)); without `--allow-ffi`
+ * it does within a quarter of a second, if it returns to its event loop. Its descriptors are its own: a socket
  * is sent as a copy (`SCM_RIGHTS` of unix(7)), and what is not sent it never
  * has.
  *
- * Requires `--allow-run` for Deno itself, and the native engine: Linux and `--allow-ffi`, here and there.
+ * Requires `--allow-run` for Deno itself (the path that `Deno.execPath()` tells), and the native engine: Linux and
+ * `--allow-ffi`, here and there.
  *
  * @param module Where it is: a URL, or a path in the current folder.
  * @param options What it may do, its arguments and environment.

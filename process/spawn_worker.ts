@@ -50,7 +50,7 @@ export class WorkerChild implements Child {
     this.#owner = engineSupport().engine === "native" ? newOwner() : 0n;
     const settings = {
       type: "module" as const,
-      name: `${WORKER_MARK}${this.name} @${this.#owner.toString(16)}`,
+      name: `${WORKER_MARK}${this.name}${this.#owner === 0n ? "" : ` @${this.#owner.toString(16)}`}`,
       // Deno ends the program if this is given without --unstable-worker-options.
       ...(permissions === "inherit" ? {} : { deno: { permissions } }),
     };
@@ -119,7 +119,7 @@ export class WorkerChild implements Child {
   async #end(status: ChildStatus): Promise<void> {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
-    this.link.stopSending(endedError(this.name));
+    this.link.stopSending(endedError(this.name, status.error));
     const isOver = this.#owner === 0n || await whenThreadEnds(this.#owner);
     // What it has said before is on its way by another queue than its failure.
     for (let before = -1; before < this.#received;) {

@@ -212,15 +212,26 @@ export class UnixListener implements Source {
 
   /** accept4(2). */
   async accept(signal?: AbortSignal): Promise<UnixSocket> {
-    const fd = await this.#accepting.call(() => {
-      const peer = new Uint8Array(PATH_AT + PATH_MAX);
-      const length = new Uint8Array(new Uint32Array([peer.length]).buffer);
-      const fd = takeConnection(this.#socket.fd, peer, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
-      if (fd >= 0) return fd;
-      if (fd === -EAGAIN) return undefined;
-      throw socketError(`accept on ${this.#socket.name}`, syscallError("accept4", -fd));
-    }, signal);
+    return this.#wrap(await this.#accepting.call(() => this.#take(), signal));
+  }
+
+  /** The same without waiting; `undefined` if nobody has connected. */
+  tryAccept(): UnixSocket | undefined {
+    const fd = this.#accepting.tryCall(() => this.#take());
+    return fd === undefined ? undefined : this.#wrap(fd);
+  }
+
+  #wrap(fd: number): UnixSocket {
     return new UnixSocket(fd, `connection on ${this.path}`);
+  }
+
+  #take(): number | undefined {
+    const peer = new Uint8Array(PATH_AT + PATH_MAX);
+    const length = new Uint8Array(new Uint32Array([peer.length]).buffer);
+    const fd = takeConnection(this.#socket.fd, peer, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) return fd;
+    if (fd === -EAGAIN) return undefined;
+    throw socketError(`accept on ${this.#socket.name}`, syscallError("accept4", -fd));
   }
 
   /** Closes it; the path is removed unless it is another's by now. */

@@ -53,6 +53,8 @@ for (const [what, module, code, threadCode, text] of EARLY_ENDS) {
       assertMatch(status.error.message, text);
     }
     assertEquals(await outcomes, ["BrokenPipe", "BrokenPipe"]);
+    const after = await assertRejects(() => child.send("late"), Deno.errors.BrokenPipe);
+    assertStrictEquals(after.cause, status.error);
     await pair.client.writeAll(encode("whole"));
     assertEquals(await readText(pair.server), "whole");
   });
@@ -135,6 +137,14 @@ childTest("Child.closed of a child that has ended leaves what it has said before
   await pair.client.writeAll(encode("whole"));
   assertEquals(await readText(conn), "whole");
   assertEquals(await inbox.next(), { value: undefined, done: true });
+});
+
+oneKindTest("process", "a child that ends before its parent has looked is heard", async (kind) => {
+  const children = Array.from({ length: 3 }, () => spawn(kind, moduleOf(`await parent().send("short");`)));
+  // This program does nothing until they have ended.
+  const isOver = (pid: number) => /^State:\s+Z/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
+  while (!children.every(({ pid }) => isOver(pid as number)));
+  for (const child of children) assertEquals((await next(child.messages())).message, "short");
 });
 
 childTest("Child.kill() closes the sockets of the child, and its epoll and eventfd", async (kind) => {

@@ -1,6 +1,7 @@
 import { spawnFor } from "@c10k/sockets/process";
 import type { Engine, TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { deadline, delay } from "@std/async";
 import { withoutOrphans } from "./_process.ts";
 import {
   checksum,
@@ -132,6 +133,16 @@ programTest("Child.kill() and shutdown() end the program", async (engine) => {
       pair.client.close();
     } else assertEquals(await readToEnd(pair.client).catch(() => 0), 0);
   }
+});
+
+programTest("Child.kill() ends a program whose peer reads nothing", async (engine) => {
+  using pair = await Pair.open(engine);
+  const child = spawnFor(pair.server, "yes");
+  // Its output has come to a standstill somewhere on the way.
+  assertEquals(await pair.client.read(new Uint8Array(2)), 2);
+  await delay(100);
+  child.kill();
+  assertEquals((await deadline(child.closed, 10_000)).signal, "SIGKILL");
 });
 
 programTest("spawnFor() serves 50 connections at a time", async (engine) => {
