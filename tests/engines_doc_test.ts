@@ -1,0 +1,101 @@
+/** `docs/engines.md`: the flags that it states for common programs are enough, and none of them is too much. */
+
+import { TcpListener } from "@c10k/sockets/tcp";
+import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { ENGINES, ROOT, runDeno } from "./_util.ts";
+
+const native = ENGINES.includes("native");
+
+/** What stands for an address or a path of the reader's machine, and what it is here. */
+interface Here {
+  readonly port: number;
+  /** A server that takes connections and datagrams. */
+  readonly peer: number;
+}
+
+const IMPORTS = `
+  import { Multiplexer } from "@c10k/sockets/mux";
+  import { listenFds, Pool, spawnFor } from "@c10k/sockets/process";
+  import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+  import { UdpEndpoint } from "@c10k/sockets/udp";
+`;
+
+/** The programs of the table, by their first column: each ends by itself, and fails where it is not permitted. */
+const PROGRAMS: Readonly<Record<string, (here: Here) => string>> = {
+  "a TCP or UDP server on one address": ({ port }) => `
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port} });
+    using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: ${port} });`,
+  "the same, native": ({ port }) => `
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port}, engine: "native" });
+    using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: ${port}, engine: "native" });`,
+  "a client of one server": ({ peer }) => `using conn = await TcpConn.connect({ port: ${peer} });`,
+  "a UDP client, from any port": ({ peer }) => `
+    using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
+    await endpoint.sendTo(new Uint8Array(1), { hostname: "127.0.0.1", port: ${peer} });`,
+  "a server with `Multiplexer`, on any backend": ({ port }) => `
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port} });
+    for (const backend of ["epoll", "poll", "select"]) {
+      using mux = new Multiplexer({ backend });
+      mux.register(listener, { readable: true });
+    }`,
+  "a pool of threads": ({ port }) => `
+    const module = new URL("./tests/children/pool_echo.ts", "${ROOT}");
+    await using pool = await Pool.start({ kind: "worker", module, size: 1, listen: { hostname: "127.0.0.1", port: ${port} } });`,
+  "a pool of processes": ({ port }) => `
+    const module = new URL("./tests/children/pool_echo.ts", "${ROOT}");
+    await using pool = await Pool.start({ kind: "process", module, size: 1, listen: { hostname: "127.0.0.1", port: ${port} } });`,
+  "a program per connection, such as `cat`": ({ port }) => `
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port} });
+    const [server, client] = await Promise.all([listener.accept(), TcpConn.connect({ port: ${port} })]);
+    client.close();
+    await spawnFor(server, "cat").closed;`,
+  "started by systemd, port and all": () => `if (listenFds().length !== 0) throw new Error("by systemd?");`,
+};
+
+/** The rows of the table: what a program is, and the flags it is said to need. */
+const ROWS = [
+  ...Deno.readTextFileSync(new URL("docs/engines.md", ROOT)).matchAll(/^\| ([^|]+?) +\| `(--allow[^|]*)` +\|$/gm),
+]
+  .map(([, program = "", flags = ""]) => ({ program, flags: flags.split(" ") }));
+
+async function withAddresses(fn: (here: Here) => Promise<void>): Promise<void> {
+  using peer = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "runtime" });
+  const free = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "runtime" });
+  const here = { port: free.addr.port, peer: peer.addr.port };
+  free.close();
+  await fn(here);
+}
+
+/** A flag with the reader's addresses and paths replaced by those of this machine. */
+function localized(flag: string, { port, peer }: Here): string {
+  return flag.replace("127.0.0.1:8080", `127.0.0.1:${port}`)
+    .replace(/example\.org:80|192\.0\.2\.1:53/, `127.0.0.1:${peer}`)
+    .replace("x86_64", Deno.build.arch)
+    .replace("/usr/bin/deno", Deno.execPath())
+    .replace("--allow-read=.", `--allow-read=${new URL(".", ROOT).pathname}`);
+}
+
+Deno.test("docs/engines.md states the flags of programs that are tried here", () => {
+  assertEquals(ROWS.map(({ program }) => program).toSorted(), Object.keys(PROGRAMS).toSorted());
+});
+
+for (const { program, flags } of ROWS) {
+  const source = PROGRAMS[program];
+  if (source === undefined) continue;
+  Deno.test({
+    name: `docs/engines.md: ${program} runs with ${flags.join(" ")}, and with no less`,
+    ignore: !native,
+    fn: () =>
+      withAddresses(async (here) => {
+        const text = IMPORTS + source(here);
+        const given = flags.map((flag) => localized(flag, here));
+        const { code, stderr } = await runDeno(given, text);
+        assertEquals(code, 0, stderr);
+        for (const flag of given) {
+          const less = await runDeno(given.filter((other) => other !== flag), text);
+          assertNotEquals(less.code, 0, `without ${flag}`);
+          assertMatch(less.stderr, /NotCapable|NotSupported|[Rr]equires/);
+        }
+      }),
+  });
+}
