@@ -350,12 +350,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   }
 
   #send(p: Uint8Array, to: Deno.NetAddr, signal?: AbortSignal): Promise<number> {
-    const send = () => {
-      signal?.throwIfAborted();
-      return this.#transport.send(p, to);
-    };
-    // Of sends that are under way together Deno polls the last one first.
-    const sent = this.#sends++ === 0 ? send() : this.#lastSend.then(send, send);
+    const sent = this.#sends++ === 0 ? this.#transport.send(p, to) : this.#sendAfterLast(p, to, signal);
     this.#lastSend = sent;
     if (!this.#isRef) this.#updateRef();
     return sent.then(this.#onSent, (error) => {
@@ -367,6 +362,15 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       refuseUnlessGranted(to, action);
       throw fromRuntimeError(error, action, "sendto");
     });
+  }
+
+  /** Of sends that are under way together Deno polls the last one first. */
+  #sendAfterLast(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
+    const send = () => {
+      signal?.throwIfAborted();
+      return this.#transport.send(p, to);
+    };
+    return this.#lastSend.then(send, send);
   }
 
   #sending(to: HostPort): string {

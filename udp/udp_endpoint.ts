@@ -161,7 +161,13 @@ export interface TrySendOptions {
  * Cancelling loses nothing: a datagram that arrives later goes to the next
  * call. `close()` wakes every call that waits, with `Deno.errors.Interrupted`.
  *
- * Requires `--allow-net`.
+ * That a peer is not there (ICMP) no call is told, but on a connected endpoint.
+ * What can be known at once is told by the send: in a server's loop catch it,
+ * or one client's address ends the service for all.
+ *
+ * Requires `--allow-net`, for where it is bound and for each destination: with
+ * `--allow-net=127.0.0.1:8080` a server is bound, and may answer nobody; with
+ * `--allow-net=127.0.0.1` it may answer clients of this machine.
  *
  * @example Ask and answer
  * ```ts
