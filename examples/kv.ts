@@ -88,7 +88,13 @@ function info(): ReturnType<Hub["service"]["info"]> {
 function accept(): void {
   for (let conn = listener.tryAccept(); conn !== undefined; conn = listener.tryAccept()) {
     connections++;
-    new Client(conn, hub);
+    try {
+      new Client(conn, hub);
+    } catch (error) {
+      // It has gone again, or select has no room for it.
+      console.error(error instanceof Error ? error.message : error);
+      conn.close();
+    }
   }
 }
 

@@ -5,24 +5,30 @@ import type { Value } from "./store.ts";
 
 /** Memory that stays, enough for what one read of requests usually asks for. */
 const USUAL = 64 * 1024;
+/** Up to this length the views of it are made once. */
+const SHORT = 1024;
 
 /** The replies that go into one write. */
 export class Replies {
   /** Most bytes. */
   limit = Infinity;
   length = 0;
-  #bytes = new Uint8Array(USUAL);
+  readonly #usual = new Uint8Array(USUAL);
+  readonly #views: Uint8Array<ArrayBuffer>[] = [];
+  #bytes = this.#usual;
 
   /** What there is to send; valid until the next reply. */
   get bytes(): Uint8Array<ArrayBuffer> {
-    return this.#bytes.subarray(0, this.length);
+    const { length } = this;
+    if (length > SHORT || this.#bytes.length > USUAL) return this.#bytes.subarray(0, length);
+    return this.#views[length] ??= this.#bytes.subarray(0, length);
   }
 
-  /** Takes everything from `start` on, to be kept, and leaves nothing. */
+  /** Takes everything from `start` on, to be kept, and leaves nothing here. */
   take(start: number): Uint8Array<ArrayBuffer> {
     const isLarge = this.#bytes.length > USUAL;
     const rest = isLarge ? this.#bytes.subarray(start, this.length) : this.#bytes.slice(start, this.length);
-    if (isLarge) this.#bytes = new Uint8Array(USUAL);
+    this.#bytes = this.#usual;
     this.length = 0;
     return rest;
   }
@@ -30,7 +36,7 @@ export class Replies {
   /** Everything is sent. */
   clear(): void {
     this.length = 0;
-    if (this.#bytes.length > USUAL) this.#bytes = new Uint8Array(USUAL);
+    this.#bytes = this.#usual;
   }
 
   /** Text as it stands, in ASCII. */
