@@ -278,6 +278,48 @@ engineTest("UdpEndpoint.sendTo() looks names up", async (engine) => {
   await assertRejects(() => two.a.sendTo(encode("x"), { hostname: "nosuch.invalid", port: 9 }), Error);
 });
 
+engineTest(
+  "UdpEndpoint.close() ends a sendTo() that looks a name up, and a signal keeps nothing of one",
+  async (engine) => {
+    using two = new Two(engine);
+    const { signal } = new AbortController();
+    let listeners = 0;
+    const { addEventListener, removeEventListener } = signal;
+    signal.addEventListener = (...args: unknown[]) => (listeners++, addEventListener.apply(signal, args as never));
+    signal.removeEventListener = (
+      ...args: unknown[]
+    ) => (listeners--, removeEventListener.apply(signal, args as never));
+    await two.b.sendTo(encode("x"), { hostname: "localhost", port: two.a.addr.port }, { signal });
+    assertEquals(listeners, 0);
+
+    const sends = ["localhost", "localhost", "nosuch.invalid"].map((hostname) =>
+      two.a.sendTo(encode("x"), { hostname, port: 9 })
+    );
+    two.a.close();
+    for (const send of sends) await assertRejects(() => send, Deno.errors.Interrupted, "closed meanwhile (EINTR)");
+  },
+);
+
+engineTest(
+  "UdpEndpoint.trySendTo() has no room without end, and a multiplexer tells when it has again",
+  async (engine) => {
+    if (engine === "native") return; // whose bound is the kernel's send buffer
+    using two = new Two(engine);
+    using mux = new Multiplexer({ backend: "runtime" });
+    let sent = 0;
+    while (sent < 100_000 && two.a.trySendTo(new Uint8Array(9), two.b.addr) !== undefined) sent++;
+    assertEquals(sent, 1_024);
+    const batch = new DatagramBatch();
+    batch.set(0, new Uint8Array(9), two.b.addr);
+    assertEquals(two.a.trySendBatch(batch), undefined);
+    mux.register(two.a, { writable: true });
+    const [event] = await mux.wait({ timeout: 5_000 });
+    assertEquals([event?.source, event?.writable], [two.a, true]);
+    assertEquals(two.a.trySendTo(new Uint8Array(9), two.b.addr), 9);
+    await two.a.sendTo(new Uint8Array(9), two.b.addr);
+  },
+);
+
 engineTest("UdpEndpoint.bind() on a port in use says so", (engine) => {
   using taken = UdpEndpoint.bind({ hostname: LOCAL, engine });
   const { port } = taken.addr;

@@ -65,6 +65,8 @@ export class NativeEndpoint implements UdpDriver, Source {
   /** The address it was bound to before it was connected. */
   readonly #bound: string;
   #peer: Peer | undefined;
+  /** Ends the look-ups of names, once there was one. */
+  #closing: AbortController | undefined;
   /** `UDP_GRO` is set: what can be received are messages of many datagrams. */
   #joins = false;
 
@@ -327,6 +329,7 @@ export class NativeEndpoint implements UdpDriver, Source {
   }
 
   #wake(): void {
+    this.#closing?.abort(interruptedError(`send on ${this.#socket.name}`, "endpoint"));
     this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "endpoint"));
     this.#sending.close(() => interruptedError(`send on ${this.#socket.name}`, "endpoint"));
   }
@@ -422,7 +425,8 @@ export class NativeEndpoint implements UdpDriver, Source {
     const action = this.#sendingTo(to);
     requireNet(to, action);
     try {
-      const resolved = await resolveAll(to, signal ?? new AbortController().signal);
+      const closed = (this.#closing ??= new AbortController()).signal;
+      const resolved = await resolveAll(to, signal === undefined ? closed : AbortSignal.any([signal, closed]));
       const address = resolved.find(({ family }) => this.#isIPv6 || family === "IPv4");
       if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
       refuseDenied(address, action);

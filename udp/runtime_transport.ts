@@ -135,6 +135,8 @@ class DgramTransport implements RuntimeTransport {
   drops = 0;
   readonly #queue: Arrived[] = [];
   readonly #addresses = new Addresses();
+  /** Sends that are under way: if their socket is closed while a name is looked up, node:dgram never calls back. */
+  readonly #sends = new Set<(reason: unknown) => void>();
   readonly #hold: number;
   #head = 0;
   #bytes = 0;
@@ -209,7 +211,12 @@ class DgramTransport implements RuntimeTransport {
 
   send(p: Uint8Array, { hostname, port }: Deno.NetAddr): Promise<number> {
     return new Promise((resolve, reject) => {
-      this.node.send(p, port, hostname, (error, n) => error ? reject(error) : resolve(n));
+      this.node.send(p, port, hostname, (error, n) => {
+        this.#sends.delete(reject);
+        if (error) reject(error);
+        else resolve(n);
+      });
+      this.#sends.add(reject);
     });
   }
 
@@ -222,6 +229,7 @@ class DgramTransport implements RuntimeTransport {
   close(): void {
     clearInterval(this.#hold);
     this.node.close();
+    for (const reject of this.#sends) reject(new Deno.errors.Interrupted("Socket was closed"));
   }
 }
 
