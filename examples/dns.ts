@@ -28,8 +28,11 @@ const MOST_DATAGRAMS = 10_000;
 
 /** Ends the program because of how it was called, or because it cannot serve. */
 function refuse(problem: unknown): never {
-  console.error(`${problem instanceof Error ? problem.message : problem} (--help shows how to call it)`);
-  Deno.exit(2);
+  const isUsage = !(problem instanceof Error) || problem instanceof TypeError || problem instanceof RangeError;
+  console.error(
+    `${problem instanceof Error ? problem.message : problem}${isUsage ? " (--help shows how to call it)" : ""}`,
+  );
+  Deno.exit(isUsage ? 2 : 1);
 }
 
 const flags = parseArgs(Deno.args, {
