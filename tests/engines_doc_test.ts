@@ -22,12 +22,16 @@ const IMPORTS = `
 
 /** The programs of the table, by their first column: each ends by itself, and fails where it is not permitted. */
 const PROGRAMS: Readonly<Record<string, (here: Here) => string>> = {
-  "a TCP or UDP server on one address": ({ port }) => `
-    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port} });
-    using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: ${port} });`,
+  "a TCP server on one address": ({ port }) => `
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port} });`,
   "the same, native": ({ port }) => `
-    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port}, engine: "native" });
-    using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: ${port}, engine: "native" });`,
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port}, engine: "native" });`,
+  "a UDP server that answers clients of this machine": ({ port, peer }) => `
+    using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: ${port} });
+    await endpoint.sendTo(new Uint8Array(1), { hostname: "127.0.0.1", port: ${peer} });`,
+  "a UDP server that answers anybody": ({ port, peer }) => `
+    using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0", port: ${port} });
+    await endpoint.sendTo(new Uint8Array(1), { hostname: "127.0.0.1", port: ${peer} });`,
   "a client of one server": ({ peer }) => `using conn = await TcpConn.connect({ port: ${peer} });`,
   "a UDP client, from any port": ({ peer }) => `
     using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0" });
