@@ -116,7 +116,7 @@ let stopped: number | undefined;
 function pause(error: Error): void {
   console.error(error.message);
   listener.pause();
-  setTimeout(() => stopped ?? listener.resume(), PAUSE);
+  setTimeout(() => stopped ?? listener.resume(), 100 * PAUSE);
 }
 
 function stop(): void {

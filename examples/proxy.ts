@@ -12,7 +12,7 @@ import { type EngineOption, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { parseArgs } from "@std/cli";
 
 const USAGE = `Usage: proxy.ts [--host 127.0.0.1] [--port 8080] [--balance round-robin|least-connections]
-  [--engine auto|runtime|native] [--timeout 1000] [--grace 5000] SERVER:PORT…
+  [--engine auto|runtime|native] [--timeout 2500] [--grace 5000] SERVER:PORT…
   --timeout: milliseconds for a server to accept, and between two looks at its health`;
 
 /** Ends the program; with code 2 because of how it was called. */
@@ -21,7 +21,7 @@ function fail(error: unknown, code = 2): never {
   Deno.exit(code);
 }
 
-const milliseconds = { timeout: "1000", grace: "5000" };
+const milliseconds = { timeout: "2500", grace: "5000" };
 const values = { host: "127.0.0.1", port: "8080", balance: "round-robin", engine: "auto", ...milliseconds };
 const string = [...Object.keys(values), "_"];
 const unknown = (arg: string, key?: string) => key === undefined || fail(`Unknown argument "${arg}"`);
@@ -41,12 +41,12 @@ const [timeout, grace] = [Number(flag("timeout", /^[1-9]\d{0,8}$/)), Number(flag
 /** The servers, with the number of connections that each has or is about to get. */
 const servers = flags._.map((name) => {
   const [, v6, host, port] = /^(?:\[(\S+)\]|([^\s:]+)):0*([1-9]\d{0,4})$/.exec(String(name)) ?? [];
-  const hostname = v6 ?? host ?? fail(`A server is given as HOST:PORT, not as "${name}"`);
+  const hostname = v6 ?? host;
+  if (hostname === undefined || Number(port) > 65535) fail(`A server is given as HOST:PORT, not as "${name}"`);
   return { name, hostname, port: Number(port), connections: 0, isUp: true };
 });
 if (servers.length === 0) fail("No server is given");
 type Server = typeof servers[number];
-
 let turn = 0;
 
 /** Chooses by turns or by load; of `left` those that are down come last. */
@@ -62,7 +62,7 @@ function choose(left: Server[]): Server | undefined {
 async function reach(server: Server): Promise<TcpConn | undefined> {
   const { name, hostname, port } = server;
   try {
-    const conn = await TcpConn.connect({ hostname, port, timeout, engine, noDelay: true, keepAlive: true });
+    const conn = await TcpConn.connect({ hostname, port, timeout, engine });
     if (!server.isUp) console.log(`${name} is up`);
     server.isUp = true;
     return conn;
@@ -85,12 +85,12 @@ function cut(conn: TcpConn): void {
 
 /** Passes on what comes, at the pace of the slower side, and how it ends. */
 async function relay(from: TcpConn, to: TcpConn): Promise<void> {
+  from.setNoDelay(); // pieces go as they come
+  from.setKeepAlive(); // a peer that has vanished is noticed some time
   let p = new Uint8Array(4 * 1024);
   while (true) {
-    const n = await from.read(p).catch((error) => {
-      cut(to);
-      throw error;
-    });
+    const n = await from.read(p).catch(() => void cut(to));
+    if (n === undefined) return;
     if (n === null) return await to.closeWrite();
     // If this fails, the other direction passes on what `to` has said before, and meets the end as well.
     await to.writeAll(p.subarray(0, n));

@@ -36,9 +36,9 @@ for (const engine of ENGINES) {
 
   clientTest(
     [NC],
-    `[${engine}] nc example -l takes 64 MiB from nc, and sends it something else meanwhile`,
+    `[${engine}] nc example -l takes 16 MiB from nc, and sends it something else meanwhile`,
     async () => {
-      const [there, back] = [randomBytes(64 * MIB), randomBytes(3 * MIB)];
+      const [there, back] = [randomBytes(16 * MIB), randomBytes(3 * MIB)];
       const listener = new Deno.Command(Deno.execPath(), {
         args: example(engine, "-l", "0"),
         stdin: "piped",

@@ -290,6 +290,7 @@ for (
   const [args, problem] of [
     [[], "No server is given"],
     [["127.0.0.1"], 'A server is given as HOST:PORT, not as "127.0.0.1"'],
+    [["a:65536"], 'A server is given as HOST:PORT, not as "a:65536"'],
     [["::1:80"], 'A server is given as HOST:PORT, not as "::1:80"'],
     [["--balance", "random", "a:1"], '--balance cannot be "random"'],
     [["--timeout", "0", "a:1"], '--timeout cannot be "0"'],
