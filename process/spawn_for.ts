@@ -3,8 +3,6 @@
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { syscall } from "../internal/syscall.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
-import { NativeSocket } from "../mux/native_socket.ts";
-import { WaitingSide } from "../mux/waiting_side.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
 import { type Child, type ChildStatus, GRACE, newId, type ShutdownOptions } from "./child.ts";
@@ -12,7 +10,8 @@ import { readEnvironment } from "./environment.ts";
 import type { Incoming } from "./link.ts";
 import { giveAway } from "./moving.ts";
 import { PARENT_VARIABLE } from "./names.ts";
-import { openNull, openPidfd, type Program, reap, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
+import { openNull, openPidfd, type Program, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
+import { ProgramEnd } from "./program_end.ts";
 
 // fcntl.h
 const F_GETFL = 3;
@@ -95,7 +94,7 @@ abstract class ProgramChild implements Child {
 class NativeProgram extends ProgramChild {
   readonly pid: number;
   readonly closed: Promise<ChildStatus>;
-  readonly #pidfd: NativeSocket;
+  readonly #end: ProgramEnd;
 
   constructor(conn: TcpConn, program: Program, stderr: "inherit" | "null", action: string) {
     super(program.command);
@@ -107,10 +106,14 @@ class NativeProgram extends ProgramChild {
     syscall("fcntl", fd, F_SETFL, flags & ~O_NONBLOCK);
     try {
       this.pid = spawn(program, [fd, fd, ...(error === undefined ? [] : [error.fd])]);
-      const ending = new WaitingSideOf(openPidfd(this.pid), program.command);
-      this.#pidfd = ending.socket;
+      this.#end = new ProgramEnd(openPidfd(this.pid), program.command);
       giveAway([conn]);
-      this.closed = ending.call().then(({ code, signal }) => ({ success: code === 0, code, signal, error: undefined }));
+      this.closed = this.#end.wait().then(({ code, signal }) => ({
+        success: code === 0,
+        code,
+        signal,
+        error: undefined,
+      }));
     } catch (error) {
       syscall("fcntl", fd, F_SETFL, flags);
       throw error instanceof SyscallError ? socketError(action, error) : error;
@@ -122,30 +125,8 @@ class NativeProgram extends ProgramChild {
   kill(signal: Deno.Signal = "SIGKILL"): void {
     const number = signalNumber(signal);
     if (number === undefined) throw new TypeError(`signal must be the name of a signal, received ${quote(signal)}`);
-    if (this.#pidfd.isOpen) signalPidfd(this.#pidfd.fd, number);
-  }
-}
-
-/** Waits for the end of a process by its pidfd. */
-class WaitingSideOf {
-  readonly socket: NativeSocket;
-  readonly #side: WaitingSide;
-
-  constructor(pidfd: number, name: string) {
-    this.socket = new NativeSocket(pidfd, this, () => name);
-    this.#side = new WaitingSide(this.socket);
-  }
-
-  onReady(): void {
-    this.#side.onReady();
-  }
-
-  async call(): Promise<{ code: number; signal: Deno.Signal | undefined }> {
-    try {
-      return await this.#side.call(() => reap(this.socket.fd), undefined);
-    } finally {
-      this.socket.close();
-    }
+    const { pidfd } = this.#end;
+    if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
 }
 

@@ -1,7 +1,7 @@
 /** A child that is a process. */
 
 import { chooseEngine } from "../internal/engine.ts";
-import { fromRuntimeError } from "../internal/errors.ts";
+import { fromRuntimeError, notSupportedError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscallError } from "../internal/syscall.ts";
 import { socketError } from "../internal/errors.ts";
@@ -39,6 +39,9 @@ export class ProcessChild implements Child {
     this.name = childName(this.kind, this.id, url, options.name);
     const action = `start ${this.name}`;
     chooseEngine("native", action);
+    if (Deno.build.standalone) {
+      throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");
+    }
     const flags = permissionFlags(checkPermissions(options.permissions), action);
     this.link = new Link(this.name);
     const control = new ControlSocket(action);

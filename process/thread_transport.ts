@@ -36,7 +36,7 @@ export class ThreadTransport implements Transport {
   readonly #port: Port;
   readonly #owner: bigint;
   /** Connections whose bytes go through here to the other thread. */
-  readonly #flowing = new Set<RuntimeConn>();
+  readonly #flowing = new Map<RuntimeConn, ConnStreams>();
 
   /** `owner` is the number of the thread among the two that may end first. */
   constructor(port: Port, owner: bigint) {
@@ -87,13 +87,15 @@ export class ThreadTransport implements Transport {
   ref(): void {}
 
   close(): void {
-    for (const conn of this.#flowing) conn.close();
+    for (const [conn, streams] of this.#flowing) {
+      conn.close();
+      streams.fail(new Deno.errors.Interrupted("The thread has ended"));
+    }
     this.#flowing.clear();
   }
 
   #asStreams(conn: RuntimeConn): MovedConn {
-    this.#flowing.add(conn);
-    const { readable, writable } = new ConnStreams({
+    const streams = new ConnStreams({
       read: (p, { signal }) => conn.read(p, signal),
       writeAll: (p) => conn.writeAll(p, undefined),
       closeWrite: () => conn.closeWrite(),
@@ -102,6 +104,8 @@ export class ThreadTransport implements Transport {
         conn.close();
       },
     });
+    this.#flowing.set(conn, streams);
+    const { readable, writable } = streams;
     return { readable, writable, localAddr: conn.localAddr, remoteAddr: conn.remoteAddr };
   }
 }

@@ -4,6 +4,7 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { libc } from "../internal/libc.ts";
 import { belongingsOf, endOwner, freeOwner, threadOf } from "../internal/owner.ts";
 import { linkOf } from "../internal/socket.ts";
+import { ProgramEnd } from "./program_end.ts";
 import { cString } from "./unix_socket.ts";
 
 // asm-generic/fcntl.h
@@ -69,7 +70,11 @@ export async function whenThreadEnds(owner: bigint): Promise<boolean> {
 /** Closes what a thread has left open; it must have ended. */
 export function closeLeftOpen(owner: bigint): void {
   const hasRun = threadOf(owner) !== 0;
-  for (const fd of belongingsOf(owner, descriptorsEnd())) new Descriptor(fd).close();
+  for (const fd of belongingsOf(owner, descriptorsEnd())) {
+    // A program that it has started goes on, and is this one's to wait for.
+    if (linkOf(fd).includes("pidfd")) new ProgramEnd(fd, "program").forget();
+    else new Descriptor(fd).close();
+  }
   // One that has not begun yet still looks at its record.
   if (hasRun) freeOwner(owner);
 }

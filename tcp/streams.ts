@@ -20,6 +20,8 @@ export class ConnStreams {
   readonly #conn: Duplex;
   #readable: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
   #writable: WritableStream<Uint8Array<ArrayBufferLike>> | undefined;
+  #reading: ReadableByteStreamController | undefined;
+  #writing: WritableStreamDefaultController | undefined;
   readonly #pulling = new AbortController();
   #readDone = false;
   #writeDone = false;
@@ -32,6 +34,7 @@ export class ConnStreams {
     return this.#readable ??= new ReadableStream(
       {
         type: "bytes",
+        start: (controller) => void (this.#reading = controller),
         pull: (controller) => this.#pull(controller),
         cancel: () => {
           // A read that waits must not take what the next one should get.
@@ -47,7 +50,10 @@ export class ConnStreams {
   get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
     return this.#writable ??= new WritableStream({
       // At once: the sink's own abort() would wait for a write that may never end.
-      start: (controller) => controller.signal.addEventListener("abort", () => this.#conn.close()),
+      start: (controller) => {
+        this.#writing = controller;
+        controller.signal.addEventListener("abort", () => this.#conn.close());
+      },
       write: async (chunk) => {
         try {
           await this.#conn.writeAll(chunk);
@@ -61,6 +67,12 @@ export class ConnStreams {
         this.#finishWrite();
       },
     });
+  }
+
+  /** Fails both, and with them the pipes of which nobody is left at the other end. */
+  fail(error: Error): void {
+    this.#reading?.error(error);
+    this.#writing?.error(error);
   }
 
   async #pull(controller: ReadableByteStreamController): Promise<void> {

@@ -2,7 +2,7 @@ import { spawnFor } from "@c10k/sockets/process";
 import type { Engine, TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { withoutOrphans } from "./_process.ts";
+import { moduleOf, next, oneKindTest, spawn, withoutOrphans } from "./_process.ts";
 import {
   checksum,
   clientTest,
@@ -10,6 +10,7 @@ import {
   encode,
   ENGINES,
   engineTest,
+  eventually,
   Pair,
   randomBytes,
   readText,
@@ -155,6 +156,37 @@ programTest("spawnFor() serves 50 connections at a time", async (engine) => {
     assert((await child.closed).success);
   }));
 });
+
+oneKindTest("worker", "spawnFor() programs of a thread that is killed go on, and leave no zombie", async (kind) => {
+  using pair = await Pair.open("native");
+  const child = spawn(
+    kind,
+    moduleOf(`
+      import { spawnFor } from "${import.meta.resolve("@c10k/sockets/process")}";
+      const { value: { sockets: [conn] } } = await parent().messages().next();
+      await parent().send(spawnFor(conn, "cat").pid);
+      for await (const _ of parent().messages());
+    `),
+  );
+  await child.send("serve", { sockets: [pair.server] });
+  const { message: pid } = await next(child.messages());
+  child.kill();
+  await child.closed;
+  await pair.client.writeAll(encode("hello"));
+  assertEquals(await readText(pair.client), "hello");
+  await pair.client.closeWrite();
+  assertEquals(await readText(pair.client), null);
+  await eventually(() => hasProcess(pid) ? undefined : true);
+});
+
+/** Whether there is such a process, or a zombie of it. */
+function hasProcess(pid: number): boolean {
+  try {
+    return Deno.statSync(`/proc/${pid}`).isDirectory;
+  } catch {
+    return false;
+  }
+}
 
 programTest("Child.send() says that a program takes no messages", async (engine) => {
   using pair = await Pair.open(engine);

@@ -1,0 +1,114 @@
+/** Connections of the runtime engine, which go to a thread as their two streams: the bytes pass through here. */
+
+import { spawnWorker } from "@c10k/sockets/process";
+import { TcpConn } from "@c10k/sockets/tcp";
+import { UdpEndpoint } from "@c10k/sockets/udp";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { deadline } from "@std/async";
+import { ACTOR, ask, checkEcho, ECHO, moduleOf, next, type TestChild } from "./_process.ts";
+import {
+  checksum,
+  decode,
+  encode,
+  Pair,
+  randomBytes,
+  readExactly,
+  readText,
+  readToEnd,
+  withoutLeaks,
+} from "./_util.ts";
+
+/** On every OS: nothing here needs more than `--allow-net` and `--allow-read`. */
+function runtimeTest(name: string, fn: () => Promise<void>): void {
+  Deno.test(`[runtime] ${name}`, () => withoutLeaks(fn));
+}
+
+/** Starts a thread that `await using` kills. */
+function start(module: string | URL): TestChild {
+  const child = spawnWorker(module);
+  return Object.assign(child, {
+    async [Symbol.asyncDispose]() {
+      child.kill();
+      await child.closed;
+    },
+  });
+}
+
+runtimeTest("TcpConn sent to a thread is closed here and served there, with what was peeked at", async () => {
+  using pair = await Pair.open("runtime");
+  await using child = start(ACTOR);
+  await pair.client.writeAll(encode("early"));
+  assertEquals(await pair.server.peek(new Uint8Array(5)), 5);
+  await ask(child, "serve", [pair.server]);
+  await assertRejects(() => pair.server.read(new Uint8Array(1)), Deno.errors.BadResource);
+  assertEquals(decode(await readExactly(pair.client, 5)), "early");
+  await checkEcho(pair.client, "hello");
+});
+
+runtimeTest("TcpConn in a thread carries 4 MiB both ways at once, and each side ends for itself", async () => {
+  using pair = await Pair.open("runtime");
+  await using child = start(ACTOR);
+  await ask(child, "serve", [pair.server]);
+  const sent = randomBytes(4 * 1024 * 1024);
+  const sending = pair.client.writeAll(sent).then(() => pair.client.closeWrite());
+  const received = new Uint8Array(await new Response(pair.client.readable).arrayBuffer());
+  await sending;
+  assertEquals(await checksum(received), await checksum(sent));
+});
+
+runtimeTest("TcpConn in a thread has its addresses, and refuses what streams cannot do", async () => {
+  using pair = await Pair.open("runtime");
+  await using child = start(moduleOf(`
+    const { value: { sockets: [conn] } } = await parent().messages().next();
+    const refused = [() => conn.setNoDelay(), () => conn.detach(), () => conn.info()].map((call) => {
+      try { return call(); } catch (error) { return error.name; }
+    });
+    await parent().send([conn.engine, conn.localAddr, conn.remoteAddr, refused]);
+  `));
+  const { localAddr, remoteAddr } = pair.server;
+  await child.send("look", { sockets: [pair.server] });
+  const { message } = await next(child.messages());
+  assertEquals(message, ["runtime", localAddr, remoteAddr, ["NotSupported", "NotSupported", "NotSupported"]]);
+});
+
+runtimeTest("TcpConn comes back from a thread", async () => {
+  using pair = await Pair.open("runtime");
+  await using child = start(ECHO);
+  const { sockets: [back] } = await ask(child, "back", [pair.server]);
+  assert(back instanceof TcpConn);
+  using conn = back;
+  await pair.client.writeAll(encode("there and back"));
+  assertEquals(await readText(conn), "there and back");
+  await conn.writeAll(encode("again"));
+  assertEquals(await readText(pair.client), "again");
+});
+
+runtimeTest("Child.kill() closes the connections whose bytes pass to the thread", async () => {
+  using pair = await Pair.open("runtime");
+  await using child = start(ACTOR);
+  await ask(child, "serve", [pair.server]);
+  await checkEcho(pair.client, "hello");
+  child.kill();
+  await child.closed;
+  assertEquals(await deadline(readToEnd(pair.client).catch(() => 0), 5_000), 0);
+});
+
+runtimeTest(
+  "Child.send() leaves a connection whole on which a call waits, and sockets that cannot be sent",
+  async () => {
+    using pair = await Pair.open("runtime");
+    using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0, engine: "runtime" });
+    await using child = start(ECHO);
+    await ask(child, "up");
+    const waiting = pair.server.read(new Uint8Array(5));
+    await assertRejects(() => child.send("x", { sockets: [pair.server] }), Deno.errors.Busy, "await it first");
+    for (const socket of [pair.listener, endpoint]) {
+      const error = await assertRejects(() => child.send("x", { sockets: [socket] }), Deno.errors.NotSupported);
+      assertStringIncludes(error.message, "use --allow-ffi on Linux");
+    }
+    await pair.client.writeAll(encode("whole"));
+    assertEquals(await waiting, 5);
+    await assertRejects(() => child.send(() => {}, { sockets: [pair.server] }), DOMException, "could not be cloned");
+    assert((await ask(child, "later")).message.message === "later");
+  },
+);
