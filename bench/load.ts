@@ -11,6 +11,8 @@ const MODES: Record<Exclude<Work["kind"], "kv">, string> = {
   echo: "echo",
   growth: "echo",
   churn: "churn",
+  handover: "first",
+  hash: "echo",
   idle: "idle",
   udp: "udp",
   sink: "flood",
@@ -33,7 +35,7 @@ interface Result {
 export interface Traffic {
   /** Echoes or connections per second. */
   readonly value: number;
-  /** The server's CPU time per echo or connection, µs. */
+  /** The server's CPU time per echo or connection, its children's included, µs. */
   readonly cpu: number;
   readonly p50: number;
   readonly p99: number;

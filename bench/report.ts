@@ -25,6 +25,16 @@ const UNITS: Record<Work["kind"], { title: string; value: string; per: string }>
     value: "requests/s",
     per: "CPU µs/request",
   },
+  handover: {
+    title: "Connections handed on: opened, used once and closed; p50 and p99 from connect to the answer",
+    value: "connections/s",
+    per: "CPU µs/conn.",
+  },
+  hash: {
+    title: "SHA-256 of 1 MiB for each message, all cores",
+    value: "requests/s",
+    per: "CPU µs/request",
+  },
   idle: { title: "Idle connections", value: "RSS bytes/conn.", per: "CPU" },
 };
 
@@ -33,6 +43,8 @@ const YARDSTICKS: Partial<Record<Work["kind"], readonly string[]>> = {
   udp: ["× C recvmmsg", "× listenDatagram"],
   sink: ["× C recvmmsg", "× listenDatagram"],
   kv: ["× redis-server"],
+  handover: ["× in one thread"],
+  hash: ["× 1 worker", "× 1 process"],
 };
 
 /** A table before it is drawn. */
@@ -140,7 +152,7 @@ function table(
       name,
       spread(figures),
       decimal(figures.perC, 2),
-      ...(kind === "kv" ? [] : [decimal(figures.perDeno, 2)]),
+      ...(kind === "kv" || kind === "handover" ? [] : [decimal(figures.perDeno, 2)]),
       ...(kind === "idle" ? [] : [decimal(figures.cpu, 2)]),
       ...times.map((time) => decimal(figures[time], 0)),
       ...(kind === "sink" ? [decimal((figures.loss ?? 0) * 100, 1)] : []),

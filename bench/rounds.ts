@@ -150,7 +150,11 @@ async function startLane(lane: Lane, course: Course, neighbours: IdleConnections
   const { work } = row;
   if (row.missing !== undefined || work.kind === "idle" || command instanceof Unavailable) return;
   await attempt(row, undefined, async () => {
-    const server = lane.server = await Server.start([...course.prefix, ...command, ...(work.args ?? [])]);
+    const server = lane.server = await Server.start([
+      ...(work.isSpread === true ? [] : course.prefix),
+      ...command,
+      ...(work.args ?? []),
+    ]);
     await server.settle();
   });
   const { server } = lane;

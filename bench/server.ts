@@ -63,12 +63,9 @@ export class Server {
     return reason(this.#stderr.text, "");
   }
 
-  /** User and system time of all threads, in ms. */
+  /** User and system time of all threads and children, in ms. */
   cpu(): number {
-    const text = Deno.readTextFileSync(`/proc/${this.pid}/stat`);
-    // After the program's name, which may hold spaces, comes field 3.
-    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-    return (Number(fields[11]) + Number(fields[12])) * 10;
+    return treeCpu(this.pid);
   }
 
   /** Resident memory in bytes. */
@@ -92,6 +89,21 @@ export class Server {
   stop(): Promise<void> {
     return stop(this.#child);
   }
+}
+
+/** With children that have ended and that run: as `process_cpu_us` of the load generator. */
+function treeCpu(pid: number): number {
+  const text = Deno.readTextFileSync(`/proc/${pid}/stat`);
+  // After the program's name, which may hold spaces, comes field 3.
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ").slice(11, 15);
+  let total = fields.reduce((sum, field) => sum + Number(field) * 10, 0);
+  for (const { name } of Deno.readDirSync(`/proc/${pid}/task`)) {
+    try {
+      const children = Deno.readTextFileSync(`/proc/${pid}/task/${name}/children`).split(" ");
+      for (const child of children.filter((child) => child !== "")) total += treeCpu(Number(child));
+    } catch { /* it has ended meanwhile */ }
+  }
+  return total;
 }
 
 /** Reads text to the end. */

@@ -156,7 +156,20 @@ export const CONTESTANTS: readonly Contestant[] = [
       return Promise.resolve(deno(permissions, "../../examples/kv.ts", "--port", "0", "--backend", backend));
     },
   })),
+  ...(["worker", "process"] as const).flatMap((kind) => [
+    pool(`pool-${kind}`, `handed to a ${kind}`, { kind, balance: "round-robin", size: 1 }),
+    pool(`shared-${kind}`, `accepted by a ${kind}`, { kind, balance: "shared", size: 1 }),
+    pool(`each-${kind}`, `a ${kind} each`, { kind, per: "connection", size: 64 }),
+    ...[1, 2].map((size) => pool(`${kind}-hash-${size}`, `${size} × ${kind}`, { kind, size, handler: "hash" })),
+  ]),
 ];
+
+/** A server that is a `Pool` with these options. */
+function pool(name: string, title: string, options: Record<string, unknown>): Contestant {
+  const permissions = ["--allow-net", "--allow-ffi", "--allow-read", "--allow-run"];
+  const command = deno(permissions, "pool.ts", JSON.stringify(options));
+  return { name, title, ownBuffers: false, command: () => Promise.resolve(command) };
+}
 
 export const SERVER_NAMES: readonly string[] = CONTESTANTS.map((c) => c.name);
 

@@ -4,7 +4,7 @@
 export interface Work {
   readonly name: string;
   readonly title: string;
-  readonly kind: "echo" | "churn" | "idle" | "growth" | "udp" | "sink" | "kv";
+  readonly kind: "echo" | "churn" | "idle" | "growth" | "udp" | "sink" | "kv" | "handover" | "hash";
   readonly connections: number;
   readonly size: number;
   /** Connections that another process holds open meanwhile and that do nothing. */
@@ -15,6 +15,8 @@ export interface Work {
   readonly load?: readonly string[];
   /** The load sends many datagrams as one message (`UDP_SEGMENT`). */
   readonly gso?: boolean;
+  /** The server may use all cores. */
+  readonly isSpread?: boolean;
   /** Who takes part when nobody is named. */
   readonly servers: readonly string[];
   /** The rows of C and of Deno that the others are compared with. */
@@ -85,6 +87,23 @@ function kv(command: "get" | "set", pipeline: number): Work {
   };
 }
 
+/** Connections that are opened, used once and closed, so many at a time, by servers that hand them on. */
+function handover(connections: number, servers: readonly string[], name = `handover${connections}`): Work {
+  return {
+    name,
+    title: connections === 1 ? "one at a time" : `${connections} at a time`,
+    kind: "handover",
+    connections,
+    size: 64,
+    idle: 0,
+    servers: ["ours-native", ...servers],
+    yardsticks: { c: "ours-native", deno: "ours-native" },
+  };
+}
+
+const HANDED = ["pool-worker", "pool-process"];
+const ONE_EACH = ["each-worker", "each-process"];
+
 function among(idle: number): Work {
   const title = `100 among ${idle.toLocaleString("en-US")}`;
   return {
@@ -127,6 +146,19 @@ export const WORKS: readonly Work[] = [
   kv("set", 1),
   kv("get", 16),
   kv("set", 16),
+  handover(1, [...HANDED, ...ONE_EACH]),
+  handover(64, [...HANDED, "shared-worker", "shared-process"]),
+  {
+    name: "hash",
+    title: "8 × 64 B",
+    kind: "hash",
+    connections: 8,
+    size: 64,
+    idle: 0,
+    isSpread: true,
+    servers: ["worker-hash-1", "worker-hash-2", "process-hash-1", "process-hash-2"],
+    yardsticks: { c: "worker-hash-1", deno: "process-hash-1" },
+  },
   ...[0, 100, 500, 900, 5_000, 10_000, 19_000].map(among),
 ];
 

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-int run_churn(const struct options *o) {
+int run_churn(const struct options *o, bool first) {
   struct conn *conns = calloc((size_t)o->connections, sizeof *conns);
   int epoll = epoll_create1(EPOLL_CLOEXEC);
   if (conns == NULL || epoll < 0) fail("cannot start: %s", strerror(errno));
@@ -33,19 +33,21 @@ int run_churn(const struct options *o) {
     for (int i = 0; i < n; i++) {
       struct conn *c = events[i].data.ptr;
       if (!c->echoed) {
-        if (conn_advance(c, events[i].events)) shutdown(c->fd, SHUT_WR);
+        if (!conn_advance(c, events[i].events)) continue;
+        if (first && w.phase == MEASURING) histogram_add(now_ns() - c->started_ns);
+        shutdown(c->fd, SHUT_WR);
         continue;
       }
       if (!conn_ended(c)) continue;
       close(c->fd);
       if (w.phase == MEASURING) {
-        histogram_add(now_ns() - c->started_ns);
+        if (!first) histogram_add(now_ns() - c->started_ns);
         w.done++;
       }
       if (w.phase == DRAINING) under_way--;
       else conn_open(c, epoll, index++);
     }
   }
-  window_print(&w, "churn", o, 0);
+  window_print(&w, first ? "first" : "churn", o, 0);
   return 0;
 }

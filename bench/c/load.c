@@ -9,6 +9,7 @@
 
 #include "load.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
@@ -40,23 +41,48 @@ uint64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
 int64_t own_cpu_us(void) { return (int64_t)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1000); }
 
-// User and system time of all threads of a process, proc_pid_stat(5); -1: unknown.
-int64_t process_cpu_us(pid_t pid) {
+// What one process has used, and its children that have ended: fields 14 to 17 of proc_pid_stat(5). -1: it is gone.
+static int64_t one_cpu_us(pid_t pid) {
   char path[64], text[1024];
-  if (pid == 0) return -1;
   snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
   FILE *file = fopen(path, "r");
-  if (file == NULL) fail("the server (process %d) is gone", (int)pid);
+  if (file == NULL) return -1;
   size_t length = fread(text, 1, sizeof text - 1, file);
   fclose(file);
   text[length] = '\0';
   // The second field is the program's name and may hold spaces and brackets.
   const char *rest = strrchr(text, ')');
   unsigned long user, system;
-  if (rest == NULL ||
-      sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
-    fail("cannot read %s", path);
-  return (int64_t)(user + system) * 1000000 / sysconf(_SC_CLK_TCK);
+  long ended_user, ended_system;
+  if (rest == NULL || sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld", &user, &system,
+                             &ended_user, &ended_system) != 4)
+    return -1;
+  return ((int64_t)(user + system) + ended_user + ended_system) * 1000000 / sysconf(_SC_CLK_TCK);
+}
+
+// The same with children that run: each thread has a list of those that it has started.
+static int64_t tree_cpu_us(pid_t pid) {
+  int64_t total = one_cpu_us(pid);
+  if (total < 0) return 0; // it has ended meanwhile
+  char path[64 + 256];
+  snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+  DIR *tasks = opendir(path);
+  for (struct dirent *task; tasks != NULL && (task = readdir(tasks)) != NULL;) {
+    if (task->d_name[0] == '.') continue;
+    snprintf(path, sizeof path, "/proc/%d/task/%s/children", (int)pid, task->d_name);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) continue;
+    for (int child; fscanf(file, "%d", &child) == 1;) total += tree_cpu_us(child);
+    fclose(file);
+  }
+  if (tasks != NULL) closedir(tasks);
+  return total;
+}
+
+int64_t process_cpu_us(pid_t pid) {
+  if (pid == 0) return -1;
+  if (one_cpu_us(pid) < 0) fail("the server (process %d) is gone", (int)pid);
+  return tree_cpu_us(pid);
 }
 
 // What all cores did but idling, with what a hypervisor took, proc_stat(5).
@@ -88,7 +114,7 @@ static void out_of_time(int signal) {
 
 int main(int argc, char **argv) {
   struct options o = {.connections = 100, .size = 64, .warmup_ms = 200, .duration_ms = 1000, .hold_ms = 120000};
-  if (argc < 2) fail("say echo, churn, idle, udp or flood");
+  if (argc < 2) fail("say echo, churn, first, idle, udp or flood");
   for (int i = 2; i < argc; i += 2) {
     const char *flag = argv[i], *value = argv[i + 1];
     if (strcmp(flag, "--port") == 0) o.port = (uint16_t)number(flag, value, 1, 65535);
@@ -118,7 +144,8 @@ int main(int argc, char **argv) {
 
   conn_init(o.port, o.size);
   if (strcmp(argv[1], "echo") == 0) return run_echo(&o);
-  if (strcmp(argv[1], "churn") == 0) return run_churn(&o);
+  if (strcmp(argv[1], "churn") == 0) return run_churn(&o, false);
+  if (strcmp(argv[1], "first") == 0) return run_churn(&o, true);
   if (strcmp(argv[1], "idle") == 0) return run_idle(&o);
   if (strcmp(argv[1], "udp") == 0) return run_udp(&o);
   if (strcmp(argv[1], "flood") == 0) return run_flood(&o);

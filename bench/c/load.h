@@ -71,7 +71,8 @@ void histogram_add(uint64_t ns);
 double histogram_us(double quantile);
 
 int run_echo(const struct options *o);
-int run_churn(const struct options *o);
+// `first`: the time of a connection is that to its answer, not to its end.
+int run_churn(const struct options *o, bool first);
 int run_idle(const struct options *o);
 int run_udp(const struct options *o);
 int run_flood(const struct options *o);
