@@ -66,7 +66,7 @@ export async function runTraffic(
     ...["--port", `${server.port}`, "--pid", `${server.pid}`],
     ...["--connections", `${work.connections}`, "--size", `${work.size}`],
     ...["--gso", work.gso === true ? "1" : "0"],
-    ...["--warmup", `${time.warmup}`, "--duration", `${time.duration}`],
+    ...["--warmup", `${time.warmup}`, "--duration", `${time.duration * (work.longer ?? 1)}`],
   ], { stdin: "null", stdout: "piped", stderr: "piped" });
   const { success, stdout, stderr } = await child.output();
   if (!success) {

@@ -15,6 +15,8 @@ export interface Work {
   readonly load?: readonly string[];
   /** The load sends many datagrams as one message (`UDP_SEGMENT`). */
   readonly gso?: boolean;
+  /** Its rounds last so many times as long as others. */
+  readonly longer?: number;
   /** The server may use all cores. */
   readonly isSpread?: boolean;
   /** Who takes part when nobody is named. */
@@ -88,9 +90,9 @@ function kv(command: "get" | "set", pipeline: number): Work {
 }
 
 /** Connections that are opened, used once and closed, so many at a time, by servers that hand them on. */
-function handover(connections: number, servers: readonly string[], name = `handover${connections}`): Work {
+function handover(connections: number, servers: readonly string[]): Work {
   return {
-    name,
+    name: `handover${connections}`,
     title: connections === 1 ? "one at a time" : `${connections} at a time`,
     kind: "handover",
     connections,
@@ -102,7 +104,6 @@ function handover(connections: number, servers: readonly string[], name = `hando
 }
 
 const HANDED = ["pool-worker", "pool-process"];
-const ONE_EACH = ["each-worker", "each-process"];
 
 function among(idle: number): Work {
   const title = `100 among ${idle.toLocaleString("en-US")}`;
@@ -146,8 +147,9 @@ export const WORKS: readonly Work[] = [
   kv("set", 1),
   kv("get", 16),
   kv("set", 16),
-  handover(1, [...HANDED, ...ONE_EACH]),
+  handover(1, HANDED),
   handover(64, [...HANDED, "shared-worker", "shared-process"]),
+  { ...handover(1, ["each-worker", "each-process"]), name: "handover-each", title: "a child for each", longer: 6 },
   {
     name: "hash",
     title: "8 × 64 B",

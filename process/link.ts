@@ -14,7 +14,8 @@ export const WINDOW = 256;
 
 /** What travels: a message of the user's, or the library's own. */
 export interface Packet {
-  readonly type: "message" | "credit" | "shutdown" | "pool" | "bye";
+  /** A connection for a pool's child has a type of its own, and no body. */
+  readonly type: "message" | "credit" | "shutdown" | "pool" | "connection" | "bye";
   readonly body?: unknown;
 }
 

@@ -117,8 +117,9 @@ export class Port implements ParentPort {
   }
 
   #take(packet: Packet, sockets: MovableSocket[]): void {
-    if (packet.type === "pool") {
-      if (this.onPoolPacket !== undefined) return this.onPoolPacket(packet.body, sockets);
+    if (packet.type === "pool" || packet.type === "connection") {
+      const body = packet.type === "connection" ? { do: "connection" } : packet.body;
+      if (this.onPoolPacket !== undefined) return this.onPoolPacket(body, sockets);
     } else if (packet.type === "shutdown") {
       this.link.end();
       this.#abort.abort(new Deno.errors.Interrupted("The parent has asked for the end"));

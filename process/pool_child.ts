@@ -104,7 +104,7 @@ export class PoolChild {
    * @returns Whether that was so; else, and if this throws, the connection is still whole here.
    */
   hand(conn: TcpConn): boolean {
-    if (!this.child.link.tryPost({ type: "pool", body: { do: "connection" } satisfies ToChild }, [conn])) return false;
+    if (!this.child.link.tryPost({ type: "connection" }, [conn])) return false;
     this.total++;
     return true;
   }

@@ -10,11 +10,13 @@ import type { UnixSocket } from "./unix_socket.ts";
 
 /**
  * The first byte of each packet: more of the message follows, it is the last
- * one, or the sender could not go on and nothing of it counts.
+ * one, the sender could not go on and nothing of it counts, or it is a
+ * connection for a pool's child, of which there are too many to serialize each.
  */
 const MORE = 0;
 const LAST = 1;
 const ABANDONED = 2;
+const CONNECTION = 3;
 const CHUNK = LARGEST_PACKET - 1;
 
 /** The types of packets that a child and its parent send each other. */
@@ -98,6 +100,7 @@ export class ProcessTransport implements Transport {
     packet: Packet,
     sockets: readonly MovableSocket[],
   ): { data: Uint8Array<ArrayBuffer>; from: number; to: number }[] {
+    if (packet.type === "connection") return [{ data: new Uint8Array([CONNECTION]), from: 0, to: 1 }];
     const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };
     const bytes = serialize(envelope);
     if (bytes.length > LARGEST_MESSAGE) {
@@ -131,6 +134,12 @@ export class ProcessTransport implements Transport {
         if (data.length === 0) return;
         if (data[0] === ABANDONED) {
           forget();
+          continue;
+        }
+        if (data[0] === CONNECTION && parts.length === 0) {
+          const sockets = cut || descriptors.length === 0 ? [] : unpack({ kinds: ["conn"] }, descriptors);
+          forget();
+          this.#link.receive({ type: "connection" }, sockets, 1 - sockets.length);
           continue;
         }
         if (data[0] !== MORE && data[0] !== LAST) throw notOurs();
@@ -203,6 +212,6 @@ function isPacket(value: unknown): value is Packet {
 }
 
 /** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */
-function unpack({ kinds }: Envelope, descriptors: readonly Descriptor[]): MovableSocket[] {
+function unpack({ kinds }: Pick<Envelope, "kinds">, descriptors: readonly Descriptor[]): MovableSocket[] {
   return kinds.flatMap((kind, i) => adopt(kind, descriptors[i] as Descriptor) ?? []);
 }

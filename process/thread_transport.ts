@@ -50,7 +50,7 @@ export class ThreadTransport implements Transport {
       if (conn === undefined) descriptorsOf([socket], "send a socket");
       else conn.checkMove();
     }
-    if (sockets.length > 0) structuredClone(packet.body);
+    if (sockets.length > 0 && packet.body !== undefined) structuredClone(packet.body);
   }
 
   send(packet: Packet, sockets: readonly MovableSocket[], sent: () => void): Promise<void> {
@@ -66,7 +66,7 @@ export class ThreadTransport implements Transport {
   trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean {
     this.check({ ...packet, body: undefined }, sockets);
     // What cannot be cloned must be known before a socket is detached, and a getter may answer once only.
-    const body = sockets.length > 0 ? structuredClone(packet.body) : packet.body;
+    const body = sockets.length > 0 && packet.body !== undefined ? structuredClone(packet.body) : packet.body;
     const streams: Transferable[] = [];
     const moved = sockets.map((socket): Moved => {
       const runtime = runtimeConn(socket);
