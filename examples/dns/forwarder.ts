@@ -10,7 +10,7 @@ const HEADER = 12;
 const SMALLEST_DATAGRAM = 512;
 const LARGEST_MESSAGE = 65_535;
 /** Questions that may be under way; beyond, clients get SERVFAIL. */
-const MOST_PENDING = 1_000;
+const MOST_PENDING = 500;
 const [FORMERR, SERVFAIL, NOTIMP, BADVERS] = [1, 2, 4, 16];
 /** What a client says that upstream should know. */
 const ASKED = dns.RECURSION_DESIRED | dns.CHECKING_DISABLED | dns.AUTHENTIC_DATA;

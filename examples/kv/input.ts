@@ -1,9 +1,12 @@
 /** The bytes of requests, until these have come whole. */
 
 import { Buffer } from "node:buffer";
+import { HangUp } from "./errors.ts";
 
 /** Most memory that is taken ahead, in bytes. */
 const LARGEST_STEP = 64 * 1024 * 1024;
+/** Words of a request that may come before it is whole; their places take more memory than the shortest words do. */
+const MOST_COUNT = 2 ** 22;
 /** Words of a request for which the places stay allocated. */
 const USUAL_COUNT = 1024;
 const NOTHING = Buffer.alloc(0);
@@ -57,6 +60,7 @@ export class Input {
   /** Keeps what is left, before others read into the same memory. */
   keep(): void {
     if (this.at < this.end || this.lacks > 0) {
+      if (this.count > MOST_COUNT) throw new HangUp("its request has too many words");
       if (this.#isShared || this.#first() > 0) this.#move(this.end);
       return;
     }
