@@ -296,7 +296,11 @@ engineTest(
       two.a.sendTo(encode("x"), { hostname, port: 9 })
     );
     two.a.close();
-    for (const send of sends) await assertRejects(() => send, Deno.errors.Interrupted, "closed meanwhile (EINTR)");
+    for (const result of await Promise.allSettled(sends)) {
+      // Deno.listenDatagram may have sent it all the same.
+      if (result.status === "fulfilled") assertEquals([engine, "listenDatagram" in Deno], ["runtime", true]);
+      else assertEquals([result.reason.name, result.reason.code], ["Interrupted", "EINTR"]);
+    }
   },
 );
 
