@@ -42,6 +42,19 @@ function ttl(output: string, type: string): number {
   return Number(new RegExp(`^[^;]\\S*\\s+(\\d+)\\s+IN\\s+${type}\\s`, "m").exec(output)?.[1]);
 }
 
+/** UDP and TCP on one port: what is free for the one may be taken for the other. */
+function bindBoth(): [UdpEndpoint, TcpListener] {
+  for (let attempt = 1;; attempt++) {
+    const endpoint = UdpEndpoint.bind({ hostname: LOCAL });
+    try {
+      return [endpoint, TcpListener.bind({ hostname: LOCAL, port: endpoint.addr.port })];
+    } catch (error) {
+      endpoint.close();
+      if (attempt === 10) throw error;
+    }
+  }
+}
+
 /** How an upstream answers a query; `undefined` for not at all. */
 type Answering = (query: DecodedPacket, name: string, transport: "udp" | "tcp", times: number) => Packet | undefined;
 
@@ -56,9 +69,8 @@ class TestUpstream implements AsyncDisposable {
   readonly #serving: Promise<unknown>;
 
   constructor(readonly answering: Answering) {
-    this.#endpoint = UdpEndpoint.bind({ hostname: LOCAL });
+    [this.#endpoint, this.#listener] = bindBoth();
     this.port = this.#endpoint.addr.port;
-    this.#listener = TcpListener.bind({ hostname: LOCAL, port: this.port });
     this.#serving = Promise.all([this.#serveUdp(), this.#serveTcp()]);
   }
 
