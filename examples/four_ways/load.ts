@@ -11,13 +11,16 @@ import { Client, SIZE } from "./client.ts";
 import type { News, Order, Stop } from "./orders.ts";
 import { Times } from "./times.ts";
 
-/** Clients that are being opened at a time: at first one, and one more for each that was answered, up to so many. */
-const WIDTH = 32;
+/**
+ * Clients that are being opened at a time, at most: at first one, then one more
+ * for every four that were answered, lest 256 processes are started at once.
+ */
+const WIDTH = 256;
 /** How long new clients may go without any answer, in ms, or four times the longest that one has taken. */
 const PATIENCE = 2_000;
 /** Descriptors to leave to Deno, which panics when it has none at all. */
 const SPARE = 32;
-/** How long those may take that have begun when no more are wanted, in ms. */
+/** How long what has begun may take when no more is wanted, in ms. */
 const REST = 10_000;
 
 const mux = new Multiplexer<Client>({ maxEvents: 1024 });
@@ -62,16 +65,15 @@ function drop(client: Client): void {
 }
 
 async function open({ port, clients: count, descriptors }: Extract<Order, { do: "open" }>): Promise<void> {
-  let [started, opened, longest, last] = [0, 0, 0, performance.now()];
+  let [started, opened, first, longest, last] = [0, 0, 0, 0, performance.now()];
   const lanes: Promise<void>[] = [];
   const lane = async (): Promise<void> => {
     while (started < count && !isEnough) {
+      // Each has a descriptor, and the numbers go on from that of the first.
+      if (first + started >= descriptors - SPARE) return stopOpening.resolve({ code: "EMFILE" });
       const id = started++;
       const conn = await TcpConn.connect({ port });
-      if (conn.fd !== undefined && conn.fd >= descriptors - SPARE) {
-        conn.close();
-        return stopOpening.resolve({ code: "EMFILE" });
-      }
+      first ||= conn.fd ?? 0;
       const client = new Client(conn, id);
       clients.add(client);
       mux.register(conn, { readable: true }, client);
@@ -79,7 +81,7 @@ async function open({ port, clients: count, descriptors }: Extract<Order, { do: 
       if (!await client.answered.promise) return;
       const now = performance.now();
       [opened, longest, last] = [opened + 1, Math.max(longest, now - last), now];
-      if (lanes.length < WIDTH) lanes.push(lane());
+      if (lanes.length < Math.min(2 + opened / 4, WIDTH)) lanes.push(lane());
     }
   };
   const openAll = async () => {
@@ -116,7 +118,8 @@ async function measure(duration: number): Promise<void> {
   const measured = times;
   [times, isAsking] = [undefined, false];
   const isWaiting = () => [...clients].some((client) => client.isWaiting);
-  for (let i = 0; i < 40 && isWaiting(); i++) await new Promise((resolve) => setTimeout(resolve, 50));
+  const latest = performance.now() + REST;
+  while (isWaiting() && performance.now() < latest) await new Promise((resolve) => setTimeout(resolve, 20));
   lost += [...clients].filter((client) => client.isWaiting).length;
   await tell({ is: "measured", ...measured.summary(), lost });
 }

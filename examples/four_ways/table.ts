@@ -33,7 +33,7 @@ export function table(rows: readonly Row[]): string {
       decimal(p99 / 1000, 2),
       decimal(memory === undefined ? undefined : memory / 1024, 1),
       decimal(cpu, 1),
-      wrap(lost > 0 ? `${ranOut}; ${decimal(lost)} clients lost meanwhile` : ranOut),
+      wrap(lost > 0 ? `${ranOut}; clients lost meanwhile: ${decimal(lost)}` : ranOut),
     ]);
   }
   return view.toString();
