@@ -220,8 +220,10 @@ export interface Child {
    */
   shutdown(options?: ShutdownOptions): Promise<ChildStatus>;
   /**
-   * Ends the child at once, or sends a process another signal. A thread that
-   * never returns to its event loop cannot be ended: Deno has no means to.
+   * Ends the child at once, or sends a process another signal. What a thread
+   * has said and was not received is lost with it. A thread that never returns
+   * to its event loop cannot be ended: Deno has no means to. After two seconds
+   * it is given up, with what it has open.
    *
    * @param signal The signal, by default `"SIGKILL"`.
    */

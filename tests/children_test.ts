@@ -24,7 +24,7 @@ import {
   warmUp,
   withoutOrphans,
 } from "./_process.ts";
-import { encode, eventually, Pair, readText, ROOT } from "./_util.ts";
+import { encode, eventually, Pair, readText, ROOT, runDeno } from "./_util.ts";
 
 /** Modules that end by themselves before they have talked: status code of a process, of a thread, a thread's error. */
 const EARLY_ENDS: [string, string | URL, number, number, RegExp | undefined][] = [
@@ -241,6 +241,34 @@ oneKindTest("worker", "a thread that is killed at any moment of its start leaves
     await child.closed;
     TcpListener.bind({ hostname: "127.0.0.1", port, engine: "native" }).close();
   }
+});
+
+Deno.test({
+  name:
+    "[worker] Child.kill() of a thread that never returns to its event loop goes on without it, with its socket open",
+  ignore: !NATIVE,
+  async fn() {
+    const busy = moduleOf(`
+      const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+      await parent().send(listener.addr.port);
+      while (true);
+    `);
+    const { code, stdout, stderr } = await runDeno(
+      ["--allow-all"],
+      `
+      import { spawnWorker } from "@c10k/sockets/process";
+      import { TcpConn } from "@c10k/sockets/tcp";
+      const child = spawnWorker(${JSON.stringify(busy)});
+      const { value } = await child.messages().next();
+      child.kill();
+      console.log((await child.closed).signal);
+      // Nothing was closed behind the back of a thread that runs.
+      using conn = await TcpConn.connect({ port: value.message });
+      console.log(conn.remoteAddr.port === value.message);
+      Deno.exit(0);`,
+    );
+    assertEquals([code, stdout, stderr], [0, "SIGKILL\ntrue\n", ""]);
+  },
 });
 
 childTest("Child.kill() may come twice, and at once; after the end nothing can be sent", async (kind) => {
