@@ -17,6 +17,11 @@ export function engineTest(name: string, fn: (engine: Engine) => Promise<void> |
   }
 }
 
+/** Declares a test with sockets of this process, which fails if it leaves some open. */
+export function socketTest(name: string, fn: () => Promise<void>, ignore = false): void {
+  Deno.test({ name, ignore, fn: () => withoutLeaks(fn) });
+}
+
 /** Runs a test and fails it if it leaves sockets open. */
 export async function withoutLeaks(fn: () => Promise<void> | void): Promise<void> {
   const before = openDescriptors();

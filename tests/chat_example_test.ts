@@ -4,7 +4,7 @@ import { type Backend, Multiplexer } from "@c10k/sockets/mux";
 import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
 import { Program } from "./_program.ts";
-import { clientTest, encode, eventually, readText, run, ServerProcess } from "./_util.ts";
+import { clientTest, encode, eventually, readText, run, ServerProcess, withoutLeaks } from "./_util.ts";
 
 const EXAMPLE = "examples/chat.ts";
 const NC = "nc.openbsd";
@@ -84,44 +84,53 @@ for (const backend of Multiplexer.backends()) {
 
   // Megabytes have to be said until the kernel's buffers are full: poll and select, which differ in nothing here, go without.
   if (backend === "poll" || backend === "select") continue;
-  clientTest([NC], `[${backend}] chat example drops who does not read, with a notice, and nobody else`, async () => {
-    await using server = await start(backend);
-    await using ann = await join(server, "ann");
-    const engine = backend === "runtime" ? "runtime" : "native";
-    using deaf = await TcpConn.connect({ port: server.port, engine });
-    await deaf.writeAll(encode("/nick deaf\n"));
-    await ann.until(/ is deaf now\n/);
-    const before = Deno.build.os === "linux" ? server.rss() : 0;
+  clientTest(
+    [NC],
+    `[${backend}] chat example drops who does not read, with a notice, and nobody else`,
+    () =>
+      withoutLeaks(async () => {
+        await using server = await start(backend);
+        await using ann = await join(server, "ann");
+        const engine = backend === "runtime" ? "runtime" : "native";
+        using deaf = await TcpConn.connect({ port: server.port, engine });
+        await deaf.writeAll(encode("/nick deaf\n"));
+        await ann.until(/ is deaf now\n/);
+        const before = Deno.build.os === "linux" ? server.rss() : 0;
 
-    // Says some lines and waits until another has heard them, until there is something else to hear.
-    using talker = await TcpConn.connect({ port: server.port, engine });
-    using ear = await TcpConn.connect({ port: server.port, engine });
-    let heard = "";
-    const hear = async (pattern: RegExp) => {
-      while (!pattern.test(heard)) heard += await readText(ear, 64 * 1024) ?? "(end)";
-    };
-    await hear(/in lobby.*\n/);
-    await talker.writeAll(encode("/nick talker\n"));
-    await hear(/talker now\n/);
-    const lines = encode(`${"x".repeat(1000)}\n`.repeat(16));
-    let sent = 0;
-    for (heard = ""; !heard.includes("*"); sent += 16) {
-      heard = "";
-      await talker.writeAll(lines);
-      await hear(/(talker: x{1000}\n(\* .*\n)?){16}/);
-    }
-    assertStringIncludes(heard, "* deaf reads too slowly\n");
+        // Says some lines and waits until another has heard them, until there is something else to hear.
+        using talker = await TcpConn.connect({ port: server.port, engine });
+        using ear = await TcpConn.connect({ port: server.port, engine });
+        let heard = "";
+        const hear = async (pattern: RegExp) => {
+          while (!pattern.test(heard)) heard += await readText(ear, 64 * 1024) ?? "(end)";
+        };
+        await hear(/in lobby.*\n/);
+        await talker.writeAll(encode("/nick talker\n"));
+        await hear(/talker now\n/);
+        const lines = encode(`${"x".repeat(1000)}\n`.repeat(16));
+        let sent = 0;
+        for (heard = ""; !heard.includes("*"); sent += 16) {
+          heard = "";
+          await talker.writeAll(lines);
+          await hear(/(talker: x{1000}\n(\* .*\n)?){16}/);
+        }
+        assertStringIncludes(heard, "* deaf reads too slowly\n");
 
-    // Whoever is dropped finds the notice at the end of what was sent before.
-    const read = await new Response(deaf.readable).text();
-    assertMatch(read.slice(-1100), /\n\* you read too slowly\n$/);
-    assertEquals(read.split("\n").filter((line) => !/^(\* .*|talker: x{1000}|)$/.test(line)), [], "no line is torn");
-    await ann.say("/quit\n");
-    await ann.until(/\* goodbye\n$/);
-    assertEquals(ann.stdout.match(/^talker: x{1000}$/gm)?.length, sent, "a reader gets all of it");
-    if (before > 0) assertLess((server.rss() - before) / 1024 / 1024, 64, "MiB more");
-    assertEquals(server.stderr.join(""), "");
-  });
+        // Whoever is dropped finds the notice at the end of what was sent before.
+        const read = await new Response(deaf.readable).text();
+        assertMatch(read.slice(-1100), /\n\* you read too slowly\n$/);
+        assertEquals(
+          read.split("\n").filter((line) => !/^(\* .*|talker: x{1000}|)$/.test(line)),
+          [],
+          "no line is torn",
+        );
+        await ann.say("/quit\n");
+        await ann.until(/\* goodbye\n$/);
+        assertEquals(ann.stdout.match(/^talker: x{1000}$/gm)?.length, sent, "a reader gets all of it");
+        if (before > 0) assertLess((server.rss() - before) / 1024 / 1024, 64, "MiB more");
+        assertEquals(server.stderr.join(""), "");
+      }),
+  );
 }
 
 Deno.test("chat example says how to try it", async () => {

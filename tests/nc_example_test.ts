@@ -5,7 +5,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { delay } from "@std/async";
 import { getAvailablePort } from "@std/net";
 import { pipe, Program } from "./_program.ts";
-import { checksum, clientTest, decode, encode, ENGINES, randomBytes, readToEnd, run } from "./_util.ts";
+import { checksum, clientTest, decode, encode, ENGINES, randomBytes, readToEnd, run, socketTest } from "./_util.ts";
 
 const NC = "nc.openbsd";
 const MIB = 1024 * 1024;
@@ -98,7 +98,7 @@ for (const engine of ENGINES) {
     assertEquals(ours.stdout, "hello\n");
   });
 
-  Deno.test(`[${engine}] nc example scans ports, and says what it cannot reach`, async () => {
+  socketTest(`[${engine}] nc example scans ports, and says what it cannot reach`, async () => {
     using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
     const [open, closed] = [String(listener.addr.port), String(getAvailablePort())];
     const found = await run(example(engine, "-zv", "127.0.0.1", open));
@@ -117,45 +117,47 @@ for (const engine of ENGINES) {
     );
   });
 
-  Deno.test(`[${engine}] nc example ends with 1 when it is reset, and with 0 after -w seconds of silence`, async () => {
-    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
-    const args = ["127.0.0.1", String(listener.addr.port)];
-    await using reset = new Program(Deno.execPath(), example(engine, ...args));
-    using resetter = await listener.accept();
-    await resetter.writeAll(encode("before\n"));
-    await reset.until(/^before\n/);
-    if (resetter.engine === "native") {
-      resetter.reset();
-      assertEquals(await reset.ended(), 1);
-      assertMatch(reset.stderr, /^Cannot read from TCP connection with .*: connection reset by peer \(ECONNRESET\)\n$/);
-    }
-    await using silent = new Program(Deno.execPath(), example(engine, "-w", "1", ...args));
-    using _conn = await listener.accept();
-    assertEquals(await silent.ended(), 0);
-  });
-
-  Deno.test({
-    name: `[${engine}] nc example sends what it has read before a signal ends it`,
-    ignore: Deno.build.os === "windows",
-    async fn() {
-      using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
-      await using ours = new Program(Deno.execPath(), example(engine, "127.0.0.1", String(listener.addr.port)));
-      using conn = await listener.accept();
-      const [piece, pipeSize] = ["x".repeat(4096), 64 * 1024];
-      let said = 0;
-      const saying = (async () => {
-        for (; said < 4096; said++) await ours.say(piece);
-      })().catch(() => {});
-      // Until it stands still, since nobody reads.
-      for (let before = -1; said === 0 || said > before; await delay(200)) before = said;
-      const begun = said * piece.length - pipeSize;
-      ours.kill("SIGTERM");
-      const received = await readToEnd(conn);
-      assertEquals(await ours.ended(), 143);
-      await saying;
-      assert(received >= begun, `${received} of ${begun} bytes`);
+  socketTest(
+    `[${engine}] nc example ends with 1 when it is reset, and with 0 after -w seconds of silence`,
+    async () => {
+      using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+      const args = ["127.0.0.1", String(listener.addr.port)];
+      await using reset = new Program(Deno.execPath(), example(engine, ...args));
+      using resetter = await listener.accept();
+      await resetter.writeAll(encode("before\n"));
+      await reset.until(/^before\n/);
+      if (resetter.engine === "native") {
+        resetter.reset();
+        assertEquals(await reset.ended(), 1);
+        assertMatch(
+          reset.stderr,
+          /^Cannot read from TCP connection with .*: connection reset by peer \(ECONNRESET\)\n$/,
+        );
+      }
+      await using silent = new Program(Deno.execPath(), example(engine, "-w", "1", ...args));
+      using _conn = await listener.accept();
+      assertEquals(await silent.ended(), 0);
     },
-  });
+  );
+
+  socketTest(`[${engine}] nc example sends what it has read before a signal ends it`, async () => {
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+    await using ours = new Program(Deno.execPath(), example(engine, "127.0.0.1", String(listener.addr.port)));
+    using conn = await listener.accept();
+    const [piece, pipeSize] = ["x".repeat(4096), 64 * 1024];
+    let said = 0;
+    const saying = (async () => {
+      for (; said < 4096; said++) await ours.say(piece);
+    })().catch(() => {});
+    // Until it stands still, since nobody reads.
+    for (let before = -1; said === 0 || said > before; await delay(200)) before = said;
+    const begun = said * piece.length - pipeSize;
+    ours.kill("SIGTERM");
+    const received = await readToEnd(conn);
+    assertEquals(await ours.ended(), 143);
+    await saying;
+    assert(received >= begun, `${received} of ${begun} bytes`);
+  }, Deno.build.os === "windows");
 }
 
 /** Reads where the example listens from its standard error. */

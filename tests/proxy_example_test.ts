@@ -19,6 +19,8 @@ import {
   readToEnd,
   run,
   ServerProcess,
+  socketTest,
+  withoutLeaks,
 } from "./_util.ts";
 
 const EXAMPLE = "examples/proxy.ts";
@@ -109,36 +111,37 @@ for (const engine of ENGINES) {
   clientTest(
     ["nc.openbsd", "socat"],
     `[${engine}] proxy example passes on that one side has finished, in both directions`,
-    async () => {
-      // sha256sum says nothing before the end of its input.
-      const port = getAvailablePort();
-      await using socat = new Program("socat", [
-        "-d",
-        "-d",
-        `TCP-LISTEN:${port},bind=127.0.0.1,fork`,
-        "EXEC:sha256sum",
-      ]);
-      await socat.until(/listening on/);
-      await using proxy = await start(engine, [port]);
-      const data = randomBytes(MIB);
-      const sum = decode(await pipe("nc.openbsd", ["-N", "127.0.0.1", String(proxy.port)], data));
-      assertEquals(sum, `${await checksum(data)}  -\n`);
+    () =>
+      withoutLeaks(async () => {
+        // sha256sum says nothing before the end of its input.
+        const port = getAvailablePort();
+        await using socat = new Program("socat", [
+          "-d",
+          "-d",
+          `TCP-LISTEN:${port},bind=127.0.0.1,fork`,
+          "EXEC:sha256sum",
+        ]);
+        await socat.until(/listening on/);
+        await using proxy = await start(engine, [port]);
+        const data = randomBytes(MIB);
+        const sum = decode(await pipe("nc.openbsd", ["-N", "127.0.0.1", String(proxy.port)], data));
+        assertEquals(sum, `${await checksum(data)}  -\n`);
 
-      using listener = listen();
-      await using second = await start(engine, [listener.addr.port]);
-      const [client, server] = await connect(second, listener);
-      await server.writeAll(encode("only this"));
-      await server.closeWrite();
-      assertEquals([await readText(client), await readText(client)], ["only this", null]);
-      await client.writeAll(encode("and still"));
-      assertEquals(await readText(server), "and still");
-      client.close();
-      assertEquals(await readText(server), null);
-      server.close();
-    },
+        using listener = listen();
+        await using second = await start(engine, [listener.addr.port]);
+        const [client, server] = await connect(second, listener);
+        await server.writeAll(encode("only this"));
+        await server.closeWrite();
+        assertEquals([await readText(client), await readText(client)], ["only this", null]);
+        await client.writeAll(encode("and still"));
+        assertEquals(await readText(server), "and still");
+        client.close();
+        assertEquals(await readText(server), null);
+        server.close();
+      }),
   );
 
-  Deno.test(`[${engine}] proxy example passes on a reset`, async () => {
+  socketTest(`[${engine}] proxy example passes on a reset`, async () => {
     using listener = listen();
     await using proxy = await start(engine, [listener.addr.port]);
     for (const first of ["client", "server"] as const) {
@@ -154,7 +157,7 @@ for (const engine of ENGINES) {
     }
   });
 
-  Deno.test(`[${engine}] proxy example slows down a server whose client does not read`, async () => {
+  socketTest(`[${engine}] proxy example slows down a server whose client does not read`, async () => {
     using listener = listen();
     await using proxy = await start(engine, [listener.addr.port]);
     const [client, server] = await connect(proxy, listener);
@@ -176,31 +179,27 @@ for (const engine of ENGINES) {
     server.close();
   });
 
-  Deno.test({
-    name: `[${engine}] proxy example goes to another server when one does not accept in time`,
-    ignore: !ENGINES.includes("native"),
-    async fn() {
-      // With a full queue the kernel drops what asks for a connection.
-      using full = TcpListener.bind({ hostname: "127.0.0.1", port: 0, backlog: 0, engine: "native" });
-      using _waiting = await TcpConn.connect({ port: full.addr.port });
-      using listener = listen();
-      await using proxy = await start(engine, [full.addr.port, listener.addr.port], "--timeout", "400");
-      const begin = performance.now();
-      using client = await TcpConn.connect({ port: proxy.port });
-      await client.writeAll(encode("here"));
-      let text: string | null = null;
-      // Others are looks at the server's health.
-      while (text === null) {
-        using server = await listener.accept();
-        text = await readText(server);
-      }
-      assertEquals(text, "here");
-      assert(performance.now() - begin > 390, "it has waited");
-      await said(proxy, new RegExp(`:${full.addr.port} is down: .*no connection within 400 ms`));
-    },
-  });
+  socketTest(`[${engine}] proxy example goes to another server when one does not accept in time`, async () => {
+    // With a full queue the kernel drops what asks for a connection.
+    using full = TcpListener.bind({ hostname: "127.0.0.1", port: 0, backlog: 0, engine: "native" });
+    using _waiting = await TcpConn.connect({ port: full.addr.port });
+    using listener = listen();
+    await using proxy = await start(engine, [full.addr.port, listener.addr.port], "--timeout", "400");
+    const begin = performance.now();
+    using client = await TcpConn.connect({ port: proxy.port });
+    await client.writeAll(encode("here"));
+    let text: string | null = null;
+    // Others are looks at the server's health.
+    while (text === null) {
+      using server = await listener.accept();
+      text = await readText(server);
+    }
+    assertEquals(text, "here");
+    assert(performance.now() - begin > 390, "it has waited");
+    await said(proxy, new RegExp(`:${full.addr.port} is down: .*no connection within 400 ms`));
+  }, !ENGINES.includes("native"));
 
-  Deno.test(`[${engine}] proxy example with --balance least-connections prefers the server with fewer`, async () => {
+  socketTest(`[${engine}] proxy example with --balance least-connections prefers the server with fewer`, async () => {
     using left = listen();
     using right = listen();
     await using proxy = await start(
@@ -253,10 +252,9 @@ for (const engine of ENGINES) {
     await second.shutdown();
   });
 
-  Deno.test({
-    name: `[${engine}] proxy example on SIGTERM lets connections finish for --grace, and then cuts them`,
-    ignore: Deno.build.os === "windows",
-    async fn() {
+  socketTest(
+    `[${engine}] proxy example on SIGTERM lets connections finish for --grace, and then cuts them`,
+    async () => {
       using listener = listen();
       for (const isPatient of [true, false]) {
         await using proxy = await start(engine, [listener.addr.port], "--grace", isPatient ? "20000" : "300");
@@ -277,7 +275,8 @@ for (const engine of ENGINES) {
         server.close();
       }
     },
-  });
+    Deno.build.os === "windows",
+  );
 }
 
 Deno.test("proxy example says where it listens and how to try it", async () => {
