@@ -29,7 +29,7 @@ const TCP = { c: "c", deno: "deno" };
 
 const ALL = ["c", "deno", "node", "bun", "ours-runtime", "ours-native", "mux-epoll"];
 /** Those that differ in what a connection that does nothing costs. */
-const BY_BACKEND = ["c", "mux-epoll", "mux-poll", "mux-select"];
+const BY_BACKEND = ["c", "ours-native", "mux-epoll", "mux-poll", "mux-select"];
 
 function echo(connections: number, size: number, name: string): Work {
   const bytes = size < 1024 ? `${size} B` : `${size / 1024} KiB`;
