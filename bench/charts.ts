@@ -31,6 +31,7 @@ export async function drawCharts(
     tcpByConnections(rows, title),
     bars(rows, title, "udp", "udp.svg", "UDP echoes per second, median and range of the rounds"),
     bars(rows, title, "idle", "memory.svg", "bytes of resident memory per idle connection"),
+    bars(rows, title, "handover", "hand-over.svg", "connections per second, median and range of the rounds"),
     bars(rows, title, "kv", "kv.svg", "requests per second, median and range of the rounds"),
     costByIdle(rows, title),
   ].filter((chart) => chart !== undefined);
