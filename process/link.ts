@@ -10,7 +10,7 @@ import { checkOptions, checkSignal } from "../internal/validate.ts";
 import { checkSockets, type MovableSocket } from "./moving.ts";
 
 /** Messages that may be under way and unread. */
-export const WINDOW = 256;
+const WINDOW = 256;
 
 /** What travels: a message of the user's, or the library's own. */
 export interface Packet {

@@ -3,7 +3,7 @@
 import { deserialize, serialize as serializeValue } from "node:v8";
 import { Buffer } from "node:buffer";
 import type { Descriptor } from "../internal/descriptor.ts";
-import { type Link, type Packet, type Transport, WINDOW } from "./link.ts";
+import type { Link, Packet, Transport } from "./link.ts";
 import { adopt, descriptorsOf, giveAway, kindOf, MOST_SOCKETS, type MovableSocket, type SocketKind } from "./moving.ts";
 import { LARGEST_PACKET, MOST_DESCRIPTORS } from "./scm.ts";
 import type { UnixSocket } from "./unix_socket.ts";
@@ -150,10 +150,6 @@ export class ProcessTransport implements Transport {
         parts.push(data.subarray(1));
         if (data[0] === MORE) continue;
         const envelope = decode(parts);
-        // Who keeps to what was granted never has more unread; others would fill the memory here.
-        if (envelope.packet.type === "message" && this.#link.unread >= WINDOW) {
-          throw new TypeError("Cannot receive: more messages than were agreed");
-        }
         const sockets = cut || descriptors.length < envelope.kinds.length ? [] : unpack(envelope, descriptors);
         const lost = envelope.kinds.length - sockets.length;
         // Surplus ones, and those of a message that has lost some.
@@ -199,16 +195,7 @@ function isEnvelope(value: unknown): value is Envelope {
   const { packet, kinds } = value as Partial<Envelope>;
   // An array may claim to have billions of places.
   if (!Array.isArray(kinds) || kinds.length > MOST_SOCKETS) return false;
-  return isPacket(packet) && kinds.every((kind) => typeof kind === "string");
-}
-
-function isPacket(value: unknown): value is Packet {
-  if (typeof value !== "object" || value === null) return false;
-  const { type, body } = value as Partial<Packet>;
-  if (type === "credit" && !(Number.isInteger(body) && (body as number) > 0 && (body as number) <= WINDOW)) {
-    return false;
-  }
-  return type !== undefined && TYPES.includes(type);
+  return typeof packet === "object" && packet !== null && TYPES.includes(packet.type);
 }
 
 /** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */
