@@ -67,10 +67,14 @@ function drop(client: Client): void {
 async function open({ port, clients: count, descriptors }: Extract<Order, { do: "open" }>): Promise<void> {
   let [started, opened, first, longest, last] = [0, 0, 0, 0, performance.now()];
   const lanes: Promise<void>[] = [];
+  let stop: Stop = "enough";
   const lane = async (): Promise<void> => {
     while (started < count && !isEnough) {
       // Each has a descriptor, and the numbers go on from that of the first.
-      if (first + started >= descriptors - SPARE) return stopOpening.resolve({ code: "EMFILE" });
+      if (first + started >= descriptors - SPARE) {
+        stop = { code: "EMFILE" };
+        return enough(REST);
+      }
       const id = started++;
       const conn = await TcpConn.connect({ port });
       first ||= conn.fd ?? 0;
@@ -87,14 +91,14 @@ async function open({ port, clients: count, descriptors }: Extract<Order, { do: 
   const openAll = async () => {
     lanes.push(lane());
     for (const lane of lanes) await lane; // they become more
-    stopOpening.resolve(opened === count ? "all" : "enough");
+    stopOpening.resolve(opened === count ? "all" : stop);
   };
   const watch = setInterval(() => {
     const patience = Math.max(PATIENCE, longest * 4);
     tell({ is: "opening", open: opened, silent: opened > 0 && performance.now() - last > patience });
   }, 100);
   openAll().catch((error) => stopOpening.resolve({ code: error.code ?? error.message }));
-  const stop = await stopOpening.promise;
+  stop = await stopOpening.promise;
   isEnough = true;
   clearInterval(watch);
   const unanswered = [...clients].filter(({ isOpen }) => !isOpen);
