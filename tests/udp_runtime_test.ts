@@ -1,7 +1,7 @@
-/** What the runtime engine of UDP rests on: Deno.listenDatagram with --unstable-net, node:dgram without. */
+/** What the runtime engine of UDP rests on: Deno.listenDatagram with --unstable-net, node:dgram without; and what holds a process. */
 
 import { assertEquals, assertGreater, assertMatch } from "@std/assert";
-import { run, runDeno } from "./_util.ts";
+import { ENGINES, run, runDeno } from "./_util.ts";
 
 /** With `--unstable-net` there is Deno.listenDatagram. */
 const TRANSPORTS = [["node:dgram", []], ["Deno.listenDatagram", ["--unstable-net"]]] as const;
@@ -77,13 +77,19 @@ for (const [transport, flags] of TRANSPORTS) {
     ignore: Deno.build.os !== "linux", // the kernel's own count is read from /proc
     fn: () => flood(transport, flags),
   });
+}
 
-  Deno.test(`[runtime] ${transport}: only what waits keeps the process alive, and unref() lets it end`, async () => {
-    const source = `
+for (const [name, flags] of [...TRANSPORTS, ["native", ["--allow-ffi"]]] as const) {
+  const engine = name === "native" ? "native" : "runtime";
+  Deno.test({
+    name: `[${engine}] ${name}: only what waits keeps the process alive, and unref() lets it end`,
+    ignore: !ENGINES.includes(engine),
+    fn: async () => {
+      const source = `
       import { UdpEndpoint } from "@c10k/sockets/udp";
-      const idle = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
-      const a = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
-      const b = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+      const idle = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "${engine}" });
+      const a = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "${engine}" });
+      const b = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "${engine}" });
       const p = new Uint8Array(9);
       a.tryRecvFrom(p);
       idle.tryRecvFrom(p);
@@ -94,8 +100,9 @@ for (const [transport, flags] of TRANSPORTS) {
       a.unref();
       globalThis.addEventListener("unload", () => console.log("ended"));
       await Promise.race([waiting, undefined]);`;
-    const { code, stdout, stderr } = await runDeno(["--allow-net", ...flags], source);
-    assertEquals([code, stdout, stderr], [0, "got 3\nended\n", ""]);
+      const { code, stdout, stderr } = await runDeno(["--allow-net", ...flags], source);
+      assertEquals([code, stdout, stderr], [0, "got 3\nended\n", ""]);
+    },
   });
 }
 

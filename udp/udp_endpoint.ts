@@ -921,6 +921,7 @@ export class UdpEndpoint {
   /**
    * Receives datagrams until the endpoint is closed, each in memory of its own.
    * Breaking out of the loop leaves the endpoint open.
+   * What {@linkcode UdpEndpoint.recvFrom} throws the loop throws, too, but that it is closed.
    */
   async *[Symbol.asyncIterator](): AsyncIterableIterator<[Uint8Array, Deno.NetAddr]> {
     const p = new Uint8Array(65_535);
