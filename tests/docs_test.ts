@@ -4,7 +4,7 @@ import { TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "@std/assert";
 import { examplesIn } from "../tools/examples.ts";
 import { allFigures, type FourWays, fourWays, withFigures } from "../tools/figures.ts";
-import { decode, encode, ENGINES, hasCommand, ROOT, run, ServerProcess } from "./_util.ts";
+import { decode, encode, ENGINES, hasCommand, ROOT, run, ServerProcess, socketTest } from "./_util.ts";
 
 const native = ENGINES.includes("native");
 const PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bench/README.md"];
@@ -126,20 +126,16 @@ function argumentsOf(task: string): string[] {
 }
 
 for (const { task, nc: flags, input, output, args = "" } of SERVERS) {
-  Deno.test({
-    name: `docs: deno task ${task} answers nc, and ends when it is told to`,
-    ignore: !native || !hasCommand("nc"),
-    async fn() {
-      using echo = echoServer();
-      const more = args === "" ? [] : args.replace("ECHO", `${echo.addr.port}`).split(" ");
-      await using server = await ServerProcess.start([...argumentsOf(task), "--port", "0", ...more]);
-      assertMatch(await nc([...flags, "127.0.0.1", `${server.port}`], input), output);
-      assertEquals(await server.stop("SIGTERM"), 0);
-    },
-  });
+  socketTest(`docs: deno task ${task} answers nc, and ends when it is told to`, async () => {
+    using echo = echoServer();
+    const more = args === "" ? [] : args.replace("ECHO", `${echo.addr.port}`).split(" ");
+    await using server = await ServerProcess.start([...argumentsOf(task), "--port", "0", ...more]);
+    assertMatch(await nc([...flags, "127.0.0.1", `${server.port}`], input), output);
+    assertEquals(await server.stop("SIGTERM"), 0);
+  }, !native || !hasCommand("nc"));
 }
 
-Deno.test("docs: deno task example:nc talks to a server", async () => {
+socketTest("docs: deno task example:nc talks to a server", async () => {
   using echo = echoServer();
   const args = ["run", "--no-prompt", "--quiet", ...argumentsOf("example:nc"), "127.0.0.1", `${echo.addr.port}`];
   assertEquals(await feed(Deno.execPath(), args, "hello\n"), "hello\n");
