@@ -16,7 +16,7 @@ import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { childName, moduleUrl } from "./names.ts";
 import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
-import { closeLeftOpen, whenThreadEnds } from "./threads.ts";
+import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
@@ -129,7 +129,8 @@ export class WorkerChild implements Child {
     this.#worker.terminate();
     this.#worker.onmessage = null;
     this.link.end();
-    if (this.#owner !== 0n && isOver) closeLeftOpen(this.#owner);
+    if (!isOver) closeLeftOpenLater(this.#owner);
+    else if (this.#owner !== 0n) closeLeftOpen(this.#owner);
     this.#resolve(status);
   }
 }

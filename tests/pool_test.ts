@@ -26,7 +26,7 @@ async function totals(pool: Pool, expected: number): Promise<Map<number, number>
 for (const balance of BALANCES) {
   childTest(`Pool [${balance}] answers each connection from the child that stats() says`, async (kind) => {
     await using pool = await startPool({ kind, balance, size: 4 });
-    const count = balance === "round-robin" ? 10_000 : 2_000;
+    const count = balance === "round-robin" ? 10_000 : 1_000;
     const servers = await visits(pool.addr.port, count);
     assertEquals(servers.length, count);
     assertEquals(await totals(pool, count), byChild(servers));
@@ -98,14 +98,12 @@ async function assertEnds(conn: TcpConn): Promise<void> {
   }
 }
 
-for (const balance of ["round-robin", "least-connections"] as const) {
-  childTest(`Pool [per connection, ${balance}] starts a child for each, and ends it after`, async (kind) => {
-    await using pool = await startPool({ kind, balance, per: "connection", size: 3 });
-    const servers = await visits(pool.addr.port, 6, 6);
-    assertEquals(new Set(servers.map(({ run }) => run)).size, 6);
-    await eventually(() => pool.stats().length === 0 ? true : undefined);
-  });
-}
+childTest("Pool [per connection] starts a child for each, and ends it after", async (kind) => {
+  await using pool = await startPool({ kind, per: "connection", size: 3 });
+  const servers = await visits(pool.addr.port, 6, 6);
+  assertEquals(new Set(servers.map(({ run }) => run)).size, 6);
+  await eventually(() => pool.stats().length === 0 ? true : undefined);
+});
 
 childTest("Pool [per connection] has no more than size children, and the next connection waits", async (kind) => {
   await using pool = await startPool({ kind, per: "connection", size: 2 });
