@@ -17,7 +17,9 @@ async function deno(args: string[], env: Record<string, string> = {}): Promise<n
 try {
   const raw = [`--coverage=${folder}`, "--coverage-raw-data-only"];
   const suites = ["tests/", "bench/"];
-  const tests = await deno(["test", "--quiet", "--no-check", "--allow-all", ...raw, ...suites], { DENO_COVERAGE_DIR: folder });
+  const tests = await deno(["test", "--quiet", "--no-check", "--allow-all", ...raw, ...suites], {
+    DENO_COVERAGE_DIR: folder,
+  });
   // The report of a run that has failed would be wrong.
   if (tests !== 0) Deno.exit(tests);
   Deno.exitCode = await deno(["coverage", "--include=/(tcp|udp|mux|process|internal)/", ...Deno.args, folder]);
