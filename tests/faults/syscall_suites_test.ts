@@ -17,6 +17,8 @@ const EXCEPT = [
   "in the middle of a batch",
   "exclusive wakes one",
   "takes what there is room for",
+  "goes on at `start`",
+  "also when nobody waits for them",
   "maxEvents are all told of within two rounds",
   // Times, memory and the table of descriptors, which faults change or do not reach.
   "starves? ",
