@@ -62,6 +62,7 @@ function hostileTest(name: string, part: number, run: (runs: number) => Promise<
 }
 
 function settings(numRuns: number): fc.Parameters<unknown> {
+  // The limit of time is fast-check's own: a timer for each case would outlive it.
   return { numRuns, seed: SEED, timeout: 20_000, endOnFailure: true };
 }
 
@@ -228,7 +229,7 @@ hostileTest("messages of a child, with surplus descriptors", 0.1, (runs) =>
         link.attach(transport);
         attack(attacker.fd, packets, own);
         attacker.close();
-        const error = await deadline(promise, 5_000);
+        const error = await promise;
         assert(error === undefined || error instanceof Error);
         link.close(error ?? new Error("it has ended"));
         link.discard();
@@ -414,10 +415,7 @@ hostileTest("DNS (example:dns), queries and answers", 0.15, async (runs) => {
     fc.asyncProperty(DNS, DNS, fc.constantFrom("udp" as const, "tcp" as const), async (query, reply, transport) => {
       answer = reply;
       // The callers drop what cannot be answered.
-      const bytes = await deadline(forwarder.reply(query, transport), 5_000).catch((error) => {
-        if (error instanceof DOMException) throw error;
-        return undefined;
-      });
+      const bytes = await forwarder.reply(query, transport).catch(() => undefined);
       if (bytes === undefined) return;
       assertLess(bytes.length, transport === "udp" ? 1_233 : 65_536);
       assertEquals([...bytes.subarray(0, 2)], [...query.subarray(0, 2)]);
