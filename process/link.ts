@@ -126,6 +126,8 @@ export class Link {
   onPacket: ((packet: Packet, sockets: MovableSocket[]) => void) | undefined;
   /** Told when somebody begins or stops to wait for messages. */
   onWaiting: ((waits: boolean) => void) | undefined;
+  /** Nobody reads messages here: only the library's own packets may come. */
+  takesMessages = true;
   readonly #name: string;
   readonly #outgoing = new WaiterQueue<Sending>();
   readonly #waiting = new WaiterQueue<Waiter<Incoming | undefined>>();
@@ -227,6 +229,10 @@ export class Link {
   receive(packet: Packet, sockets: MovableSocket[], lost: number): void {
     switch (packet.type) {
       case "message": {
+        if (!this.takesMessages) {
+          for (const socket of sockets) socket.close();
+          throw new TypeError("Cannot receive: no messages are taken here");
+        }
         const incoming: Incoming = { message: packet.body, sockets, lost };
         const waiter = this.#waiting.shift();
         if (waiter === undefined) {

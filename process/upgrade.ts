@@ -54,6 +54,7 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
   }
   const link = new Link(`the program at ${path}`);
   let answer = Promise.withResolvers<TcpListener[]>();
+  link.takesMessages = false;
   link.onPacket = ({ body }, sockets) => {
     const said = body as Answer;
     if (said.tell === "refused") answer.reject(new Deno.errors.Busy(`${action}: ${said.why}`));
@@ -146,6 +147,7 @@ export class ControlServer {
   #serve(socket: UnixSocket): void {
     const link = new Link("the program that takes over");
     this.#links.add(link);
+    link.takesMessages = false;
     link.onPacket = ({ body }, sockets) => {
       for (const socket of sockets) socket.close();
       this.#answer(link, (body as Question).ask);

@@ -1,9 +1,13 @@
 /** Who may talk: a child and its parent, and nobody in the place of either. */
 
+import { TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { deadline } from "@std/async";
+import { Link } from "../process/link.ts";
 import { PARENT_VARIABLE } from "../process/names.ts";
+import { ProcessTransport } from "../process/process_transport.ts";
 import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
+import { ControlServer } from "../process/upgrade.ts";
 import { ask, ECHO, moduleOf, oneKindTest, spawn } from "./_process.ts";
 import { decode, ROOT, runDeno } from "./_util.ts";
 
@@ -120,3 +124,23 @@ for (
     assertEquals((await ask(good, "after")).message.message, "after");
   });
 }
+
+oneKindTest("process", "Pool takes no messages at its control socket, and closes what comes with them", async () => {
+  const folder = await Deno.makeTempDir();
+  const control = `${folder}/control`;
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  const server = new ControlServer(control, () => [], () => {});
+  server.publish();
+  try {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const link = new Link("the pool");
+    link.attach(new ProcessTransport(UnixSocket.connect(control, "the pool"), link, () => resolve()));
+    // A message as children have it; its listener would wait there for a reader that never comes.
+    await link.send("hello", { sockets: [listener] });
+    await deadline(promise, 5_000);
+    link.close(new Error("The test is over"));
+  } finally {
+    server.close();
+    await Deno.remove(folder, { recursive: true });
+  }
+});
