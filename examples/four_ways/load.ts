@@ -85,11 +85,17 @@ async function open({ port, clients: count, descriptors }: Extract<Order, { do: 
       if (!await client.answered.promise) return;
       const now = performance.now();
       [opened, longest, last] = [opened + 1, Math.max(longest, now - last), now];
-      if (lanes.length < Math.min(2 + opened / 4, WIDTH)) lanes.push(lane());
+      if (lanes.length < Math.min(2 + opened / 4, WIDTH)) begin();
     }
   };
+  const begin = () => {
+    const done = lane();
+    // Looked at in its turn, and not before.
+    done.catch(() => {});
+    lanes.push(done);
+  };
   const openAll = async () => {
-    lanes.push(lane());
+    begin();
     for (const lane of lanes) await lane; // they become more
     stopOpening.resolve(opened === count ? "all" : stop);
   };
