@@ -67,6 +67,7 @@ const LOOK = {
       domainColor: GREY,
       tickColor: GREY,
       labelFontSize: 12,
+      labelLimit: 240,
       titleFontSize: 12,
       titleFontWeight: "normal" as const,
     },
@@ -145,6 +146,8 @@ function bars(
     spec: {
       ...LOOK,
       data: { values },
+      // Not every server takes part in every work.
+      resolve: { scale: { y: "independent" } },
       facet: { row: { field: "work", title: null, sort: null, header: { labelAngle: 0, labelAlign: "left" } } },
       spec: {
         width: 480,

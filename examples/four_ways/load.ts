@@ -89,10 +89,8 @@ async function open({ port, clients: count, descriptors }: Extract<Order, { do: 
     }
   };
   const begin = () => {
-    const done = lane();
-    // Looked at in its turn, and not before.
-    done.catch(() => {});
-    lanes.push(done);
+    lanes.push(lane());
+    lanes.at(-1)?.catch(() => {}); // it is looked at in its turn
   };
   const openAll = async () => {
     begin();

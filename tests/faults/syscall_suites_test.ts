@@ -59,7 +59,11 @@ for (const seed of seeds(1)) {
         // The same faults at the same places make a fault of the library show again; what a slow machine does passes.
         const failed = outcome;
         outcome = await testUnderFaults(files, FILTER, plan);
-        assertEquals(outcome.code, 0, `under seed ${seed}, twice: ${failed.stdout}\n${outcome.stdout}\n${outcome.stderr}`);
+        assertEquals(
+          outcome.code,
+          0,
+          `under seed ${seed}, twice: ${failed.stdout}\n${outcome.stdout}\n${outcome.stderr}`,
+        );
       }
       const { stdout, given } = outcome;
       assert(Number(/ok \| (\d+) passed/.exec(stdout)?.[1]) > 150, stdout);
