@@ -11,10 +11,7 @@ import { Client, SIZE } from "./client.ts";
 import type { News, Order, Stop } from "./orders.ts";
 import { Times } from "./times.ts";
 
-/**
- * Clients that are being opened at a time, at most: at first one, then one more
- * for every four that were answered, lest 256 processes are started at once.
- */
+/** Clients that are being opened at a time, at most: at first one, then one more for every four that were answered. */
 const WIDTH = 256;
 /** How long new clients may go without any answer, in ms, or four times the longest that one has taken. */
 const PATIENCE = 2_000;
@@ -88,10 +85,8 @@ async function open({ port, clients: count, descriptors }: Extract<Order, { do: 
       if (lanes.length < Math.min(2 + opened / 4, WIDTH)) begin();
     }
   };
-  const begin = () => {
-    lanes.push(lane());
-    lanes.at(-1)?.catch(() => {}); // it is looked at in its turn
-  };
+  const fail = (error: Error & { code?: string }) => stopOpening.resolve({ code: error.code ?? error.message });
+  const begin = () => void lanes.push(lane().catch(fail));
   const openAll = async () => {
     begin();
     for (const lane of lanes) await lane; // they become more
@@ -101,7 +96,7 @@ async function open({ port, clients: count, descriptors }: Extract<Order, { do: 
     const patience = Math.max(PATIENCE, longest * 4);
     tell({ is: "opening", open: opened, silent: opened > 0 && performance.now() - last > patience });
   }, 100);
-  openAll().catch((error) => stopOpening.resolve({ code: error.code ?? error.message }));
+  openAll();
   stop = await stopOpening.promise;
   isEnough = true;
   clearInterval(watch);
