@@ -81,17 +81,10 @@ export async function withoutOrphans(fn: () => Promise<void>): Promise<void> {
 
 /** Processes that this one has started and that are there, zombies included; and folders of control sockets. */
 function leftBehind(): string[] {
-  const pids: string[] = [];
-  for (const { name } of Deno.readDirSync("/proc/self/task")) {
-    try {
-      const children = Deno.readTextFileSync(`/proc/self/task/${name}/children`);
-      pids.push(...children.split(" ").filter((pid) => pid !== ""));
-    } catch { /* the thread has ended */ }
-  }
   const folders = [...Deno.readDirSync("/tmp")].map(({ name }) => name).filter((name) =>
     name.startsWith(`c10k-sockets-${Deno.pid}-`)
   );
-  return [...pids.map((pid) => `process ${pid}`), ...folders];
+  return [...childrenOf("self").map((pid) => `process ${pid}`), ...folders];
 }
 
 /** What the descriptors of a process are, such as `socket:[4711]`, by default of this one; no files and pipes. */
@@ -127,16 +120,23 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** The processes that a process has started, and those that they have. */
-export function descendants(pid: number): number[] {
+/** The processes that a process has started and that are there, zombies included. */
+function childrenOf(pid: number | "self"): number[] {
   const children: number[] = [];
   try {
     for (const { name } of Deno.readDirSync(`/proc/${pid}/task`)) {
-      const text = Deno.readTextFileSync(`/proc/${pid}/task/${name}/children`);
-      children.push(...text.split(" ").filter((pid) => pid !== "").map(Number));
+      try {
+        const text = Deno.readTextFileSync(`/proc/${pid}/task/${name}/children`);
+        children.push(...text.split(" ").filter((child) => child !== "").map(Number));
+      } catch { /* the thread has ended; the others may have children */ }
     }
-  } catch { /* the process, or a thread of it, has ended */ }
-  return children.flatMap((child) => [child, ...descendants(child)]);
+  } catch { /* the process has ended */ }
+  return children;
+}
+
+/** The processes that a process has started, and those that they have. */
+export function descendants(pid: number): number[] {
+  return childrenOf(pid).flatMap((child) => [child, ...descendants(child)]);
 }
 
 export const ECHO = new URL("./children/echo.ts", import.meta.url);

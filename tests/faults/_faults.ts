@@ -2,7 +2,7 @@
 
 import { engineSupport } from "@c10k/sockets/tcp";
 import { assertEquals } from "@std/assert";
-import { descriptorLinks, internetSockets, withoutOrphans } from "../_process.ts";
+import { descendants, descriptorLinks, internetSockets, withoutOrphans } from "../_process.ts";
 import { ServerProcess } from "../_util.ts";
 import { Books, type Totals } from "./_books.ts";
 
@@ -44,22 +44,7 @@ export function startServer(
 
 /** A process and all that it has started. */
 export function processesOf(pid: number): number[] {
-  return [pid, ...childrenOf(pid).flatMap(processesOf)];
-}
-
-function childrenOf(pid: number): number[] {
-  try {
-    return [...Deno.readDirSync(`/proc/${pid}/task`)].flatMap(({ name }) => {
-      try {
-        const text = Deno.readTextFileSync(`/proc/${pid}/task/${name}/children`);
-        return text.split(" ").filter((one) => one.trim() !== "").map(Number);
-      } catch {
-        return []; // the thread has ended meanwhile
-      }
-    });
-  } catch {
-    return []; // the process has
-  }
+  return [pid, ...descendants(pid)];
 }
 
 /** TCP and UDP sockets that a process and all that it has started have open; the runtime's own pairs come and go. */

@@ -5,15 +5,10 @@ import { delay } from "@std/async";
 import { eventually, hasCommand } from "../_util.ts";
 import { Books, type Order } from "./_books.ts";
 import { assertBalanced, faultTest, type Model, processesOf, startServer } from "./_faults.ts";
+import { command } from "./two_hosts.ts";
 
 function orderOf(port: number, more: Partial<Order> = {}): Order {
   return { hostname: "127.0.0.1", port, messages: 5, size: 1_000, pace: 10, ...more };
-}
-
-async function command(name: string, ...args: string[]): Promise<string> {
-  const { success, stdout, stderr } = await new Deno.Command(name, { args }).output();
-  if (!success) throw new Error(`${name}: ${new TextDecoder().decode(stderr)}`);
-  return new TextDecoder().decode(stdout);
 }
 
 /** Whether a process has a handler for SIGHUP, signal 1: proc_pid_status(5). */
