@@ -12,6 +12,7 @@ export interface Plan {
   readonly rounds: number;
   readonly duration: number;
   readonly warmup: number;
+  readonly firstDuration: number;
   /** No round starts later than this after the beginning. */
   readonly budget: number;
   readonly pin: boolean;
@@ -115,6 +116,7 @@ export function parsePlan(args: readonly string[]): Plan | "help" {
       60_000,
     ),
     warmup: quick ? 150 : 200,
+    firstDuration: quick ? 350 : 2_000,
     budget: quick ? 50_000 : Infinity,
     pin: flags.pin === true,
     json: text("json"),

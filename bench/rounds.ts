@@ -38,6 +38,8 @@ export interface Course {
   readonly prefix: readonly string[];
   readonly rounds: number;
   readonly warmup: number;
+  /** Of the round that does not count. */
+  readonly firstDuration: number;
   readonly duration: number;
   /** When the last round may start, by `Date.now()`. */
   readonly deadline: number;
@@ -170,7 +172,7 @@ async function startLane(lane: Lane, course: Course, neighbours: IdleConnections
 async function warm(row: Row, server: Server, course: Course): Promise<void> {
   course.step(row.work, row.server, "warm-up");
   await attempt(row, server, async () => {
-    await runLoad(row.work, server, course);
+    await runLoad(row.work, server, { ...course, duration: course.firstDuration });
     await server.settle();
   });
 }

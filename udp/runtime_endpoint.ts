@@ -21,6 +21,7 @@ import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import {
   nodeInterface,
   openTransport,
+  type Received,
   type RuntimeBindOptions,
   type RuntimeTransport,
   setNodeMembership,
@@ -48,6 +49,25 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   readonly name: string;
   readonly #transport: RuntimeTransport;
   readonly #waiting = new WaiterQueue<Receive>();
+  /** How the first call that waits takes its datagram, if it is not in the line but has a receive of its own. */
+  #next: (() => unknown) | undefined;
+  // Made once an endpoint, not once a datagram.
+  readonly #onNext = (received: Received): unknown => {
+    const take = this.#endNext(received);
+    if (this.#closed) throw this.#interruptAll();
+    try {
+      return take?.();
+    } finally {
+      if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) this.#changed();
+    }
+  };
+  readonly #onNextFailure = (error: unknown): unknown => {
+    const take = this.#endNext(undefined);
+    if (this.#closed) throw this.#interruptAll();
+    if (take !== undefined && isOfPeer(error)) return this.#receiveNext(take);
+    this.#changed();
+    throw this.#receiveError(error);
+  };
   readonly #watchers = new Watchers();
   /** Sends that are under way, and the last of them. */
   #sends = 0;
@@ -94,7 +114,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
 
   poll(interest: number): number {
     let ready = 0;
-    if (interest & InterestBit.READABLE && this.#waiting.first === undefined) {
+    if (interest & InterestBit.READABLE && !this.#isAwaited) {
       if (this.#try(() => this.#transport.peek()) !== undefined) ready |= ReadyBit.READABLE;
       if (this.#failure !== undefined) ready |= ReadyBit.READABLE | ReadyBit.ERROR;
     }
@@ -271,12 +291,20 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     this.#watchers.closing();
     this.#closed = true;
     this.#transport.close();
-    for (const call of this.#waiting.drain()) call.reject(interruptedError(`receive on ${this.name}`, "endpoint"));
+    // In the order of the calls, and Deno wakes the next one.
+    if (this.#next === undefined) this.#interruptAll();
+  }
+
+  /** A call waits for what arrives. */
+  get #isAwaited(): boolean {
+    return this.#next !== undefined || this.#waiting.first !== undefined;
   }
 
   #receive<T>(take: () => T | undefined, signal: AbortSignal | undefined): Promise<T> {
     if (this.#closed) return Promise.reject(this.#closedError("receive on"));
-    if (this.#waiting.first === undefined) {
+    if (!this.#isAwaited) {
+      const next = signal === undefined && this.#failure === undefined ? this.#receiveNext(take) : undefined;
+      if (next !== undefined) return next;
       try {
         const result = take();
         if (result !== undefined) return Promise.resolve(result);
@@ -293,9 +321,24 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return waiter.promise;
   }
 
+  /** What a server's loop does all the time, so it makes no more promises than it must; it cannot be cancelled. */
+  #receiveNext<T>(take: () => T | undefined): Promise<T> | undefined {
+    const received = this.#transport.receive?.();
+    if (received === undefined) return undefined;
+    this.#next = take;
+    return received.then(this.#onNext, this.#onNextFailure) as Promise<T>;
+  }
+
+  #endNext(received: Received | undefined): (() => unknown) | undefined {
+    const take = this.#next;
+    this.#next = undefined;
+    this.#transport.received?.(received);
+    return take;
+  }
+
   /** Takes without waiting; the receive that this starts is not to keep the process alive. */
   #try<T>(take: () => T | undefined): T | undefined {
-    if (this.#waiting.first !== undefined) return undefined;
+    if (this.#isAwaited) return undefined;
     const result = take();
     this.#updateRef();
     return result;
@@ -304,9 +347,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   /** Something has arrived, or failed. */
   #changed(error?: unknown): void {
     if (this.#closed) return;
-    if (error !== undefined && !isOfPeer(error)) {
-      this.#failure ??= fromRuntimeError(error, `receive on ${this.name}`, "recvfrom");
-    }
+    if (error !== undefined && !isOfPeer(error)) this.#failure ??= this.#receiveError(error);
     for (let call = this.#waiting.first; call !== undefined; call = this.#waiting.first) {
       try {
         const result = call.take();
@@ -418,7 +459,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   /** An endpoint that nobody waits for must not keep the process alive. */
   #updateRef(): void {
     if (this.#closed) return;
-    const isNeeded = this.#sends > 0 || (this.#wantsRef && this.#waiting.first !== undefined);
+    const isNeeded = this.#sends > 0 || (this.#wantsRef && this.#isAwaited);
     const isRef = isNeeded || (this.#wantsRef && !this.#transport.isReceiving);
     if (isRef === this.#isRef) return;
     this.#isRef = isRef;
@@ -427,6 +468,17 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
 
   #checkOpen(action: string): void {
     if (this.#closed) throw this.#closedError(action);
+  }
+
+  /** Wakes the line of a closed endpoint; returns what to tell who is not in it. */
+  #interruptAll(): Error {
+    const interrupted = () => interruptedError(`receive on ${this.name}`, "endpoint");
+    for (const call of this.#waiting.drain()) call.reject(interrupted());
+    return interrupted();
+  }
+
+  #receiveError(error: unknown): Error {
+    return fromRuntimeError(error, `receive on ${this.name}`, "recvfrom");
   }
 
   #closedError(action: string): Error {

@@ -22,6 +22,9 @@ export interface Arrived {
   readonly address: Deno.NetAddr;
 }
 
+/** What `Deno.DatagramConn.receive` gives. */
+export type Received = [Uint8Array, Deno.Addr];
+
 /** Where and how to bind; checked. */
 export interface RuntimeBindOptions extends HostPort {
   reuseAddress: boolean;
@@ -39,6 +42,13 @@ export interface RuntimeTransport {
   take(): Arrived | undefined;
   /** What {@linkcode RuntimeTransport.take} would take. */
   peek(): Arrived | undefined;
+  /**
+   * Begins a receive whose outcome goes to the caller, not to `changed`: the short way for one call that waits.
+   * `undefined` if that cannot be, for something has arrived or is under way, or the socket has no such call.
+   */
+  receive?(): Promise<Received> | undefined;
+  /** To be called with what that came to, which is what {@linkcode RuntimeTransport.take} takes then. */
+  received?(received: Received | undefined): void;
   /** Sends a datagram; one at a time, or they may leave in another order. */
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number>;
   /** The node:dgram socket, for options; `undefined` if it is none. */
@@ -72,10 +82,8 @@ class DatagramConnTransport implements RuntimeTransport {
   #busy = false;
   #closed = false;
   // Made once an endpoint, not once a datagram.
-  readonly #onArrival = ([data, from]: [Uint8Array, Deno.Addr]): void => {
-    this.#busy = false;
-    const { hostname, port } = from as Deno.NetAddr;
-    this.#arrived = { data, address: this.#addresses.of(hostname, port) };
+  readonly #onArrival = (received: Received): void => {
+    this.received(received);
     this.#changed();
   };
   readonly #onFailure = (error: unknown): void => {
@@ -97,13 +105,27 @@ class DatagramConnTransport implements RuntimeTransport {
   take(): Arrived | undefined {
     const arrived = this.#arrived;
     this.#arrived = undefined;
-    if (arrived === undefined && !this.#busy) this.#receive();
+    if (arrived === undefined) this.#runAhead();
     return arrived;
   }
 
   peek(): Arrived | undefined {
-    if (this.#arrived === undefined && !this.#busy) this.#receive();
+    this.#runAhead();
     return this.#arrived;
+  }
+
+  receive(): Promise<Received> | undefined {
+    if (this.#busy || this.#arrived !== undefined) return undefined;
+    this.#busy = true;
+    return this.#conn.receive(this.#buffer);
+  }
+
+  received(received: Received | undefined): void {
+    this.#busy = false;
+    if (received === undefined) return;
+    const [data, from] = received;
+    const { hostname, port } = from as Deno.NetAddr;
+    this.#arrived = { data, address: this.#addresses.of(hostname, port) };
   }
 
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number> {
@@ -121,9 +143,8 @@ class DatagramConnTransport implements RuntimeTransport {
     this.#conn.close();
   }
 
-  #receive(): void {
-    this.#busy = true;
-    this.#conn.receive(this.#buffer).then(this.#onArrival, this.#onFailure);
+  #runAhead(): void {
+    this.receive()?.then(this.#onArrival, this.#onFailure);
   }
 }
 
