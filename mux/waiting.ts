@@ -99,6 +99,7 @@ export class Waiting {
   async elsewhere(limit: number): Promise<number> {
     this.#isElsewhere = true;
     elsewhere++;
+    const begin = performance.now();
     try {
       if (elsewhere <= MOST_ELSEWHERE || this.#selector.finestWait === Infinity) {
         return await this.#selector.selectElsewhere(Math.min(limit, LONGEST_WAIT));
@@ -108,8 +109,9 @@ export class Waiting {
     } finally {
       elsewhere--;
       this.#isElsewhere = false;
-      this.#lastTurn = this.#lastRest = performance.now();
-      this.#hot = this.#selector.finestWait <= SLICE ? 1 : 0;
+      const now = this.#lastTurn = this.#lastRest = performance.now();
+      // One that was short would have been fruitful here.
+      this.#hot = this.#selector.finestWait > SLICE ? 0 : now - begin < SLICE * HOTTEST ? HOTTEST : 1;
     }
   }
 
