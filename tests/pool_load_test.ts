@@ -36,10 +36,10 @@ async function keepBook(port: number): Promise<Book> {
 }
 
 // A thread cannot be killed from outside.
-for (const [balance, seconds] of [["round-robin", 20], ["shared", 5]] as const) {
+for (const balance of ["round-robin", "shared"] as const) {
   oneKindTest(
     "process",
-    `Pool [${balance}] loses only connections of killed children while one is killed each 100 ms for ${seconds} s`,
+    `Pool [${balance}] loses only connections of killed children while one is killed each 100 ms for 20 s`,
     async (kind) => {
       // On a slow machine they are killed before they have done anything.
       const restart = { delay: 1, maxDelay: 1, limit: 10_000 };
@@ -47,7 +47,7 @@ for (const [balance, seconds] of [["round-robin", 20], ["shared", 5]] as const) 
       const { port } = pool.addr;
       const kills: { pid: number; at: number }[] = [];
       const books: Book[] = [];
-      const end = performance.now() + seconds * 1000;
+      const end = performance.now() + 20_000;
       const goesOn = () => performance.now() < end || kills.length < 20;
       const clients = Array.from({ length: 16 }, async () => {
         while (goesOn()) books.push(await keepBook(port));
