@@ -100,7 +100,6 @@ function handover(connections: number, servers: readonly string[]): Work {
     idle: 0,
     servers: ["ours-native", ...servers],
     yardsticks: { c: "ours-native", deno: "ours-native" },
-    isSpread: true,
   };
 }
 

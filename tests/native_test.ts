@@ -298,6 +298,12 @@ nativeTest("TcpListener.bind() options reach the kernel", async () => {
   TcpListener.bind({ ...LOCAL, port }).close();
 });
 
+Deno.test("[runtime] TcpConn.getCongestion() and setCongestion() say what they need", async () => {
+  using pair = await Pair.open("runtime");
+  assertThrows(() => pair.client.getCongestion(), Deno.errors.NotSupported, "get TCP_CONGESTION");
+  assertThrows(() => pair.client.setCongestion("cubic"), Deno.errors.NotSupported, "set TCP_CONGESTION");
+});
+
 nativeTest("TcpConn.getCongestion() and setCongestion() take a name", async () => {
   using pair = await Pair.open("native");
   const available = Deno.readTextFileSync("/proc/sys/net/ipv4/tcp_available_congestion_control").trim().split(" ");

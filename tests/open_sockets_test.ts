@@ -642,7 +642,12 @@ nativeTest("openSockets(pid) of another user's process throws PermissionDenied (
       args: ["--reuid=65534", "--clear-groups", Deno.execPath()].concat(
         ["run", "--quiet", "--allow-all", "--no-lock", "--config", config, `${folder}/list.ts`],
       ),
-      env: { DENO_DIR: `${folder}/deno`, NO_COLOR: "1" },
+      env: {
+        DENO_DIR: `${folder}/deno`,
+        NO_COLOR: "1",
+        // That user may write nowhere else.
+        ...(Deno.env.has("DENO_COVERAGE_DIR") ? { DENO_COVERAGE_DIR: `${folder}/coverage` } : {}),
+      },
       stdin: "null",
     }).output();
     assertEquals(

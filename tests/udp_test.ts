@@ -2,7 +2,7 @@
 
 import { DatagramBatch, type Engine, UdpEndpoint } from "@c10k/sockets/udp";
 import { Multiplexer } from "@c10k/sockets/mux";
-import { assertEquals, assertGreater, assertLess, assertRejects, assertThrows } from "@std/assert";
+import { assertEquals, assertGreater, assertLess, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
 import { LOCAL, nativeTest, Two } from "./_udp.ts";
 import {
@@ -412,6 +412,27 @@ engineTest("wrong types and numbers are refused before any system call", async (
   await assertRejects(() => two.a.recvFrom(any([])), TypeError);
   await assertRejects(() => two.a.recvBatch(any({})), TypeError);
   await assertRejects(() => two.a.sendBatch(new DatagramBatch(), 1), RangeError);
+});
+
+engineTest("multicast options of a wrong kind are refused, and console.log() shows where an endpoint is", (engine) => {
+  using endpoint = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const wrong: [unknown, string][] = [
+    [{ group: 1 }, "group must be a multicast address, received 1"],
+    [{ group: "10.0.0.1" }, 'group must be a multicast address, received "10.0.0.1"'],
+    [{ group: "239.1.1.1", source: "::1" }, 'source must be an IPv4 address, received "::1"'],
+    [{ group: "ff02::1", source: "10.0.0.1" }, 'source must be an IPv6 address, received "10.0.0.1"'],
+    [{ group: "239.1.1.1", interface: "" }, 'interface must be the name of an interface, received ""'],
+  ];
+  for (const [options, message] of wrong) {
+    assertThrows(() => endpoint.joinMulticast(options as { group: string }), TypeError, message);
+    assertThrows(() => endpoint.leaveMulticast(options as { group: string }), TypeError, message);
+  }
+  assertThrows(
+    () => endpoint.setMulticastInterface(""),
+    TypeError,
+    'name must be the name of an interface, received ""',
+  );
+  assertMatch(Deno.inspect(endpoint), new RegExp(`UdpEndpoint .*port: ${endpoint.addr.port}.*"${engine}"`, "s"));
 });
 
 engineTest("Multiplexer tells of a datagram", async (engine) => {
