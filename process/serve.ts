@@ -93,6 +93,8 @@ const COUNT_INTERVAL = 5;
 class Acceptor {
   readonly #take: (conn: TcpConn) => void;
   #listener: TcpListener | undefined;
+  /** The same one. */
+  #driver: NativeListener | undefined;
   #fd = -1;
   #abort = new AbortController();
 
@@ -104,7 +106,8 @@ class Acceptor {
   /** Accepts until {@linkcode Acceptor.stop}. */
   async run(isShared: boolean): Promise<void> {
     if (this.#listener !== undefined || this.#fd < 0) return;
-    const listener = this.#listener = wrapListener(NativeListener.adopt(this.#fd, isShared));
+    const driver = this.#driver = NativeListener.adopt(this.#fd, isShared);
+    const listener = this.#listener = wrapListener(driver);
     const { signal } = this.#abort = new AbortController();
     this.#fd = -1;
     while (!signal.aborted) {
@@ -117,26 +120,32 @@ class Acceptor {
     }
   }
 
-  /** Takes what nobody was woken for. */
-  look(mayTake: () => boolean): void {
+  /**
+   * Takes what nobody was woken for; `mayTake` is told how many have been accepted and not been taken yet.
+   *
+   * @returns That number.
+   */
+  look(mayTake: (inHand: number) => boolean): number {
     const wasAccepting = this.#listener !== undefined;
+    const inHand = this.#driver?.isAwaited === false ? 1 : 0;
     this.stop();
-    if (!wasAccepting) return;
+    if (!wasAccepting) return 0;
     const listener = wrapListener(NativeListener.adopt(this.#fd));
     // No more than are there now: others may come for as long as this goes on.
-    for (let left = listener.queue().length; left > 0 && mayTake(); left--) {
+    for (let left = listener.queue().length; left > 0 && mayTake(inHand); left--) {
       const conn = listener.tryAccept();
       if (conn === undefined) break;
       this.#take(conn);
     }
     this.#fd = listener.detach();
+    return inHand;
   }
 
   /** Stops accepting, which leaves the listener's registration, so that nobody is woken for nothing. */
   stop(): void {
     this.#abort.abort();
     if (this.#listener !== undefined) this.#fd = this.#listener.detach();
-    this.#listener = undefined;
+    this.#listener = this.#driver = undefined;
   }
 
   close(): void {
@@ -189,8 +198,7 @@ class Server {
       }
       case "look":
         if (this.#draining) return;
-        for (const acceptor of this.#acceptors) acceptor.look(() => !this.#isAtLimit);
-        this.#accept();
+        this.#accept(this.#look());
         break;
       case "drain":
         this.drain();
@@ -209,7 +217,7 @@ class Server {
     this.#draining = true;
     for (const acceptor of this.#acceptors.splice(0)) {
       // What this child was woken for nobody else was.
-      acceptor.look(() => !this.#isAtLimit);
+      acceptor.look((inHand) => !this.#isAtLimit(inHand));
       acceptor.close();
     }
     this.#post({ is: "draining" });
@@ -217,12 +225,19 @@ class Server {
     this.#finishIfDone();
   }
 
-  get #isAtLimit(): boolean {
-    return this.#opened - this.#closed >= (this.#settings?.limit ?? Infinity);
+  /** How many are accepted and not opened yet. */
+  #look(): number {
+    let sum = 0;
+    for (const acceptor of this.#acceptors) sum += acceptor.look((inHand) => !this.#isAtLimit(sum + inHand));
+    return sum;
   }
 
-  #accept(): void {
-    if (this.#draining || this.#isAtLimit) return;
+  #isAtLimit(inHand = 0): boolean {
+    return this.#opened - this.#closed + inHand >= (this.#settings?.limit ?? Infinity);
+  }
+
+  #accept(inHand = 0): void {
+    if (this.#draining || this.#isAtLimit(inHand)) return;
     this.#isFull = false;
     for (const acceptor of this.#acceptors) acceptor.run(this.#settings?.shared ?? false).catch(fail);
   }
@@ -230,7 +245,7 @@ class Server {
   #open(conn: TcpConn): void {
     const number = ++this.#opened;
     this.#tellSoon();
-    if (this.#isAtLimit && this.#settings?.mode === "accept" && !this.#isFull) {
+    if (this.#isAtLimit() && this.#settings?.mode === "accept" && !this.#isFull) {
       this.#isFull = true;
       for (const acceptor of this.#acceptors) acceptor.stop();
       this.#post({ is: "full" });

@@ -76,6 +76,11 @@ export class NativeListener implements ListenerDriver, Source {
     this.#serve();
   }
 
+  /** A call of {@linkcode NativeListener.accept} waits: if none does, what was asked for has been given. */
+  get isAwaited(): boolean {
+    return this.#waiting.first !== undefined;
+  }
+
   accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError());
     if (!this.#holds && this.#mayTry() && this.#socket.reactor.mayProceed()) {
