@@ -82,6 +82,11 @@ export class WaiterQueue<W extends { readonly settled: boolean }> {
     this.#items.push(item);
   }
 
+  /** Puts one before all others. */
+  unshift(item: W): void {
+    this.#items.splice(this.#head, 0, item);
+  }
+
   /** To be called when one has left: behind one who stays, those who left would pile up. */
   compact(): void {
     if (++this.#left < 64 || this.#left * 2 < this.#items.length) return;

@@ -99,7 +99,6 @@ export class Waiting {
   async elsewhere(limit: number): Promise<number> {
     this.#isElsewhere = true;
     elsewhere++;
-    const begin = performance.now();
     try {
       if (elsewhere <= MOST_ELSEWHERE || this.#selector.finestWait === Infinity) {
         return await this.#selector.selectElsewhere(Math.min(limit, LONGEST_WAIT));
@@ -109,9 +108,8 @@ export class Waiting {
     } finally {
       elsewhere--;
       this.#isElsewhere = false;
-      const now = this.#lastTurn = this.#lastRest = performance.now();
-      // One that was short would have been fruitful here.
-      this.#hot = this.#selector.finestWait > SLICE ? 0 : now - begin < SLICE * HOTTEST ? HOTTEST : 1;
+      this.#lastTurn = this.#lastRest = performance.now();
+      this.#hot = this.#selector.finestWait <= SLICE ? 1 : 0;
     }
   }
 

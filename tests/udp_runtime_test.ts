@@ -1,6 +1,7 @@
 /** What the runtime engine of UDP rests on: Deno.listenDatagram with --unstable-net, node:dgram without; and what holds a process. */
 
 import { assertEquals, assertGreater, assertMatch } from "@std/assert";
+import { deadline } from "@std/async";
 import { ENGINES, run, runDeno } from "./_util.ts";
 
 /** With `--unstable-net` there is Deno.listenDatagram. */
@@ -104,6 +105,43 @@ for (const [name, flags] of [...TRANSPORTS, ["native", ["--allow-ffi"]]] as cons
       assertEquals([code, stdout, stderr], [0, "got 3\nended\n", ""]);
     },
   });
+}
+
+/** What a program does at last; none of it leaves anything that waits. */
+const ENDINGS = {
+  "a batch that was waited for": `
+    const batch = a.recvBatch(new DatagramBatch());
+    await b.sendTo(new Uint8Array(3), a.addr);
+    console.log(await batch);`,
+  "a batch that was there": `
+    a.tryRecvBatch(new DatagramBatch());
+    await b.sendTo(new Uint8Array(3), a.addr);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    console.log(await a.recvBatch(new DatagramBatch()));`,
+  "a send, and a receive that is not to hold it": `
+    a.unref();
+    console.log(await a.sendTo(new Uint8Array(1), b.addr));
+    a.recvFrom(new Uint8Array(9));`,
+};
+
+for (const [name, flags] of [...TRANSPORTS, ["native", ["--allow-ffi"]]] as const) {
+  const engine = name === "native" ? "native" : "runtime";
+  for (const [ending, code] of Object.entries(ENDINGS)) {
+    Deno.test({
+      name: `[${engine}] ${name}: a process ends after ${ending}`,
+      ignore: !ENGINES.includes(engine),
+      async fn() {
+        const source = `
+        import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
+        const a = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "${engine}" });
+        const b = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "${engine}" });
+        ${code}`;
+        const running = runDeno(["--allow-net", ...flags], source);
+        const { code: exit, stdout, stderr } = await deadline(running, 20_000);
+        assertEquals([exit, stdout, stderr], [0, "1\n", ""]);
+      },
+    });
+  }
 }
 
 Deno.test("[runtime] a reset that Windows tells of after a peer was gone ends no loop, other failures do", async () => {

@@ -154,6 +154,39 @@ engineTest("UdpEndpoint.close() wakes receives, ends loops, and refuses all late
   ) assertThrows(call, Deno.errors.BadResource);
 });
 
+engineTest(
+  "receives settle in the order of the calls: at close(), at a peek, and where one's buffer was taken away",
+  async (engine) => {
+    using two = new Two(engine);
+    const { a, b } = two;
+    const settled: string[] = [];
+    const note = (name: string, call: Promise<unknown>) =>
+      call.then(() => settled.push(name), (error) => settled.push(`${name} ${error.name}`));
+    const taken = async (calls: Promise<unknown>[]) => {
+      await Promise.all(calls);
+      return settled.splice(0);
+    };
+
+    const peeks = [
+      note("peek", b.recvFrom(new Uint8Array(9), { peek: true })),
+      note("recv", b.recvFrom(new Uint8Array(9))),
+    ];
+    await a.sendTo(new Uint8Array(3), b.addr);
+    assertEquals(await taken(peeks), ["peek", "recv"]);
+
+    const p = new Uint8Array(9);
+    const calls = [note("1", b.recvFrom(p)), note("2", b.recvFrom(new Uint8Array(9)))];
+    structuredClone(p.buffer, { transfer: [p.buffer] });
+    await a.sendTo(new Uint8Array(3), b.addr);
+    assertEquals(await taken(calls), ["1 TypeError", "2"]);
+
+    const waiting = ["1", "2", "3"].map((name) => note(name, b.recvFrom(new Uint8Array(9))));
+    await delay(5);
+    b.close();
+    assertEquals(await taken(waiting), ["1 Interrupted", "2 Interrupted", "3 Interrupted"]);
+  },
+);
+
 engineTest("a loop over an endpoint gives each datagram memory of its own", async (engine) => {
   using two = new Two(engine);
   for (const text of ["one", "two", "three"]) await two.a.sendTo(encode(text), two.b.addr);

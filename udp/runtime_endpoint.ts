@@ -52,22 +52,25 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   /** How the first call that waits takes its datagram, if it is not in the line but has a receive of its own. */
   #next: (() => unknown) | undefined;
   // Made once an endpoint, not once a datagram.
+  // This call settles once these return, and the others are to settle after it.
   readonly #onNext = (received: Received): unknown => {
     const take = this.#endNext(received);
-    if (this.#closed) throw this.#interruptAll();
+    if (this.#closed) throw this.#interruptAllLater();
     try {
       return take?.();
     } finally {
-      if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) this.#changed();
+      if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
+      else if (this.#transport.isReceiving) this.#updateRef();
     }
   };
   readonly #onNextFailure = (error: unknown): unknown => {
     const take = this.#endNext(undefined);
-    if (this.#closed) throw this.#interruptAll();
-    if (take !== undefined && isOfPeer(error)) return this.#receiveNext(take);
-    this.#changed();
+    if (this.#closed) throw this.#interruptAllLater();
+    if (take !== undefined && isOfPeer(error)) return this.#receiveFirst(take);
+    queueMicrotask(this.#afterNext);
     throw this.#receiveError(error);
   };
+  readonly #afterNext = (): void => this.#changed();
   readonly #watchers = new Watchers();
   /** Sends that are under way, and the last of them. */
   #sends = 0;
@@ -307,7 +310,11 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       if (next !== undefined) return next;
       try {
         const result = take();
-        if (result !== undefined) return Promise.resolve(result);
+        if (result !== undefined) {
+          // To take a batch may begin the next receive, for which nobody waits.
+          if (this.#transport.isReceiving) this.#updateRef();
+          return Promise.resolve(result);
+        }
       } catch (error) {
         return Promise.reject(error);
       }
@@ -321,11 +328,21 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return waiter.promise;
   }
 
+  /** Puts a call back that has lost its own receive, before all others: a promise for each receive would be a chain. */
+  #receiveFirst(take: () => unknown): Promise<unknown> {
+    const waiter = new Waiter<unknown>(undefined, () => {});
+    this.#waiting.unshift(Object.assign(waiter, { take }) as unknown as Receive);
+    this.#changed();
+    return waiter.promise;
+  }
+
   /** What a server's loop does all the time, so it makes no more promises than it must; it cannot be cancelled. */
   #receiveNext<T>(take: () => T | undefined): Promise<T> | undefined {
     const received = this.#transport.receive?.();
     if (received === undefined) return undefined;
     this.#next = take;
+    // A send that is done may have left it referenced.
+    this.#updateRef();
     return received.then(this.#onNext, this.#onNextFailure) as Promise<T>;
   }
 
@@ -470,11 +487,19 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     if (this.#closed) throw this.#closedError(action);
   }
 
-  /** Wakes the line of a closed endpoint; returns what to tell who is not in it. */
-  #interruptAll(): Error {
-    const interrupted = () => interruptedError(`receive on ${this.name}`, "endpoint");
-    for (const call of this.#waiting.drain()) call.reject(interrupted());
-    return interrupted();
+  /** Wakes the line of a closed endpoint. */
+  #interruptAll(): void {
+    for (const call of this.#waiting.drain()) call.reject(this.#interrupted());
+  }
+
+  /** The same after the one that is told what this returns. */
+  #interruptAllLater(): Error {
+    queueMicrotask(() => this.#interruptAll());
+    return this.#interrupted();
+  }
+
+  #interrupted(): Error {
+    return interruptedError(`receive on ${this.name}`, "endpoint");
   }
 
   #receiveError(error: unknown): Error {
