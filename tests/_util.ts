@@ -168,6 +168,24 @@ export async function runDeno(flags: string[], source: string): Promise<Finished
   }
 }
 
+/** Runs a Deno program from text, with all permissions, in a process that may have `most` descriptors open. */
+export async function runWithin(most: number, source: string): Promise<Finished> {
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  try {
+    await Deno.writeTextFile(file, source);
+    const shell = `ulimit -n ${most}; exec "$0" run -q -A --no-prompt --no-lock --config "$1" "$2"`;
+    const { code, stdout, stderr } = await new Deno.Command("sh", {
+      args: ["-c", shell, Deno.execPath(), configPath(), file],
+      cwd: ROOT,
+      env: { NO_COLOR: "1" },
+      stdin: "null",
+    }).output();
+    return { code, stdout: decode(stdout), stderr: decode(stderr) };
+  } finally {
+    await Deno.remove(file);
+  }
+}
+
 /** Runs `deno` with arguments in the repository's root. */
 export async function run(args: string[]): Promise<Finished> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {

@@ -1,5 +1,6 @@
 /** How children of both kinds end, by themselves and by others, and what is left of them: nothing. */
 
+import { Multiplexer } from "@c10k/sockets/mux";
 import { type ChildStatus, spawnProcess, spawnWorker } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
@@ -24,6 +25,7 @@ import {
   warmUp,
   withoutOrphans,
 } from "./_process.ts";
+import { endOwner, freeOwner, newOwner, threadOf, WORKER_MARK } from "../internal/owner.ts";
 import { encode, eventually, Pair, readText, ROOT, runDeno } from "./_util.ts";
 
 /** Modules that end by themselves before they have talked: status code of a process, of a thread, a thread's error. */
@@ -241,6 +243,53 @@ oneKindTest("worker", "a thread that is killed at any moment of its start leaves
     await child.closed;
     TcpListener.bind({ hostname: "127.0.0.1", port, engine: "native" }).close();
   }
+});
+
+/** What a Worker of that name comes to that opens a listener, an endpoint and a copy of `fd`. */
+async function openedAs(name: string, fd: number): Promise<string[]> {
+  const source = `
+    import { Waker } from "${import.meta.resolve("@c10k/sockets/mux")}";
+    import { TcpListener } from "${import.meta.resolve("@c10k/sockets/tcp")}";
+    import { UdpEndpoint } from "${import.meta.resolve("@c10k/sockets/udp")}";
+    const local = { hostname: "127.0.0.1", port: 0, engine: "native" };
+    const outcomes = [() => TcpListener.bind(local), () => UdpEndpoint.bind(local), () => Waker.fromFd(${fd})].map((open) => {
+      try { open().close(); return "opened"; } catch (error) { return error.name; }
+    });
+    postMessage(outcomes);
+    onmessage = () => self.close();`;
+  const worker = new Worker(`data:text/javascript,${encodeURIComponent(source)}`, { type: "module", name });
+  return await new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => {
+      worker.postMessage("end");
+      resolve(data);
+    };
+    worker.onerror = ({ message }) => reject(new Error(message));
+  });
+}
+
+Deno.test({
+  name: "[worker] a thread that was ended before it had opened anything can open nothing, and leaves nothing",
+  ignore: !NATIVE,
+  async fn() {
+    await warmUp();
+    using mux = new Multiplexer({ backend: "epoll" });
+    const fd = mux.waker().fd as number;
+    // A Worker without a record belongs to nobody, and opens what it likes.
+    assertEquals(await openedAs(`${WORKER_MARK}without a record`, fd), ["opened", "opened", "opened"]);
+    const before = descriptorLinks().length;
+    // By hand what kill() does, in the moment that it seldom meets: the thread begins, and has not looked yet.
+    const owner = newOwner();
+    endOwner(owner);
+    const name = `${WORKER_MARK}ended @${owner.toString(16)}`;
+    assertEquals(await openedAs(name, fd), ["Interrupted", "Interrupted", "Interrupted"]);
+    await assertDescriptors(before);
+    const thread = threadOf(owner);
+    assert(thread > 0, "it has said which thread it is");
+    await eventually(() =>
+      [...Deno.readDirSync("/proc/self/task")].every(({ name }) => name !== `${thread}`) || undefined
+    );
+    freeOwner(owner);
+  },
 });
 
 Deno.test({

@@ -10,10 +10,19 @@ import {
   Waker,
 } from "@c10k/sockets/mux";
 import { type Engine, TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assert, assertEquals, assertGreaterOrEqual, assertLess, assertRejects, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertGreaterOrEqual,
+  assertLess,
+  assertMatch,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
 import { delay } from "@std/async";
 import net from "node:net";
 import { Descriptors, kernel, MSG_OOB } from "./_kernel.ts";
+import { namespaceTest } from "./_namespace.ts";
 import { encode, eventually, Pair, readToEnd, runDeno, withoutLeaks } from "./_util.ts";
 
 /** What a test of a backend works with. */
@@ -527,6 +536,15 @@ muxTest("a descriptor stands for itself, whichever object carries it", ({ open }
   );
 }, KERNEL);
 
+muxTest("Multiplexer.register() refuses the descriptor of its own waker, which goes on waking", async ({ open }) => {
+  using mux = open();
+  const waker = mux.waker();
+  assertThrows(() => mux.register({ fd: waker.fd as number }, READABLE), Deno.errors.AlreadyExists, "(EEXIST)");
+  assertEquals([mux.size, mux.has({ fd: waker.fd as number })], [0, false]);
+  waker.wake();
+  assertLess(await measure(() => mux.wait({ timeout: 5_000 })), 5_000);
+}, KERNEL);
+
 muxTest("wrong types and numbers are refused before any system call", async ({ open, pair }) => {
   using p = await pair();
   using mux = open();
@@ -597,6 +615,14 @@ muxTest("a second wait is refused while one is under way", async ({ backend, ope
   const waiting = mux.wait({ timeout: 30 });
   await assertRejects(() => mux.wait(), Deno.errors.Busy);
   if (backend !== "runtime") assertThrows(() => mux.waitSync(0), Deno.errors.Busy);
+  // A loop is told, too: it ends quietly only when the multiplexer is closed.
+  await assertRejects(
+    async () => {
+      for await (const _ of mux) throw new Error("a second wait");
+    },
+    Deno.errors.Busy,
+    "another wait is under way",
+  );
   assertEquals((await waiting).length, 0);
   assertEquals((await mux.wait({ timeout: 0 })).length, 0);
 });
@@ -626,6 +652,24 @@ muxTest("select has no room for descriptors from 1,024 on, and says what has", (
   assertThrows(() => mux.register({ fd: high }, READABLE), RangeError, "use poll or epoll");
   mux.register({ fd: d.duplicate(fd, 1023) }, READABLE);
   assertEquals(mux.size, 1);
+}, ["select"]);
+
+muxTest("a multiplexer on select whose own descriptor finds no room says so, and leaves none behind", async () => {
+  const source = `
+    import { Multiplexer } from "@c10k/sockets/mux";
+    const open = () => [...Deno.readDirSync("/proc/self/fd")].length;
+    new Multiplexer({ backend: "select" }).close();
+    // A descriptor gets the lowest number that is free.
+    const files = Array.from({ length: 1024 }, () => Deno.openSync("/dev/null"));
+    const before = open();
+    for (let i = 0; i < 3; i++) {
+      try { new Multiplexer({ backend: "select" }); } catch (error) { console.log(error.name, /below 1024/.test(error.message)); }
+    }
+    new Multiplexer({ backend: "poll" }).close();
+    console.log(open() - before);
+    for (const file of files) file.close();`;
+  const { stdout, stderr } = await runDeno(["--allow-all"], source);
+  assertEquals([stdout, stderr], ["RangeError true\nRangeError true\nRangeError true\n0\n", ""]);
 }, ["select"]);
 
 muxTest("epoll refuses a file, which poll and select find ready always", async ({ backend, open }) => {
@@ -861,6 +905,23 @@ muxTest("Waker.fromFd() refuses what is no eventfd, and outlives the multiplexer
   assertThrows(() => waker.wake(), Deno.errors.BadResource);
 }, ["epoll"]);
 
+Deno.test("Waker refuses construction", () => {
+  const construct = Waker as unknown as new () => Waker;
+  assertThrows(() => new construct(), TypeError, "Illegal constructor: use Multiplexer.waker or Waker.fromFd");
+});
+
+namespaceTest("Waker.fromFd() takes nothing for an eventfd where there is no /proc to tell", async ({ run }) => {
+  const source = `
+    import { Multiplexer, Waker } from "@c10k/sockets/mux";
+    using mux = new Multiplexer({ backend: "epoll" });
+    try { Waker.fromFd(mux.waker().fd); } catch (error) { console.log(error.name, error.message); }
+    mux.wake();
+    console.log((await mux.wait()).length);`;
+  const { stdout, stderr } = await run(source, `mount -t tmpfs none /proc\n"$@"`);
+  assertMatch(stdout, /^TypeError Cannot make a waker from descriptor \d+: not an eventfd\n0\n$/);
+  assertEquals(stderr, "");
+});
+
 // Cost.
 
 muxTest("1,000,000 events allocate nothing", async () => {
@@ -893,6 +954,16 @@ Deno.test("Multiplexer.backends() lists the runtime always, and the default is t
   using mux = new Multiplexer();
   assertEquals(mux.backend, backends[0]);
 });
+
+muxTest(
+  "console.log() shows a multiplexer's backend and how many sources it watches",
+  async ({ backend, open, pair }) => {
+    using p = await pair();
+    using mux = open();
+    mux.register(p.server, READABLE);
+    assertEquals(Deno.inspect(mux), `Multiplexer { backend: "${backend}", size: 1 }`);
+  },
+);
 
 Deno.test("with --allow-net alone there is the runtime backend, and the others say why not", async () => {
   const source = `
@@ -932,6 +1003,53 @@ muxTest(
     }
   },
 );
+
+/** Makes `p.server` readable, and lets a wait elsewhere have its answer, but not hand it over. */
+function answer(p: Pair): void {
+  p.client.tryWrite(encode("x"));
+  for (const end = performance.now() + 5; performance.now() < end;) { /* the other thread has its answer */ }
+}
+
+muxTest(
+  "an answer on its way to what is unregistered, closed or another's by now is dropped",
+  async ({ open, pair }) => {
+    const ways: Record<string, (mux: Multiplexer<string>, p: Pair) => void> = {
+      unregistered: (mux, p) => mux.unregister(p.server),
+      closed: (_, p) => p.server.close(),
+      "another's": (mux, p) => {
+        mux.unregister(p.server);
+        mux.register(p.server, { writable: true }, "another");
+      },
+    };
+    for (const [way, change] of Object.entries(ways)) {
+      using p = await pair();
+      using mux = open<string>();
+      mux.register(p.server, READABLE, "old");
+      const waiting = mux.wait({ timeout: way === "another's" ? 5_000 : 60 });
+      await delay(20);
+      answer(p);
+      change(mux, p);
+      const told = (await waiting).map((event) => [event.data, ...flags(event)]);
+      assertEquals(told, way === "another's" ? [["another", "writable"]] : [], way);
+    }
+  },
+);
+
+muxTest("a oneshot is not used up by an answer that holds no more when it arrives", async ({ open, pair }) => {
+  // On select alone, which looks a second time.
+  using p = await pair();
+  using mux = open();
+  mux.register(p.server, { readable: true, oneshot: true });
+  const waiting = mux.wait({ timeout: 60 });
+  await delay(20);
+  answer(p);
+  for (const end = performance.now() + 5_000; p.server.tryRead(new Uint8Array(9)) === undefined;) {
+    assertLess(performance.now(), end);
+  }
+  assertEquals((await waiting).length, 0);
+  p.client.tryWrite(encode("x"));
+  await expectEvent(mux, p.server, "readable");
+}, ["select"]);
 
 muxTest("many multiplexers that wait leave threads for the rest of the program", async ({ engine, open }) => {
   const muxes = Array.from({ length: 40 }, () => open());

@@ -23,6 +23,7 @@ import {
   readText,
   run,
   runDeno,
+  runWithin,
   withoutLeaks,
 } from "./_util.ts";
 
@@ -719,6 +720,27 @@ nativeTest("connecting when descriptors have run out leaves none behind", async 
     await accepting;
     await Deno.remove(file);
   }
+});
+
+nativeTest("the first socket that finds no room for the reactor's own descriptors leaves none behind", async () => {
+  const source = `
+    import { TcpListener } from "@c10k/sockets/tcp";
+    import { UdpEndpoint } from "@c10k/sockets/udp";
+    const files = [];
+    try { while (true) files.push(Deno.openSync("/dev/null")); } catch { /* full */ }
+    const local = { hostname: "127.0.0.1", port: 0, engine: "native" };
+    const attempt = (open) => { try { open().close(); return "opened"; } catch (error) { return error.code; } };
+    // The socket needs one, its reactor two.
+    for (let free = 1; free <= 3; free++) {
+      files.pop().close();
+      for (let i = 0; i < 3; i++) console.log(free, attempt(() => TcpListener.bind(local)), attempt(() => UdpEndpoint.bind(local)));
+    }
+    for (const file of files) file.close();`;
+  const { code, stdout, stderr } = await runWithin(100, source);
+  const expected = ["1 EMFILE EMFILE\n", "2 EMFILE EMFILE\n", "3 opened opened\n"].map((line) => line.repeat(3)).join(
+    "",
+  );
+  assertEquals([code, stdout, stderr], [0, expected, ""]);
 });
 
 nativeTest("a deferred call that was the last to wait lets the process end at once", async () => {

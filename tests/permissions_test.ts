@@ -1,6 +1,6 @@
 /** What the library does with the permissions a program has, each case in a process of its own. */
 
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { ENGINES, runDeno } from "./_util.ts";
 
 /** A program that prints one line of JSON for a call: what it threw, or "ok". */
@@ -169,6 +169,41 @@ Deno.test({ name: "permissions [native] a grant for the C library's path is enou
     conn.close(); server.close(); listener.close()`;
   assertEquals(await outcome(["--allow-net", `--allow-ffi=${path}`], call), ["ok", 0]);
 });
+
+Deno.test(
+  { name: "permissions [native] a grant for a C library that is not there says so", ignore: !native },
+  async () => {
+    const path = ["/usr/lib/libc.so.6", "/lib/libc.so.6", "/usr/lib64/libc.so.6"].find((path) => {
+      try {
+        return !Deno.statSync(path);
+      } catch {
+        return true;
+      }
+    });
+    const source = `
+    import { engineSupport, TcpSocket } from "@c10k/sockets/tcp";
+    const { engine, reason } = engineSupport();
+    console.log(engine, reason);
+    try { TcpSocket.open("IPv4"); } catch (error) { console.log(error.name, error.message.endsWith(reason)); }`;
+    const { code, stdout, stderr } = await runDeno([`--allow-ffi=${path}`], source);
+    assertEquals([code, stderr], [0, ""]);
+    assertMatch(stdout, /^runtime the C library cannot be opened \(.*libc\.so\.6.*\)\nNotSupported true\n$/);
+  },
+);
+
+for (const engine of ENGINES) {
+  // Neither an empty label nor a letter beyond ASCII can stand in a grant; how Deno words that is its own affair.
+  for (const host of ["a..b", "ä.example"]) {
+    Deno.test(`permissions [${engine}] a name that no grant can have is refused in our words: ${host}`, async () => {
+      for (const [call, action] of [[connect, "connect TCP to"], [listen, "bind TCP listener to"]] as const) {
+        const result = await outcome([FFI, "--allow-net=localhost"], local(call(host, 9), engine));
+        const [name, message] = result as [string, string];
+        assertEquals(name, "URIError");
+        assertStringIncludes(message, `Cannot ${action} ${host}:9: invalid host '${host}'`);
+      }
+    });
+  }
+}
 
 Deno.test("permissions: with --allow-net alone FFI is never touched, and never asked for", async () => {
   const source = `

@@ -1,7 +1,7 @@
 /** When a process may end: waiting calls hold it, unless they are unreferenced or nobody waits. */
 
 import { assert, assertEquals } from "@std/assert";
-import { ENGINES, runDeno } from "./_util.ts";
+import { ENGINES, runDeno, runWithin } from "./_util.ts";
 
 const OPEN = (engine: string) => `
   import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
@@ -40,6 +40,31 @@ for (const engine of ENGINES) {
       assert(performance.now() - begin < 10_000);
     });
   }
+
+  Deno.test({
+    name: `[${engine}] a process ends although an unreferenced accept waits for room`,
+    ignore: Deno.build.os !== "linux",
+    async fn() {
+      const source = `
+        import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+        const { promise: reported, resolve } = Promise.withResolvers();
+        const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "${engine}", onAcceptError: resolve });
+        const client = await TcpConn.connect({ port: listener.addr.port, engine: "${engine}" });
+        const files = [];
+        try { while (true) files.push(Deno.openSync("/dev/null")); } catch { /* full */ }
+        listener.unref();
+        listener.accept();
+        const timer = setTimeout(() => Deno.exit(1), 20_000);
+        console.log((await reported).code);
+        Deno.unrefTimer(timer);
+        addEventListener("unload", () => {
+          for (const file of files) file.close();
+          console.log("ended");
+        });`;
+      const { code, stdout, stderr } = await runWithin(100, source);
+      assertEquals([code, stdout, stderr], [0, "EMFILE\nended\n", ""]);
+    },
+  });
 
   for (
     const [name, wait] of [

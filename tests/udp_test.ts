@@ -55,6 +55,23 @@ engineTest("sends leave in the order of the calls, also when nobody waits for th
   await Promise.all(sends);
 });
 
+for (const first of ["receives", "datagrams"] as const) {
+  // More than may go ahead between two turns of the event loop (128), fewer than a socket holds by default.
+  engineTest(`200 receives get 200 datagrams in the order of the calls: the ${first} come first`, async (engine) => {
+    using two = new Two(engine);
+    const receive = () => Array.from({ length: 200 }, () => two.b.recvFrom(new Uint8Array(1)));
+    const send = () => {
+      for (let i = 0; i < 200; i++) assertEquals(two.a.trySendTo(new Uint8Array([i]), two.b.addr), 1);
+    };
+    let receives: ReturnType<typeof receive> = [];
+    if (first === "receives") receives = receive();
+    send();
+    if (first === "datagrams") receives = receive();
+    const received = (await Promise.all(receives)).map(({ data }) => data[0]);
+    assertEquals(received, Array.from({ length: 200 }, (_, i) => i));
+  });
+}
+
 engineTest("UdpEndpoint.recvFrom() tells of a datagram that was cut, and its size", async (engine) => {
   using two = new Two(engine);
   await two.a.sendTo(encode("hello world"), two.b.addr);

@@ -209,6 +209,19 @@ for (const backend of Multiplexer.backends()) {
     }));
 }
 
+engineTest("a value whose own inspector throws is refused as any other", async (engine) => {
+  const hostile = {
+    [Symbol.for("Deno.customInspect")]() {
+      throw new Error("boom");
+    },
+  };
+  const value = hostile as unknown as number;
+  const message = "port must be a number, received a value of type object";
+  assertThrows(() => TcpListener.bind({ port: value, engine }), TypeError, message);
+  assertThrows(() => UdpEndpoint.bind({ port: value, engine }), TypeError, message);
+  await assertRejects(() => TcpConn.connect({ port: value, engine }), TypeError, message);
+});
+
 engineTest("a connection is closed from inside what waits for it", async (engine) => {
   const ways: Record<string, (conn: TcpConn, abort: AbortController) => void> = {
     "an abort listener": (conn, abort) => {
@@ -451,6 +464,7 @@ nativeTest(
         () => endpoint.getOption("SO_RCVBUF"),
       ]
     ) assert([GONE, "nothing"].includes(await outcome(call)), String(call));
+    await assertRejects(() => pair.client.closeWrite(), Deno.errors.BadResource, "Cannot shut down");
     // What waits is woken by close() at the latest, as always.
     pair.client.close();
     pair.listener.close();
@@ -488,6 +502,8 @@ nativeTest("a multiplexer whose own descriptor was closed says so in the library
   });
   kernel.close(Number(epoll));
   const message = "Cannot wait on the multiplexer: bad file descriptor (EBADF)";
+  // The first with epoll_pwait2(2), the others with epoll_wait(2).
+  assertThrows(() => mux.waitSync(0.5), Deno.errors.BadResource, message);
   await assertRejects(() => mux.wait({ timeout: 5 }), Deno.errors.BadResource, message);
   assertThrows(() => mux.waitSync(5), Deno.errors.BadResource, message);
   assertThrows(() => mux.register(endpoint, { readable: true }), Deno.errors.BadResource);
