@@ -3,6 +3,8 @@
 import { type Engine, engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert } from "@std/assert";
 import { delay } from "@std/async";
+import dns from "node:dns";
+import { reactor } from "../mux/reactor.ts";
 
 /** The engines that can be tested here. */
 export const ENGINES: readonly Engine[] = engineSupport().engine === "native" ? ["runtime", "native"] : ["runtime"];
@@ -65,6 +67,31 @@ export class Pair implements Disposable {
     this.server.close();
     this.listener.close();
   }
+}
+
+/** Puts something else in the place of a property, until the end of a `using` block. */
+export function replaced<T extends object, K extends keyof T>(object: T, key: K, value: unknown): Disposable {
+  const before = Object.getOwnPropertyDescriptor(object, key);
+  Object.defineProperty(object, key, { value, configurable: true, enumerable: true, writable: true });
+  return {
+    [Symbol.dispose]() {
+      if (before === undefined) delete object[key];
+      else Object.defineProperty(object, key, before);
+    },
+  };
+}
+
+/** Makes names resolve to addresses, for the native engine. */
+export function resolvedTo(...addresses: string[]): Disposable {
+  const found = addresses.map((address) => ({ address, family: address.includes(":") ? 6 : 4 }));
+  return replaced(dns, "lookup", (_: string, __: object, done: (error: null, found: object[]) => void) => {
+    done(null, found);
+  });
+}
+
+/** Leaves the native engine nothing to do in this turn of the event loop: the calls that follow wait for the next. */
+export function spendTurn(): void {
+  while (reactor().mayProceed());
 }
 
 export function encode(text: string): Uint8Array<ArrayBuffer> {

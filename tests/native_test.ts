@@ -12,6 +12,7 @@ import {
 } from "@std/assert";
 import { delay } from "@std/async";
 import dns from "node:dns";
+import { kernel } from "./_kernel.ts";
 import {
   clientTest,
   decode,
@@ -21,9 +22,11 @@ import {
   Pair,
   readExactly,
   readText,
+  resolvedTo,
   run,
   runDeno,
   runWithin,
+  spendTurn,
   withoutLeaks,
 } from "./_util.ts";
 
@@ -187,6 +190,12 @@ nativeTest("TcpSocket takes options before bind, then listens or connects", asyn
   using refused = TcpSocket.open("IPv6");
   await assertRejects(() => refused.connect({ hostname: "::1", port: 1 }), Deno.errors.ConnectionRefused);
   assertThrows(() => TcpSocket.open("IPv5" as "IPv4"), TypeError);
+  other.close();
+  await assertRejects(
+    () => other.connect({ hostname: "127.0.0.1", port: 1 }),
+    Deno.errors.BadResource,
+    "Cannot connect TCP to 127.0.0.1:1: socket is closed (EBADF)",
+  );
 });
 
 nativeTest("TcpConn.connect() comes from the local address and port that are asked for", async () => {
@@ -215,6 +224,48 @@ nativeTest("TcpConn.connect() tries the next address of a name when one refuses"
   using client = await TcpConn.connect({ hostname: "localhost", port: listener.addr.port, engine: "native" });
   assertEquals(client.remoteAddr.hostname, "127.0.0.1");
   (await listener.accept()).close();
+});
+
+nativeTest("TcpConn.connect() takes the second address of a name when the first one refuses", async () => {
+  using listener = TcpListener.bind({ ...LOCAL });
+  const { port } = listener.addr;
+  using _ = resolvedTo("127.0.0.2", "127.0.0.1");
+  using client = await TcpConn.connect({ hostname: "two.test", port, engine: "native" });
+  assertEquals(client.remoteAddr, listener.addr);
+  (await listener.accept()).close();
+});
+
+nativeTest("TcpConn.connect() says from where it cannot connect", async () => {
+  using taken = TcpListener.bind({ ...LOCAL });
+  const { port } = taken.addr;
+  const from = (localAddress: string, localPort: number) => TcpConn.connect({ port, localAddress, localPort });
+  await assertRejects(
+    () => from("127.0.0.1", port),
+    Deno.errors.AddrInUse,
+    `Cannot connect TCP to 127.0.0.1:${port} from 127.0.0.1:${port}: address already in use (EADDRINUSE)`,
+  );
+  await assertRejects(() => from("198.51.100.7", 0), Deno.errors.AddrNotAvailable, "from 198.51.100.7:0");
+});
+
+nativeTest("TcpConn.connect() to a name fails when all of its addresses have, and with its signal", async () => {
+  const gone = TcpListener.bind({ ...LOCAL });
+  const { port } = gone.addr;
+  gone.close();
+  using _ = resolvedTo("127.0.0.1", "127.0.0.2");
+  await assertRejects(
+    () => TcpConn.connect({ hostname: "refuses.test", port, engine: "native" }),
+    Deno.errors.ConnectionRefused,
+    `Cannot connect TCP to refuses.test:${port}: connection refused (ECONNREFUSED)`,
+  );
+  // The accept queue is full, so that no address answers.
+  using full = TcpListener.bind({ hostname: "0.0.0.0", port: 0, backlog: 0, engine: "native" });
+  using _client = await TcpConn.connect({ port: full.addr.port, engine: "native" });
+  const abort = new AbortController();
+  const { signal } = abort;
+  const connecting = TcpConn.connect({ hostname: "silent.test", port: full.addr.port, signal, engine: "native" });
+  // Once the first attempt is under way: here the look-up takes no turn.
+  setTimeout(() => abort.abort(new Error("stop")), 0);
+  await assertRejects(() => connecting, Error, "stop");
 });
 
 nativeTest("TcpConn.setOption() and getOption() reach the kernel, for every option", async () => {
@@ -305,6 +356,34 @@ Deno.test("[runtime] TcpConn.getCongestion() and setCongestion() say what they n
   assertThrows(() => pair.client.setCongestion("cubic"), Deno.errors.NotSupported, "set TCP_CONGESTION");
 });
 
+nativeTest("TcpListener says why the kernel accepts nothing any more, to who waits, asks or loops", async () => {
+  using listener = TcpListener.bind({ ...LOCAL });
+  const why = `Cannot accept on TCP listener 127.0.0.1:${listener.addr.port}: invalid argument (EINVAL)`;
+  const loop = async () => {
+    for await (const conn of listener) conn.close();
+  };
+  const waiting = Promise.all([
+    assertRejects(() => listener.accept(), Error, why),
+    assertRejects(loop, Error, why),
+  ]);
+  kernel.shutdown(listener.fd as number, 0);
+  await waiting;
+  await assertRejects(() => listener.accept(), Error, why);
+  assertThrows(() => listener.tryAccept(), Error, why);
+});
+
+nativeTest("TcpListener.resume() lets others have their turn before it accepts for who waits", async () => {
+  using listener = TcpListener.bind({ ...LOCAL });
+  listener.pause();
+  const accepting = listener.accept();
+  using client = await TcpConn.connect({ port: listener.addr.port, engine: "native" });
+  spendTurn();
+  listener.resume();
+  assertEquals(listener.queue().length, 1);
+  using server = await accepting;
+  assertEquals(server.remoteAddr.port, client.localAddr.port);
+});
+
 nativeTest("TcpConn.getCongestion() and setCongestion() take a name", async () => {
   using pair = await Pair.open("native");
   const available = Deno.readTextFileSync("/proc/sys/net/ipv4/tcp_available_congestion_control").trim().split(" ");
@@ -314,6 +393,7 @@ nativeTest("TcpConn.getCongestion() and setCongestion() take a name", async () =
     assertEquals(pair.client.getCongestion(), name);
   }
   assertThrows(() => pair.client.setCongestion("nosuch"), Error, "Cannot set TCP_CONGESTION on");
+  assertThrows(() => pair.client.setCongestion(5 as never), TypeError, "name must be a string, received 5");
 });
 
 nativeTest("TcpConn.info() and queues() tell what the kernel knows", async () => {

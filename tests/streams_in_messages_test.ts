@@ -3,7 +3,7 @@
 import { spawnWorker } from "@c10k/sockets/process";
 import { TcpConn } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async";
 import { ACTOR, ask, checkEcho, ECHO, moduleOf, next, type TestChild } from "./_process.ts";
 import {
@@ -60,15 +60,25 @@ runtimeTest("TcpConn in a thread has its addresses, and refuses what streams can
   using pair = await Pair.open("runtime");
   await using child = start(moduleOf(`
     const { value: { sockets: [conn] } } = await parent().messages().next();
-    const refused = [() => conn.setNoDelay(), () => conn.detach(), () => conn.info()].map((call) => {
-      try { return call(); } catch (error) { return error.name; }
+    const calls = [() => conn.setNoDelay(), () => conn.setKeepAlive(), () => conn.detach(), () => conn.info()];
+    const refused = calls.map((call) => {
+      try { return call(); } catch (error) { return error.name + ": " + error.message; }
     });
     await parent().send([conn.engine, conn.localAddr, conn.remoteAddr, refused]);
   `));
   const { localAddr, remoteAddr } = pair.server;
   await child.send("look", { sockets: [pair.server] });
   const { message } = await next(child.messages());
-  assertEquals(message, ["runtime", localAddr, remoteAddr, ["NotSupported", "NotSupported", "NotSupported"]]);
+  const [engine, local, remote, refused] = message as [string, Deno.NetAddr, Deno.NetAddr, string[]];
+  assertEquals([engine, local, remote], ["runtime", localAddr, remoteAddr]);
+  for (
+    const [i, part] of [
+      "set TCP_NODELAY on a connection that came from another thread: set it before the connection is sent",
+      "set SO_KEEPALIVE on a connection that came from another thread: set it before the connection is sent",
+      "Cannot detach the descriptor",
+      "Cannot get TCP_INFO",
+    ].entries()
+  ) assertMatch(refused[i] as string, new RegExp(`^NotSupported: .*${part}`));
 });
 
 runtimeTest("TcpConn comes back from a thread", async () => {

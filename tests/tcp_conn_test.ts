@@ -1,7 +1,7 @@
 /** The conformance suite of {@linkcode TcpConn}: the same on every engine. */
 
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assert, assertEquals, assertLess, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertLess, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
 import net from "node:net";
 import {
@@ -217,6 +217,25 @@ engineTest("TcpConn.tryRead() leaves the data to a read that came before", async
   assertEquals(await reading, "first");
 });
 
+engineTest("TcpConn.tryRead() leaves the data to a read that waits with a signal", async (engine) => {
+  using pair = await Pair.open(engine);
+  const reading = pair.server.read(new Uint8Array(9), { signal: new AbortController().signal });
+  assertEquals(pair.server.tryRead(new Uint8Array(9)), undefined);
+  await pair.client.writeAll(encode("first"));
+  assertEquals(await reading, 5);
+});
+
+engineTest("TcpConn.tryWrite() leaves the room to a write that waits", async (engine) => {
+  using pair = await Pair.open(engine);
+  const size = 32 * 1024 * 1024;
+  const writing = pair.client.writeAll(new Uint8Array(size));
+  assertEquals(pair.client.tryWrite(encode("x")), undefined);
+  await readExactly(pair.server, size);
+  await writing;
+  assertEquals(pair.client.tryWrite(encode("x")), 1);
+  assertEquals(await readText(pair.server), "x");
+});
+
 engineTest("TcpConn.tryWrite() takes what there is room for, and all of it arrives", async (engine) => {
   using pair = await Pair.open(engine);
   const data = randomBytes(4 * 1024 * 1024);
@@ -280,6 +299,18 @@ engineTest("TcpConn.writeAll() that is cancelled leaves the peer the beginning o
   assertEquals(decode(received.subarray(end - 5, end)), "after");
   assertLess(end, data.length);
   assertEquals(await checksum(received.slice(0, end - 5)), await checksum(original.slice(0, end - 5)));
+});
+
+engineTest("TcpConn.write() that is cancelled in the middle of the line keeps the others' order", async (engine) => {
+  using pair = await Pair.open(engine);
+  const abort = new AbortController();
+  const bytes = Array.from({ length: 200 }, (_, i) => i);
+  // More than the native engine does in one turn, so that some wait.
+  const writes = bytes.map((i) => pair.client.write(new Uint8Array([i]), i === 190 ? abort : {}));
+  abort.abort(new Error("stop"));
+  await assertRejects(() => writes[190] as Promise<number>, Error, "stop");
+  assertEquals([...await readExactly(pair.server, 199)], bytes.filter((i) => i !== 190));
+  await Promise.allSettled(writes);
 });
 
 engineTest("TcpConn.write() returns what it wrote, and the rest can follow", async (engine) => {
@@ -486,6 +517,14 @@ engineTest("TcpConn.readable and writable pass on 4 MiB unchanged", async (engin
   const received = await new Response(pair.server.readable).arrayBuffer();
   await sending;
   assertEquals(await checksum(received), await checksum(data));
+});
+
+engineTest("TcpConn and TcpListener show in console.log() where they are", async (engine) => {
+  using pair = await Pair.open(engine);
+  const { client, listener } = pair;
+  const shown = `port: ${listener.addr.port}.*engine: "${engine}".*fd: ${client.fd}`;
+  assertMatch(Deno.inspect(client), new RegExp(`^TcpConn {.*${client.localAddr.port}.*${shown}`, "s"));
+  assertMatch(Deno.inspect(listener), new RegExp(`^TcpListener {.*${listener.addr.port}.*engine: "${engine}"`, "s"));
 });
 
 engineTest("TcpConn refuses what is no buffer, signal or side before it does anything", async (engine) => {

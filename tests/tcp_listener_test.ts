@@ -1,9 +1,9 @@
 /** The conformance suite of {@linkcode TcpListener}: the same on every engine. */
 
-import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { type Engine, TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
-import { encode, engineTest, eventually, readText } from "./_util.ts";
+import { decode, encode, ENGINES, engineTest, eventually, readText, ROOT } from "./_util.ts";
 
 const LOCAL = { hostname: "127.0.0.1", port: 0 } as const;
 
@@ -211,6 +211,44 @@ engineTest("TcpListener iteration that is left early leaves the listener open", 
   using _b = await TcpConn.connect({ port: listener.addr.port, engine });
   (await listener.accept()).close();
 });
+
+for (const engine of ENGINES) {
+  const name = `[${engine}] TcpListener tells of a shortage of descriptors, and goes on when there are some again`;
+  // The limit is the shell's, for this process alone.
+  Deno.test({ name, ignore: Deno.build.os !== "linux", fn: () => runShort(engine) });
+}
+
+async function runShort(engine: Engine): Promise<void> {
+  const source = `
+    import { TcpConn, TcpListener, TcpSocket } from "${import.meta.resolve("@c10k/sockets/tcp")}";
+    const codes = new Set();
+    const onAcceptError = (error) => codes.add(error.code);
+    const engine = "${engine}";
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine, onAcceptError });
+    using client = await TcpConn.connect({ port: listener.addr.port, engine });
+    const files = [];
+    try {
+      while (true) files.push(Deno.openSync("/dev/null"));
+    } catch { /* no more */ }
+    try {
+      TcpSocket.open("IPv4");
+    } catch (error) {
+      console.log(error.message);
+    }
+    const accepting = listener.accept();
+    while (codes.size === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    for (const file of files) file.close();
+    using server = await accepting;
+    console.log(...codes, server.remoteAddr.port === client.localAddr.port);`;
+  const url = `data:text/javascript,${encodeURIComponent(source)}`;
+  const args = ["-c", 'ulimit -n 100; exec "$0" run --quiet --no-lock --no-check -A "$1"', Deno.execPath(), url];
+  const { stdout, stderr } = await new Deno.Command("sh", { args, cwd: ROOT, env: { NO_COLOR: "1" } }).output();
+  const open = ENGINES.includes("native")
+    ? "Cannot open TCP socket: too many open files in this process (EMFILE)\n"
+    : "Cannot open TCP socket on the native engine: ";
+  assertStringIncludes(decode(stdout), open, decode(stderr));
+  assert(decode(stdout).endsWith("EMFILE true\n"), decode(stdout));
+}
 
 engineTest("TcpListener closes connections that nobody took", async (engine) => {
   const listener = TcpListener.bind({ ...LOCAL, engine });

@@ -5,7 +5,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { namespaceTest } from "./_namespace.ts";
 import { LOCAL, native, nativeTest, Two } from "./_udp.ts";
-import { decode, encode, engineTest, randomBytes } from "./_util.ts";
+import { decode, encode, engineTest, randomBytes, spendTurn } from "./_util.ts";
 import {
   addressOf,
   CONTROL,
@@ -158,6 +158,8 @@ engineTest("a batch whose memory was transferred away is refused, and no datagra
   structuredClone(batch.data(0).buffer, { transfer: [batch.data(0).buffer] });
   await assertRejects(() => two.a.sendBatch(batch), TypeError, "transferred");
   assertThrows(() => two.b.tryRecvBatch(batch), TypeError, "transferred");
+  const { signal } = new AbortController();
+  await assertRejects(() => two.b.recvBatch(batch, { signal }), TypeError, "transferred");
   const waiting = two.b.recvBatch(new DatagramBatch());
   await two.a.sendTo(encode("kept"), two.b.addr);
   assertEquals(await waiting, 1);
@@ -195,11 +197,28 @@ nativeTest("an endpoint that has received with gro refuses what would get many d
   assertThrows(() => two.b.tryRecvFrom(p), Deno.errors.NotSupported, message);
   await assertRejects(() => two.b.recvFrom(p), Deno.errors.NotSupported, message);
   await assertRejects(() => two.b.recvBatch(new DatagramBatch()), Deno.errors.NotSupported, message);
+  const loop = async () => {
+    for await (const [data] of two.b) decode(data);
+  };
+  await assertRejects(loop, Deno.errors.NotSupported, message);
   using again = UdpEndpoint.fromFd(two.b.detach());
   assertThrows(() => again.tryRecvFrom(p), Deno.errors.NotSupported, message);
   const batch = new DatagramBatch({ gro: true });
   assertEquals(again.tryRecvBatch(batch), 1);
   assertEquals(decode(batch.data(0)), "kept");
+});
+
+nativeTest("a batch with gso keeps apart what goes to IPv4 and to IPv6", async (engine) => {
+  using sender = UdpEndpoint.bind({ hostname: "::", engine });
+  using four = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  using six = UdpEndpoint.bind({ hostname: "::1", engine });
+  const batch = new DatagramBatch({ gso: true });
+  for (let i = 0; i < 8; i++) batch.set(i, new Uint8Array(9).fill(i), (i % 4 < 2 ? four : six).addr);
+  assertEquals(await sender.sendBatch(batch), 8);
+  const p = new Uint8Array(100);
+  for (let i = 0; i < 8; i++) {
+    assertEquals((await (i % 4 < 2 ? four : six).recvFrom(p)).data, new Uint8Array(9).fill(i));
+  }
 });
 
 namespaceTest("datagrams with gso cross a cable, also those that are larger than its packets", async ({ run }) => {
@@ -313,6 +332,39 @@ engineTest("UdpEndpoint.sendBatch() sends all but what cannot be sent, and then 
   const p = new Uint8Array(9);
   for (const i of [0, 2, 3, 4, 6, 7, 8]) assertEquals((await two.b.recvFrom(p)).data, new Uint8Array([i]));
 });
+
+engineTest(
+  "UdpEndpoint.sendBatch() refuses a batch that is changed while it waits, and ends with its signal",
+  async (engine) => {
+    using two = new Two(engine);
+    const batch = new DatagramBatch();
+    for (let i = 0; i < 3; i++) batch.set(i, new Uint8Array([i]), two.a.addr);
+    // So that the native engine has to wait, too.
+    if (engine === "native") spendTurn();
+    const changed = two.b.sendBatch(batch, 3);
+    batch.length = 1;
+    await assertRejects(() => changed, TypeError, "The batch was changed while the call waited");
+    const abort = new AbortController();
+    if (engine === "native") spendTurn();
+    const cancelled = two.b.sendBatch(batch, 1, abort);
+    abort.abort(new Error("stop"));
+    await assertRejects(() => cancelled, Error, "stop");
+  },
+);
+
+engineTest(
+  "UdpEndpoint.trySendBatch() stops before what has no address, and says so when asked to go on",
+  async (engine) => {
+    using two = new Two(engine);
+    const batch = new DatagramBatch();
+    batch.set(0, encode("sent"), two.b.addr);
+    batch.set(1, encode("not sent"));
+    assertEquals(two.a.trySendBatch(batch), 1);
+    const why = engine === "native" ? "EDESTADDRREQ" : "Cannot send without an address on the runtime engine";
+    assertThrows(() => two.a.trySendBatch(batch, 2, { start: 1 }), Error, why);
+    assertEquals(decode((await two.b.recvFrom(new Uint8Array(10))).data), "sent");
+  },
+);
 
 engineTest("UdpEndpoint.trySendBatch() goes on at `start`", async (engine) => {
   using two = new Two(engine);

@@ -1,8 +1,11 @@
 /** What the runtime engine of UDP rests on: Deno.listenDatagram with --unstable-net, node:dgram without; and what holds a process. */
 
-import { assertEquals, assertGreater, assertMatch } from "@std/assert";
-import { deadline } from "@std/async";
-import { ENGINES, run, runDeno } from "./_util.ts";
+import { Multiplexer } from "@c10k/sockets/mux";
+import { UdpEndpoint } from "@c10k/sockets/udp";
+import { assertEquals, assertGreater, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import { deadline, delay } from "@std/async";
+import dgram from "node:dgram";
+import { ENGINES, replaced, run, runDeno, withoutLeaks } from "./_util.ts";
 
 /** With `--unstable-net` there is Deno.listenDatagram. */
 const TRANSPORTS = [["node:dgram", []], ["Deno.listenDatagram", ["--unstable-net"]]] as const;
@@ -213,3 +216,89 @@ Deno.test("[runtime] what the engine cannot do is refused with a way out", async
   assertEquals(lines.length, 15);
   for (const line of lines) assertMatch(line, /^NotSupported Cannot .+: .*run with .*--allow-ffi/);
 });
+
+/** An endpoint on Deno.listenDatagram, whose receives come to what is given, one after the other, and then wait. */
+function endpointOver(outcomes: (Error | Promise<number>)[]): { endpoint: UdpEndpoint; closed: () => boolean } {
+  let isClosed = false;
+  using _ = replaced(Deno, "listenDatagram", () => ({
+    addr: { transport: "udp", hostname: "127.0.0.1", port: 8 },
+    async receive(p: Uint8Array) {
+      const outcome = await (outcomes.shift() ?? new Promise<number>(() => {}));
+      if (outcome instanceof Error) throw outcome;
+      return [p.subarray(0, outcome), { transport: "udp", hostname: "127.0.0.1", port: 9 }];
+    },
+    close: () => isClosed = true,
+  }));
+  return { endpoint: UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" }), closed: () => isClosed };
+}
+
+Deno.test("[runtime] Multiplexer tells of a receive that fails for nobody, and the next call says why", async () => {
+  const { endpoint } = endpointOver([Object.assign(new Error("made up"), { code: "ENOMEM" }), Promise.resolve(3)]);
+  using mux = new Multiplexer({ backend: "runtime" });
+  mux.register(endpoint, { readable: true });
+  const [event] = await mux.wait({ timeout: 5_000 });
+  assertEquals([event?.readable, event?.error], [true, true]);
+  const why = "Cannot receive on UDP endpoint 127.0.0.1:8: out of memory (ENOMEM)";
+  assertThrows(() => endpoint.tryRecvFrom(new Uint8Array(9)), Error, why);
+  assertEquals((await endpoint.recvFrom(new Uint8Array(9))).size, 3);
+  endpoint.close();
+});
+
+Deno.test("[runtime] UdpEndpoint.close() leaves to nobody what arrives, or fails, at the same time", async () => {
+  for (const outcome of [3, Object.assign(new Error("made up"), { code: "ENOMEM" })]) {
+    for (const way of ["waits", "runs ahead"]) {
+      const arrival = Promise.withResolvers<number>();
+      const { endpoint, closed } = endpointOver([arrival.promise]);
+      const p = new Uint8Array(9);
+      const calls = [];
+      if (way === "runs ahead") assertEquals(endpoint.tryRecvFrom(p), undefined);
+      else calls.push(endpoint.recvFrom(p), endpoint.recvFrom(p));
+      if (typeof outcome === "number") arrival.resolve(outcome);
+      else arrival.reject(outcome);
+      endpoint.close();
+      for (const result of await Promise.allSettled(calls)) {
+        assertEquals(result.status === "rejected" && result.reason.name, "Interrupted");
+      }
+      await delay(0);
+      assertEquals(closed(), true);
+      assertThrows(() => endpoint.tryRecvFrom(p), Deno.errors.BadResource);
+    }
+  }
+});
+
+/** An endpoint on node:dgram, and its socket. */
+function endpointOnNode(): { endpoint: UdpEndpoint; node: dgram.Socket } {
+  let node: dgram.Socket | undefined;
+  const { createSocket } = dgram;
+  using _ = replaced(dgram, "createSocket", (options: dgram.SocketOptions) => node = createSocket(options));
+  using __ = replaced(Deno, "listenDatagram" as keyof typeof Deno, undefined);
+  const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+  return { endpoint, node: node as unknown as dgram.Socket };
+}
+
+Deno.test("[runtime] UdpEndpoint tells a receive that waits what node:dgram fails with", () =>
+  withoutLeaks(async () => {
+    const { endpoint, node } = endpointOnNode();
+    const receiving = endpoint.recvFrom(new Uint8Array(9));
+    node.emit("error", Object.assign(new Error("made up"), { code: "ENOBUFS" }));
+    const why = `Cannot receive on UDP endpoint 127.0.0.1:${endpoint.addr.port}: no buffer space available (ENOBUFS)`;
+    await assertRejects(() => receiving, Error, why);
+    endpoint.close();
+  }));
+
+Deno.test("[runtime] UdpEndpoint keeps the order of a queue of node:dgram's that never runs empty", () =>
+  withoutLeaks(() => {
+    const { endpoint, node } = endpointOnNode();
+    const p = new Uint32Array(1);
+    let sent = 0;
+    const arrive = () => {
+      node.emit("message", new Uint8Array(new Uint32Array([sent++]).buffer), { address: "127.0.0.1", port: 9 });
+    };
+    for (let i = 0; i < 500; i++) arrive();
+    for (let i = 0; i < 3_000; i++) {
+      arrive();
+      assertEquals([endpoint.tryRecvFrom(new Uint8Array(p.buffer))?.size, p[0]], [4, i]);
+    }
+    assertEquals(endpoint.drops(), 0);
+    endpoint.close();
+  }));

@@ -4,6 +4,7 @@ import { DatagramBatch, type Engine, UdpEndpoint } from "@c10k/sockets/udp";
 import { Multiplexer } from "@c10k/sockets/mux";
 import { assertEquals, assertGreater, assertLess, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
+import dns from "node:dns";
 import { LOCAL, nativeTest, Two } from "./_udp.ts";
 import {
   checksum,
@@ -14,6 +15,8 @@ import {
   engineTest,
   eventually,
   randomBytes,
+  replaced,
+  resolvedTo,
   ServerProcess,
 } from "./_util.ts";
 
@@ -139,6 +142,17 @@ engineTest("a cancelled recvFrom() loses no datagram", async (engine) => {
   await two.a.sendTo(encode("later"), two.b.addr);
   assertEquals(decode((await two.b.recvFrom(p)).data), "later");
   assertEquals(await two.b.recvFrom(p, { signal: AbortSignal.abort("no") }).catch((error) => error), "no");
+});
+
+engineTest("UdpEndpoint.tryRecvFrom() leaves the datagram to a receive that waits", async (engine) => {
+  using two = new Two(engine);
+  for (const options of [{}, { signal: new AbortController().signal }]) {
+    const receiving = two.b.recvFrom(new Uint8Array(9), options);
+    assertEquals(two.b.tryRecvFrom(new Uint8Array(9)), undefined);
+    assertEquals(two.b.tryRecvBatch(new DatagramBatch()), undefined);
+    await two.a.sendTo(encode("first"), two.b.addr);
+    assertEquals(decode((await receiving).data), "first");
+  }
 });
 
 engineTest("UdpEndpoint.close() wakes receives, ends loops, and refuses all later calls", async (engine) => {
@@ -374,6 +388,39 @@ engineTest(
   },
 );
 
+nativeTest("UdpEndpoint.trySendTo() takes no names, and no zones of no interface", (engine) => {
+  using two = new Two(engine, "::1");
+  const p = new Uint8Array(1);
+  const name = { hostname: "localhost", port: 9 };
+  assertThrows(() => two.a.trySendTo(p, name), TypeError, 'must be an IP address here, received "localhost"');
+  const zone = { hostname: "fe80::1%nosuch0", port: 9 };
+  const why = `to [fe80::1%nosuch0]:9: no such device (ENODEV)`;
+  assertThrows(() => two.a.trySendTo(p, zone), Error, why);
+});
+
+nativeTest(
+  "UdpEndpoint.sendTo() takes of a name what its family can reach, and nothing once closed",
+  async (engine) => {
+    using two = new Two(engine);
+    const p = new Uint8Array(1);
+    {
+      using _ = resolvedTo("::1", LOCAL);
+      await two.a.sendTo(encode("by name"), { hostname: "both.test", port: two.b.addr.port });
+      assertEquals(decode((await two.b.recvFrom(new Uint8Array(10))).data), "by name");
+    }
+    const six = { hostname: "six.test", port: 9 };
+    using _ = resolvedTo("::1");
+    const why = `Cannot send on UDP endpoint ${LOCAL}:${two.a.addr.port} to six.test:9`;
+    await assertRejects(() => two.a.sendTo(p, six), Error, `${why}: address family not supported (EAFNOSUPPORT)`);
+    // Closed when the answer is there already.
+    using __ = replaced(dns, "lookup", (_: string, __: object, done: (error: null, found: object[]) => void) => {
+      done(null, [{ address: LOCAL, family: 4 }]);
+      two.a.close();
+    });
+    await assertRejects(() => two.a.sendTo(p, six), Deno.errors.Interrupted, why);
+  },
+);
+
 engineTest("UdpEndpoint.bind() on a port in use says so", (engine) => {
   using taken = UdpEndpoint.bind({ hostname: LOCAL, engine });
   const { port } = taken.addr;
@@ -429,6 +476,25 @@ engineTest("multicast over IPv4 takes the interface by address, and by name on t
   receiver.joinMulticast({ group: "239.255.77.9", interface: LOCAL });
 });
 
+engineTest(
+  "multicast without an interface takes the one that the kernel chooses, and none that is not there",
+  (engine) => {
+    if (engine === "runtime" && "listenDatagram" in Deno) return; // see above
+    using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0", engine });
+    try {
+      endpoint.joinMulticast({ group: "239.255.77.10" });
+      endpoint.leaveMulticast({ group: "239.255.77.10" });
+    } catch (error) {
+      // Without a route to the group.
+      assertEquals((error as Error & { code?: string }).code, "ENODEV");
+    }
+    if (engine === "runtime") return; // which takes no names
+    const nowhere = { group: "239.255.77.10", interface: "nosuch0" };
+    assertThrows(() => endpoint.joinMulticast(nowhere), Error, "Cannot join 239.255.77.10 with UDP endpoint");
+    assertThrows(() => endpoint.setMulticastInterface("nosuch0"), Error, "no such device (ENODEV)");
+  },
+);
+
 engineTest("broadcast needs to be allowed", async (engine) => {
   using receiver = UdpEndpoint.bind({ hostname: "0.0.0.0", engine });
   using sender = UdpEndpoint.bind({ hostname: LOCAL, engine });
@@ -462,6 +528,9 @@ engineTest("wrong types and numbers are refused before any system call", async (
   await assertRejects(() => two.a.recvFrom(any([])), TypeError);
   await assertRejects(() => two.a.recvBatch(any({})), TypeError);
   await assertRejects(() => two.a.sendBatch(new DatagramBatch(), 1), RangeError);
+  await assertRejects(() => two.a.send(any("text")), TypeError, "p must be");
+  const Endpoint = UdpEndpoint as unknown as new () => UdpEndpoint;
+  assertThrows(() => new Endpoint(), TypeError, "Illegal constructor: use UdpEndpoint.bind");
 });
 
 engineTest("multicast options of a wrong kind are refused, and console.log() shows where an endpoint is", (engine) => {

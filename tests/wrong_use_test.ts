@@ -88,6 +88,12 @@ const LISTENER: Calls<TcpListener> = [
 
 const TO = { hostname: HOST, port: 9 };
 
+function batch(): DatagramBatch {
+  const one = new DatagramBatch();
+  one.set(0, p(), TO);
+  return one;
+}
+
 const ENDPOINT: Calls<UdpEndpoint> = [
   ["close()", (endpoint) => endpoint.close(), "nothing"],
   ["[Symbol.dispose]()", (endpoint) => endpoint[Symbol.dispose](), "nothing"],
@@ -101,6 +107,8 @@ const ENDPOINT: Calls<UdpEndpoint> = [
   ["trySendTo()", (endpoint) => endpoint.trySendTo(p(), TO), GONE],
   ["recvBatch()", (endpoint) => endpoint.recvBatch(new DatagramBatch()), GONE],
   ["tryRecvBatch()", (endpoint) => endpoint.tryRecvBatch(new DatagramBatch()), GONE],
+  ["sendBatch()", (endpoint) => endpoint.sendBatch(batch()), GONE],
+  ["trySendBatch()", (endpoint) => endpoint.trySendBatch(batch()), GONE],
   ["connect()", (endpoint) => endpoint.connect(TO), GONE_OR_NOT_THERE],
   ["send()", (endpoint) => endpoint.send(p()), GONE_OR_NOT_THERE],
   ["setBroadcast()", (endpoint) => endpoint.setBroadcast(), GONE],
@@ -490,6 +498,16 @@ nativeTest("a descriptor with two owners is closed once for both, and says so", 
   assertEquals(await outcome(() => pair.client.write(p())), GONE);
   pair.client.close();
   await assertRejects(() => one, Deno.errors.Interrupted);
+});
+
+nativeTest("a listener with two owners tells the second one that the first one waits", async () => {
+  using listener = TcpListener.bind({ hostname: HOST, port: 0, engine: "native" });
+  const accepting = listener.accept();
+  const second = TcpListener.fromFd(listener.fd as number);
+  await assertRejects(() => second.accept(), Deno.errors.AlreadyExists, "Cannot wait for TCP listener");
+  second.detach();
+  using _client = await TcpConn.connect({ port: listener.addr.port, engine: "native" });
+  (await accepting).close();
 });
 
 nativeTest("a multiplexer whose own descriptor was closed says so in the library's words", async () => {
