@@ -85,6 +85,7 @@ export async function resolveAll({ hostname, port }: HostPort, signal: AbortSign
     signal.throwIfAborted();
     throw failed(error?.code === "EAI_AGAIN" ? "EAI_AGAIN" : "ENOTFOUND", Number(error?.errno) || 0);
   }).finally(() => signal.removeEventListener("abort", abort));
+  if (addresses.length === 0) throw failed("ENOTFOUND", 0);
   const resolved = addresses.map(({ address }) => literal({ hostname: address, port }));
   const first = resolved.filter(({ family }) => family === resolved[0]?.family);
   const second = resolved.filter(({ family }) => family !== resolved[0]?.family);

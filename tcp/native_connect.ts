@@ -151,8 +151,7 @@ function race(pairs: [Resolved, Resolved | undefined][], signal: AbortSignal): P
 
   async function begin(): Promise<void> {
     clearTimeout(timer);
-    const pair = pairs[next++];
-    if (pair === undefined) return;
+    const pair = pairs[next++] as [Resolved, Resolved | undefined];
     pending++;
     if (next < pairs.length) timer = setTimeout(begin, ATTEMPT_DELAY);
     try {

@@ -207,6 +207,7 @@ export class RuntimeConn implements ConnDriver, Pollable {
         // Deno lends the socket to a waiting write, and has no second handle for options.
         throw notSupportedError(`${action} ${this.#name} while a write waits`, "await the write first");
       }
+      if (error instanceof Deno.errors.NotSupported) throw error;
       throw fromRuntimeError(error, `${action} ${this.#name}`, "setsockopt");
     }
   }

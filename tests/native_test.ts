@@ -235,6 +235,15 @@ nativeTest("TcpConn.connect() takes the second address of a name when the first 
   (await listener.accept()).close();
 });
 
+nativeTest("TcpConn.connect() to a name that has no address at all says so, and does not wait for ever", async () => {
+  using _ = resolvedTo();
+  await assertRejects(
+    () => TcpConn.connect({ hostname: "none.test", port: 9, engine: "native" }),
+    Error,
+    "Cannot connect TCP to none.test:9: ",
+  );
+});
+
 nativeTest("TcpConn.connect() says from where it cannot connect", async () => {
   using taken = TcpListener.bind({ ...LOCAL });
   const { port } = taken.addr;

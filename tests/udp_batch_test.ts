@@ -4,6 +4,7 @@ import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { namespaceTest } from "./_namespace.ts";
+import { kernel } from "./_kernel.ts";
 import { LOCAL, native, nativeTest, Two } from "./_udp.ts";
 import { decode, encode, engineTest, randomBytes, spendTurn } from "./_util.ts";
 import {
@@ -206,6 +207,17 @@ nativeTest("an endpoint that has received with gro refuses what would get many d
   const batch = new DatagramBatch({ gro: true });
   assertEquals(again.tryRecvBatch(batch), 1);
   assertEquals(decode(batch.data(0)), "kept");
+});
+
+nativeTest("a batch with gro tells of a descriptor that was closed behind the library's back", (engine) => {
+  const endpoint = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  kernel.close(endpoint.fd as number);
+  try {
+    const receive = () => endpoint.tryRecvBatch(new DatagramBatch({ gro: true }));
+    assertThrows(receive, Deno.errors.BadResource, "Cannot receive on UDP endpoint");
+  } finally {
+    endpoint.detach();
+  }
 });
 
 nativeTest("a batch with gso keeps apart what goes to IPv4 and to IPv6", async (engine) => {

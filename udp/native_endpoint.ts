@@ -366,7 +366,8 @@ export class NativeEndpoint implements UdpDriver, Source {
       this.#joins = true;
     } catch (error) {
       // Linux before 5.0: datagrams come one by one.
-      if (!(error instanceof SyscallError && error.code === "ENOPROTOOPT")) throw error;
+      if (!(error instanceof SyscallError)) throw error;
+      if (error.code !== "ENOPROTOOPT") throw socketError(`receive on ${this.#socket.name}`, error);
     }
   }
 
