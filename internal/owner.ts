@@ -60,9 +60,13 @@ function writeHalf(address: bigint, value: number): void {
   libc.memcpy_to(address, halfBytes, halfBytes.length);
 }
 
-/** The bytes of an owner's number. */
+const entry = new BigUint64Array(1);
+const entryBytes = new Uint8Array(entry.buffer);
+
+/** The bytes of an owner's number, until the next call. */
 function entryOf(owner: bigint): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(new BigUint64Array([owner]).buffer);
+  entry[0] = owner;
+  return entryBytes;
 }
 
 /** Where the owner of a descriptor stands. */

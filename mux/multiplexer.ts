@@ -703,7 +703,6 @@ export class Multiplexer<T = unknown> {
       events[length++] = record;
       if (bits & InterestBit.ONESHOT) (this.#registrations[fd] as Registration<T>).told = true;
     }
-    if (events.length !== length) events.length = length;
     const woken = this.#woken;
     this.#woken = false;
     return woken || length > 0;

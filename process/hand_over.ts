@@ -74,7 +74,9 @@ export class HandOver {
   }
 
   get #isFull(): boolean {
-    return this.#children.all.reduce((sum, { active }) => sum + active, this.#alone) >= this.#settings.maxConnections;
+    const { maxConnections } = this.#settings;
+    if (maxConnections === Infinity) return false;
+    return this.#children.all.reduce((sum, { active }) => sum + active, this.#alone) >= maxConnections;
   }
 
   get #hasRoom(): boolean {

@@ -3,6 +3,9 @@
 import { engineSupport } from "../internal/engine.ts";
 import { libc } from "../internal/libc.ts";
 import { thisOwner, WORKER_MARK } from "../internal/owner.ts";
+import type { NativeConn } from "../tcp/native_conn.ts";
+import { wrapConn } from "../tcp/tcp_conn.ts";
+import { ConnectionReceiver } from "./connection_channel.ts";
 import { type Incoming, Link, type MessagesOptions, type Packet, type SendOptions } from "./link.ts";
 import type { MovableSocket } from "./moving.ts";
 import { PARENT_VARIABLE } from "./names.ts";
@@ -220,8 +223,15 @@ function joinThread(): Port {
   const scope = globalThis as unknown as WorkerScope;
   const port = new Port("worker", () => scope.close());
   const owner = engineSupport().engine === "native" ? thisOwner() : 0n;
+  let connections: ConnectionReceiver | undefined;
   scope.addEventListener("message", (event) => {
     const { data } = event as MessageEvent<Envelope>;
+    // What was handed over before this was said comes first.
+    connections?.onReady();
+    if (data.channel !== undefined) {
+      const take = (conn: NativeConn) => port.link.receive({ type: "connection" }, [wrapConn(conn)], 0);
+      connections = new ConnectionReceiver(data.channel, take);
+    }
     port.link.receive(data.packet, ...unpack(data));
   });
   scope.postMessage({ hello: true } satisfies Hello);

@@ -3,6 +3,8 @@
 import { deserialize, serialize as serializeValue } from "node:v8";
 import { Buffer } from "node:buffer";
 import type { Descriptor } from "../internal/descriptor.ts";
+import { wrapConn } from "../tcp/tcp_conn.ts";
+import { readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
 import type { Link, Packet, Transport } from "./link.ts";
 import { adopt, descriptorsOf, giveAway, kindOf, MOST_SOCKETS, type MovableSocket, type SocketKind } from "./moving.ts";
 import { LARGEST_PACKET, MOST_DESCRIPTORS } from "./scm.ts";
@@ -19,8 +21,12 @@ const ABANDONED = 2;
 const CONNECTION = 3;
 const CHUNK = LARGEST_PACKET - 1;
 
+/** A packet with a connection, which is sent at once. */
+const connection = new Uint8Array(1 + RECORD_SIZE);
+connection[0] = CONNECTION;
+
 /** The types of packets that a child and its parent send each other. */
-const TYPES: readonly unknown[] = ["message", "credit", "shutdown", "pool"] satisfies Packet["type"][];
+const TYPES: readonly unknown[] = ["message", "credit", "shutdown", "pool", "connection"] satisfies Packet["type"][];
 
 /** Largest message, in bytes; more would have to be held in memory by who receives it. */
 const LARGEST_MESSAGE = 256 * 1024 * 1024;
@@ -100,7 +106,10 @@ export class ProcessTransport implements Transport {
     packet: Packet,
     sockets: readonly MovableSocket[],
   ): { data: Uint8Array<ArrayBuffer>; from: number; to: number }[] {
-    if (packet.type === "connection") return [{ data: new Uint8Array([CONNECTION]), from: 0, to: 1 }];
+    const [first] = sockets;
+    if (packet.type === "connection" && first !== undefined && writeRecord(connection, 1, first) !== undefined) {
+      return [{ data: connection, from: 0, to: 1 }];
+    }
     const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };
     const bytes = serialize(envelope);
     if (bytes.length > LARGEST_MESSAGE) {
@@ -136,8 +145,10 @@ export class ProcessTransport implements Transport {
           forget();
           continue;
         }
-        if (data[0] === CONNECTION && parts.length === 0) {
-          const sockets = cut || descriptors.length === 0 ? [] : unpack({ kinds: ["conn"] }, descriptors);
+        if (data[0] === CONNECTION && data.length === connection.length && parts.length === 0) {
+          // What the parent has accepted needs no check.
+          const conn = cut ? undefined : descriptors[0]?.passTo((fd) => readRecord(data, 1, fd));
+          const sockets = conn === undefined ? [] : [wrapConn(conn)];
           forget();
           this.#link.receive({ type: "connection" }, sockets, 1 - sockets.length);
           continue;

@@ -49,17 +49,36 @@ export interface Received {
 
 const header = new Uint32Array(HEADER_WORDS);
 const headerBytes = new Uint8Array(header.buffer);
-const vector = new Uint32Array(IOVEC_WORDS);
-// 253 numbers do not end on a boundary of 8 bytes.
-const control = new Int32Array(CONTROL_DATA + MOST_DESCRIPTORS + 1);
-let packet: Uint8Array<ArrayBuffer> | undefined;
 
-function prepare(data: Uint8Array<ArrayBuffer>, controlLength: number): void {
-  setPointer(vector, 0, addressOf(data));
-  vector[IOVEC_LENGTH] = data.length;
-  setPointer(header, IOVEC, addressOf(new Uint8Array(vector.buffer)));
+/** Memory for C: on an ArrayBuffer of its own it does not move, so its address is asked for once. */
+class Fixed {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  #address = 0;
+
+  constructor(size: number) {
+    this.bytes = new Uint8Array(new ArrayBuffer(size));
+  }
+
+  get address(): number {
+    return this.#address ||= addressOf(this.bytes);
+  }
+}
+
+const vectorMemory = new Fixed(IOVEC_WORDS * 4);
+const vector = new Uint32Array(vectorMemory.bytes.buffer);
+// 253 numbers do not end on a boundary of 8 bytes.
+const controlMemory = new Fixed((CONTROL_DATA + MOST_DESCRIPTORS + 1) * 4);
+const control = new Int32Array(controlMemory.bytes.buffer);
+/** What is sent, if it fits: an array so small may be where the garbage collector moves it. */
+const small = new Fixed(128);
+let packet: Fixed | undefined;
+
+function prepare(address: number, length: number, controlLength: number): void {
+  setPointer(vector, 0, address);
+  vector[IOVEC_LENGTH] = length;
+  setPointer(header, IOVEC, vectorMemory.address);
   header[IOVEC_COUNT] = 1;
-  setPointer(header, CONTROL, controlLength === 0 ? 0 : addressOf(new Uint8Array(control.buffer)));
+  setPointer(header, CONTROL, controlLength === 0 ? 0 : controlMemory.address);
   header[CONTROL_LENGTH] = controlLength;
   header[FLAGS] = 0;
 }
@@ -70,11 +89,14 @@ function prepare(data: Uint8Array<ArrayBuffer>, controlLength: number): void {
  * @returns The number of bytes, or errno as a negative number.
  */
 export function sendPacket(fd: number, data: Uint8Array<ArrayBuffer>, descriptors: readonly number[]): number {
-  // By way of an ArrayBuffer of its own, which does not move.
-  const bytes = data.length > 64 ? data : copy(data);
+  const isSmall = data.length <= small.bytes.length;
+  if (isSmall) small.bytes.set(data);
   const length = HEADER_BYTES + descriptors.length * 4;
-  prepare(bytes, descriptors.length === 0 ? 0 : length);
-  control.set([length, 0, SOL_SOCKET, SCM_RIGHTS]);
+  prepare(isSmall ? small.address : addressOf(data), data.length, descriptors.length === 0 ? 0 : length);
+  control[0] = length;
+  control[1] = 0;
+  control[2] = SOL_SOCKET;
+  control[3] = SCM_RIGHTS;
   control.set(descriptors, CONTROL_DATA);
   while (true) {
     const n = libc.sendmsg(fd, headerBytes, MSG_NOSIGNAL);
@@ -84,13 +106,6 @@ export function sendPacket(fd: number, data: Uint8Array<ArrayBuffer>, descriptor
   }
 }
 
-const small = new Uint8Array(new ArrayBuffer(64));
-
-function copy(data: Uint8Array): Uint8Array<ArrayBuffer> {
-  small.set(data);
-  return small.subarray(0, data.length);
-}
-
 /**
  * recvmsg(2) of one packet with all descriptors in it, which are
  * close-on-exec from the start.
@@ -98,8 +113,8 @@ function copy(data: Uint8Array): Uint8Array<ArrayBuffer> {
  * @returns The packet, or errno as a negative number.
  */
 export function receivePacket(fd: number): Received | number {
-  packet ??= new Uint8Array(LARGEST_PACKET);
-  prepare(packet, control.byteLength);
+  packet ??= new Fixed(LARGEST_PACKET);
+  prepare(packet.address, LARGEST_PACKET, control.byteLength);
   let n = 0;
   while (true) {
     n = libc.recvmsg(fd, headerBytes, MSG_CMSG_CLOEXEC);
@@ -115,7 +130,7 @@ export function receivePacket(fd: number): Received | number {
   }
   return {
     // The next packet may come, of another connection, before this one is looked at.
-    data: packet.slice(0, n),
+    data: packet.bytes.slice(0, n),
     descriptors,
     cut: ((header[FLAGS] as number) & MSG_CTRUNC) !== 0,
   };

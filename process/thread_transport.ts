@@ -7,6 +7,7 @@
 
 import { Descriptor } from "../internal/descriptor.ts";
 import { entrust } from "../internal/owner.ts";
+import { ConnectionSender } from "./connection_channel.ts";
 import type { Packet, Transport } from "./link.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { type MovedConn, StreamSocket } from "../tcp/stream_socket.ts";
@@ -29,6 +30,8 @@ type Moved = { readonly kind: SocketKind; readonly fd: number } | {
 export interface Envelope {
   readonly packet: Packet;
   readonly sockets: readonly Moved[];
+  /** Where other connections come from, for a {@linkcode ConnectionReceiver}. */
+  readonly channel?: number;
 }
 
 /** {@linkcode Transport} between threads. */
@@ -37,6 +40,9 @@ export class ThreadTransport implements Transport {
   readonly #owner: bigint;
   /** Connections whose bytes go through here to the other thread. */
   readonly #flowing = new Map<RuntimeConn, ConnStreams>();
+  /** For the connections of a pool's child. */
+  #connections: ConnectionSender | undefined;
+  #hasHanded = false;
 
   /** `owner` is the number of the thread among the two that may end first. */
   constructor(port: Port, owner: bigint) {
@@ -64,6 +70,10 @@ export class ThreadTransport implements Transport {
   }
 
   trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean {
+    const [first] = sockets;
+    if (packet.type === "connection" && first !== undefined && this.#connections !== undefined) {
+      if (this.#tryHand(first, this.#connections)) return true;
+    }
     this.check({ ...packet, body: undefined }, sockets);
     // What cannot be cloned must be known before a socket is detached, and a getter may answer once only.
     const body = sockets.length > 0 && packet.body !== undefined ? structuredClone(packet.body) : packet.body;
@@ -80,7 +90,9 @@ export class ThreadTransport implements Transport {
       entrust(fd, this.#owner);
       return { kind, fd };
     });
-    this.#port.postMessage({ packet: { type: packet.type, body }, sockets: moved } satisfies Envelope, streams);
+    const channel = packet.type === "connection" ? this.#openChannel() : undefined;
+    const envelope: Envelope = { packet: { type: packet.type, body }, sockets: moved };
+    this.#port.postMessage(channel === undefined ? envelope : { ...envelope, channel }, streams);
     return true;
   }
 
@@ -92,6 +104,33 @@ export class ThreadTransport implements Transport {
       streams.fail(new Deno.errors.Interrupted("The thread has ended"));
     }
     this.#flowing.clear();
+    this.#connections?.close();
+    this.#connections = undefined;
+  }
+
+  /** From the second connection on there is a channel for those that follow: a child for one connection needs none. */
+  #openChannel(): number | undefined {
+    if (this.#hasHanded && this.#owner !== 0n) {
+      try {
+        const [sender, there] = ConnectionSender.open();
+        this.#connections = sender;
+        entrust(there, this.#owner);
+        return there;
+      } catch { /* no descriptors are left; the next connection tries again */ }
+    }
+    this.#hasHanded = true;
+    return undefined;
+  }
+
+  /** Hands a native connection over by the channel; false, and it is still whole here, if it cannot go there. */
+  #tryHand(socket: MovableSocket, channel: ConnectionSender): boolean {
+    let fd = -1;
+    const hasGone = channel.trySend(socket, () => entrust(fd = socket.detach(), this.#owner));
+    if (hasGone === false) {
+      const envelope: Envelope = { packet: { type: "connection" }, sockets: [{ kind: "conn", fd }] };
+      this.#port.postMessage(envelope, []);
+    }
+    return hasGone !== undefined;
   }
 
   #asStreams(conn: RuntimeConn): MovedConn {

@@ -12,7 +12,7 @@ import {
   setCongestion,
   setSocketOption,
 } from "../internal/socket.ts";
-import { decodeSockaddr } from "../internal/sockaddr.ts";
+import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import type { Pollable } from "../mux/pollable.ts";
 import type { Source } from "../mux/reactor.ts";
@@ -89,6 +89,12 @@ export class NativeConn implements ConnDriver, Source {
 
   get remoteAddr(): Deno.NetAddr {
     return this.#remote instanceof Uint8Array ? this.#remote = netAddr(this.#remote) : this.#remote;
+  }
+
+  /** Both addresses as the kernel writes them; `undefined` if they cannot be told any more: a zone's interface is gone. */
+  get sockaddrs(): [local: Uint8Array<ArrayBuffer>, remote: Uint8Array<ArrayBuffer>] | undefined {
+    const [local, remote] = [sockaddr(this.#local), sockaddr(this.#remote)];
+    return local === undefined || remote === undefined ? undefined : [local, remote];
   }
 
   get fd(): number | undefined {
@@ -233,4 +239,13 @@ export class NativeConn implements ConnDriver, Source {
 
 function netAddr(sockaddr: Uint8Array<ArrayBuffer>): Deno.NetAddr {
   return { transport: "tcp", ...decodeSockaddr(sockaddr) };
+}
+
+/** All connections of a listener have its address in common. */
+const encoded = new WeakMap<Deno.NetAddr, Uint8Array<ArrayBuffer> | undefined>();
+
+function sockaddr(address: Deno.NetAddr | Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> | undefined {
+  if (address instanceof Uint8Array) return address;
+  if (!encoded.has(address)) encoded.set(address, encodeSockaddr(address));
+  return encoded.get(address);
 }

@@ -1,0 +1,88 @@
+/**
+ * Connections on their way to another thread of this process, as records on a
+ * Unix socket: the thread is woken as it is for its own sockets, which takes a
+ * fraction of what a posted message does.
+ */
+
+import { Descriptor } from "../internal/descriptor.ts";
+import { MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM } from "../internal/socket.ts";
+import { receive, syscall, transmit } from "../internal/syscall.ts";
+import { NativeSocket } from "../mux/native_socket.ts";
+import type { Source } from "../mux/reactor.ts";
+import type { NativeConn } from "../tcp/native_conn.ts";
+import { descriptorIn, readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
+import type { MovableSocket } from "./moving.ts";
+
+// sys/socket.h
+const AF_UNIX = 1;
+
+/** Records that are received at once. */
+const MOST_RECORDS = 64;
+
+const record = new Uint8Array(RECORD_SIZE);
+
+/** The side of the thread that gives connections away. */
+export class ConnectionSender {
+  readonly #socket: Descriptor;
+
+  private constructor(fd: number) {
+    this.#socket = new Descriptor(fd);
+  }
+
+  /** socketpair(2): this side, and the descriptor of the other one, which has no owner yet. */
+  static open(): [sender: ConnectionSender, there: number] {
+    const ends = new Int32Array(2);
+    syscall("socketpair", AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, new Uint8Array(ends.buffer));
+    return [new ConnectionSender(ends[0] as number), ends[1] as number];
+  }
+
+  /**
+   * Sends a connection, whose descriptor is given up here by `give` just before, and belongs to the other thread.
+   *
+   * @returns Whether it went: `undefined` if it is not one that can go, and `give` was not called.
+   */
+  trySend(socket: MovableSocket, give: () => void): boolean | undefined {
+    if (writeRecord(record, 0, socket) === undefined) return undefined;
+    give();
+    // The kernel takes so little whole, or not at all.
+    return transmit(this.#socket.fd, record, MSG_NOSIGNAL) === RECORD_SIZE;
+  }
+
+  close(): void {
+    this.#socket.close();
+  }
+}
+
+/** The side of the thread that gets them. */
+export class ConnectionReceiver implements Source {
+  readonly #socket: NativeSocket;
+  readonly #take: (conn: NativeConn) => void;
+  readonly #records = new Uint8Array(MOST_RECORDS * RECORD_SIZE);
+
+  /** Takes over a socket; `take` gets each connection, from now until the other side is closed. */
+  constructor(fd: number, take: (conn: NativeConn) => void) {
+    this.#take = take;
+    this.#socket = new NativeSocket(fd, this, () => "the channel of connections");
+    const refusal = this.#socket.register();
+    if (refusal !== undefined) throw refusal;
+    this.#socket.reactor.hold(true);
+  }
+
+  /** Takes all that have been sent by now. */
+  onReady(): void {
+    while (this.#socket.isOpen) {
+      const n = receive(this.#socket.fd, this.#records, 0);
+      for (let at = 0; at < n; at += RECORD_SIZE) {
+        this.#take(readRecord(this.#records, at, descriptorIn(this.#records, at)));
+      }
+      if (n === 0) return this.#close();
+      // Less than there is room for was all; the kernel tells of what comes later.
+      if (n < this.#records.length) return;
+    }
+  }
+
+  #close(): void {
+    this.#socket.close();
+    this.#socket.reactor.release(true);
+  }
+}
