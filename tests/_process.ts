@@ -12,7 +12,7 @@ import { engineSupport, type TcpConn } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { decode, encode, eventually, Pair, readExactly, withoutLeaks } from "./_util.ts";
+import { decode, encode, eventually, type Finished, Pair, readExactly, ROOT, withoutLeaks } from "./_util.ts";
 
 export type Kind = "worker" | "process";
 
@@ -56,6 +56,45 @@ const IMPORTS = [
 /** A module of this JavaScript, in which the library's names are known. */
 export function moduleOf(text: string): string {
   return `data:text/javascript,${encodeURIComponent(`${IMPORTS}\n${text}`)}`;
+}
+
+/**
+ * Runs a Deno program that may have few descriptors: `fill()` takes all that are left, `free()` gives them back. It
+ * ends at its end, whatever it has open.
+ */
+export async function runStarved(source: string): Promise<Finished> {
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  const prelude = `
+    import { UdpEndpoint } from "@c10k/sockets/udp";
+    const held = [];
+    function fill() {
+      try {
+        while (true) held.push(UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "native" }));
+      } catch (error) {
+        if (error.code !== "EMFILE") throw error;
+      }
+    }
+    function free() { for (const endpoint of held.splice(0)) endpoint.close(); }
+    const named = (error) => [error.name, error.code ?? error.cause?.code];
+  `;
+  try {
+    await Deno.writeTextFile(file, `${prelude}\n${source}\nfree();\nDeno.exit(0);`);
+    const config = new URL("deno.json", ROOT).pathname;
+    const { code, stdout, stderr } = await new Deno.Command("sh", {
+      args: [
+        "-c",
+        'ulimit -n 120; exec "$0" run -q --no-check --no-lock --config "$1" -A "$2"',
+        Deno.execPath(),
+        config,
+        file,
+      ],
+      env: { NO_COLOR: "1" },
+      stdin: "null",
+    }).output();
+    return { code, stdout: decode(stdout), stderr: decode(stderr) };
+  } finally {
+    await Deno.remove(file);
+  }
 }
 
 /** The next message of a child; fails if there is none, or none comes in 20 s. */

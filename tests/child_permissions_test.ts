@@ -152,6 +152,10 @@ for (
       partial: [],
       hosts: ["prompt", "prompt"],
     }],
+    [["--allow-ffi", "--unstable-worker-options"], "spawnWorker", `{ net: true }`, [
+      "NotCapable",
+      /escalate|--allow-net/,
+    ]],
     [["--allow-net=127.0.0.1:9", "--unstable-worker-options"], "spawnWorker", `{ net: ["127.0.0.1:8"] }`, [
       "NotCapable",
       /escalate|--allow-net/,

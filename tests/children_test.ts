@@ -6,6 +6,9 @@ import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects, assertStrictEquals } from "@std/assert";
 import { deadline, delay } from "@std/async";
+import { newOwner, WORKER_MARK } from "../internal/owner.ts";
+import { closeLeftOpenLater, whenThreadEnds } from "../process/threads.ts";
+import { untilRefused } from "./_pool.ts";
 import {
   ask,
   assertDescriptors,
@@ -20,6 +23,7 @@ import {
   next,
   oneKindTest,
   outcome,
+  runStarved,
   spawn,
   type TestChild,
   warmUp,
@@ -471,4 +475,83 @@ Deno.test({
         await reader.cancel();
       }
     }),
+});
+
+oneKindTest("worker", "a thread that sends what Deno cannot receive is ended, and its parent goes on", async (kind) => {
+  await using good = spawn(kind, ECHO);
+  await using bad = spawn(
+    kind,
+    moduleOf(`
+      import { createHistogram } from "node:perf_hooks";
+      // Of its classes Deno clones this one, and knows it nowhere but where it has been made.
+      await parent().send(createHistogram());
+      for await (const _ of parent().messages());
+    `),
+  );
+  const { success, code, signal, error } = await deadline(bad.closed, 10_000);
+  assertEquals([success, code, signal], [false, 1, undefined]);
+  assertInstanceOf(error, TypeError);
+  assertMatch(error.message, /^worker \d+ .* has sent what cannot be cloned$/);
+  assertEquals((await ask(good, "hello")).message.message, "hello");
+});
+
+Deno.test({
+  name: "spawnProcess() says that descriptors have run out, and leaves no process and no folder",
+  ignore: !NATIVE,
+  async fn() {
+    const { stdout, stderr } = await runStarved(`
+      import { spawnProcess } from "@c10k/sockets/process";
+      const folders = () => [...Deno.readDirSync("/tmp")].filter(({ name }) => name.startsWith("c10k-sockets-" + Deno.pid + "-"));
+      // What Deno opens for the first signal that it waits for: without, it panics.
+      Deno.addSignalListener("SIGUSR1", () => {});
+      const early = spawnProcess(${JSON.stringify(ECHO)});
+      // It cannot be accepted.
+      fill();
+      const { success, signal, error } = await early.closed;
+      console.log(success, signal, ...named(error));
+      // What that one had is free again.
+      fill();
+      try { spawnProcess(${JSON.stringify(ECHO)}); } catch (error) { console.log(error.code); }
+      free();
+      console.log(folders().length);`);
+    assertEquals([stdout, stderr], ["false SIGKILL Error EMFILE\nEMFILE\n0\n", ""]);
+  },
+});
+
+Deno.test({
+  name: "[worker] Child.kill() ends a thread also when descriptors have run out",
+  ignore: !NATIVE,
+  async fn() {
+    const waiting = moduleOf(`
+      TcpListener.bind({ hostname: "127.0.0.1", port: 0 }).accept();
+      await parent().send("here");
+    `);
+    const { code, stdout } = await runStarved(`
+      import { spawnWorker } from "@c10k/sockets/process";
+      const child = spawnWorker(${JSON.stringify(waiting)});
+      await child.messages().next();
+      fill();
+      child.kill();
+      console.log((await child.closed).signal);`);
+    assertEquals([code, stdout], [0, "SIGKILL\n"]);
+  },
+});
+
+oneKindTest("worker", "what a thread leaves open is closed later if nobody waits for its end", async () => {
+  const owner = newOwner();
+  const module = moduleOf(`
+    const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+    postMessage(listener.addr.port);
+    listener.accept();
+  `);
+  // As spawnWorker() does it.
+  const worker = new Worker(module, { type: "module", name: `${WORKER_MARK}late @${owner.toString(16)}` });
+  const port = await new Promise<number>((resolve) => worker.onmessage = ({ data }) => resolve(data));
+  closeLeftOpenLater(owner);
+  await delay(150);
+  // It runs, and has what it has.
+  (await TcpConn.connect({ port })).close();
+  worker.terminate();
+  await whenThreadEnds(owner);
+  await untilRefused(port);
 });

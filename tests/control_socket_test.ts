@@ -1,15 +1,17 @@
 /** Who may talk: a child and its parent, and nobody in the place of either. */
 
 import { TcpListener } from "@c10k/sockets/tcp";
+import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { deadline } from "@std/async";
+import { SyscallError } from "../internal/errors.ts";
 import { Link } from "../process/link.ts";
 import { PARENT_VARIABLE } from "../process/names.ts";
 import { ProcessTransport } from "../process/process_transport.ts";
 import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
 import { ControlServer } from "../process/upgrade.ts";
-import { ask, ECHO, moduleOf, oneKindTest, spawn } from "./_process.ts";
-import { decode, ROOT, runDeno } from "./_util.ts";
+import { ask, ECHO, moduleOf, NATIVE, oneKindTest, spawn } from "./_process.ts";
+import { decode, ROOT, runDeno, socketTest } from "./_util.ts";
 
 /** Where a child finds its parent. */
 function controlPath(pid: number | undefined): string {
@@ -144,3 +146,136 @@ oneKindTest("process", "Pool takes no messages at its control socket, and closes
     await Deno.remove(folder, { recursive: true });
   }
 });
+
+oneKindTest("process", "parent() says why nobody is where the parent should be", async () => {
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--quiet",
+      "-A",
+      moduleOf(`try { parent(); } catch (error) { console.log(error.message, error.cause.code); }`),
+    ],
+    env: { [PARENT_VARIABLE]: "/nowhere/control", NO_COLOR: "1" },
+  }).output();
+  assertEquals(
+    decode(stdout).trim(),
+    "Cannot reach the parent: this program was not started by spawnWorker or spawnProcess ENOENT",
+  );
+});
+
+oneKindTest("process", "a child whose line to its parent is cut ends", async () => {
+  const folder = await Deno.makeTempDir();
+  const listener = new UnixListener(`${folder}/control`).publish();
+  try {
+    // This process is its parent, and talks itself.
+    const child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--quiet", "-A", moduleOf(`parent(); setInterval(() => {}, 1000);`)],
+      env: { [PARENT_VARIABLE]: listener.path },
+    }).spawn();
+    (await deadline(listener.accept(), 10_000)).close();
+    assertEquals(await deadline(child.status, 10_000), { success: false, code: 1, signal: null });
+  } finally {
+    listener.close();
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+oneKindTest("process", "Child.shutdown() is not undone by a child that connects when it gets SIGTERM", async (kind) => {
+  using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 });
+  await using child = spawn(
+    kind,
+    moduleOf(`
+      Deno.addSignalListener("SIGTERM", () => void parent());
+      using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 });
+      await endpoint.sendTo(new Uint8Array(1), { hostname: "127.0.0.1", port: ${endpoint.addr.port} });
+      setInterval(() => {}, 1000);
+    `),
+  );
+  await deadline(endpoint.recvFrom(new Uint8Array(1)), 20_000);
+  // Its line is cut at once, which ends it long before the grace is over.
+  const status = await deadline(child.shutdown({ grace: 60_000 }), 20_000);
+  assertEquals(status, { success: false, code: 1, signal: undefined, error: undefined });
+});
+
+socketTest("Link.post() carries what does not fit in one packet, and its sockets", async () => {
+  const [a, b] = UnixSocket.pair();
+  const [near, far] = [new Link("the far end"), new Link("the near end")];
+  near.attach(new ProcessTransport(new UnixSocket(a, "near"), near, () => {}));
+  far.attach(new ProcessTransport(new UnixSocket(b, "far"), far, () => {}));
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  const { addr } = listener;
+  const { promise, resolve } = Promise.withResolvers<[unknown, unknown[]]>();
+  far.onPacket = ({ body }, sockets) => {
+    resolve([body, sockets.map((socket) => socket instanceof TcpListener && socket.addr)]);
+    for (const socket of sockets) socket.close();
+  };
+  const body = "x".repeat(200_000);
+  assertEquals(near.tryPost({ type: "pool", body }, [listener]), false);
+  await near.post({ type: "pool", body }, [listener]);
+  assertEquals(await promise, [body, [addr]]);
+  assertEquals(listener.fd, undefined);
+  for (const link of [near, far]) link.close(new Error("The test is over"));
+}, !NATIVE);
+
+Deno.test("Link tells who waits that it has ended, and closes a transport that comes later", async () => {
+  const link = new Link("nobody");
+  const posted = link.post({ type: "pool" });
+  const sent = link.send("hello");
+  link.close(new Deno.errors.BrokenPipe("it has ended"));
+  await assertRejects(() => posted, Deno.errors.BrokenPipe, "it has ended");
+  await assertRejects(() => sent, Deno.errors.BrokenPipe, "it has ended");
+  let isClosed = false;
+  link.attach({
+    ...{ send: () => Promise.reject(), trySend: () => true, check: () => {}, ref: () => {} },
+    close: () => isClosed = true,
+  });
+  assert(isClosed);
+});
+
+socketTest("a message that never ends is refused", async () => {
+  const [a, b] = UnixSocket.pair();
+  const link = new Link("the forger");
+  const { promise, resolve } = Promise.withResolvers<Error | undefined>();
+  link.attach(new ProcessTransport(new UnixSocket(a, "victim"), link, resolve));
+  const forger = new UnixSocket(b, "forger");
+  // More follows, more follows: parts of nothing, which are held all the same.
+  const more = new Uint8Array([0]);
+  const sending = (async () => {
+    while (true) await forger.send(more, () => [], () => {});
+  })().catch((error) => error);
+  const error = await deadline(promise, 10_000);
+  assertEquals(error?.message, "Cannot receive: the message is too large");
+  link.close(new Error("The test is over"));
+  assertInstanceOf(await deadline(sending, 10_000), Error);
+  forger.close();
+}, !NATIVE);
+
+socketTest("UnixListener removes its path if it cannot be put in its place, and is closed once", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const names = () => [...Deno.readDirSync(folder)].map(({ name }) => name);
+    await Deno.mkdir(`${folder}/taken`);
+    const listener = new UnixListener(`${folder}/taken`);
+    assertEquals(names().length, 2);
+    assertThrows(() => listener.publish(), SyscallError, "EISDIR");
+    assertEquals(names(), ["taken"]);
+    listener.close();
+    // One that nobody was told of, and one that was.
+    new UnixListener(`${folder}/control`).close();
+    assertEquals(names(), ["taken"]);
+    const published = new UnixListener(`${folder}/control`).publish();
+    assertEquals(names().sort(), ["control", "taken"]);
+    published.close();
+    await Deno.writeTextFile(`${folder}/control`, "another's");
+    published.close();
+    assertEquals(names().sort(), ["control", "taken"]);
+    assertThrows(
+      () => new UnixListener(`${folder}/${"x".repeat(108)}`),
+      RangeError,
+      "path must have less than 108 bytes",
+    );
+    assertThrows(() => UnixSocket.connect("x".repeat(108), "nobody"), RangeError, "path must have less than 108 bytes");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}, !NATIVE);

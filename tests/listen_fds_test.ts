@@ -3,10 +3,10 @@
  * sets the variables as sd_listen_fds(3) says, which can also set them wrong.
  */
 
-import { openSockets } from "@c10k/sockets/process";
+import { listenFds, openSockets } from "@c10k/sockets/process";
 import { engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
 import { getAvailablePort } from "@std/net";
 import { reap, spawn } from "../process/posix_spawn.ts";
@@ -55,9 +55,12 @@ async function launch(
         Deno.execPath(),
         ...["run", "--quiet", "--no-prompt", "--allow-ffi", ...more, moduleOf(text)],
       ],
-      environment: [`PATH=${Deno.env.get("PATH")}`, `HOME=${Deno.env.get("HOME") ?? "/"}`, "NO_COLOR=1"].concat(
-        Object.entries(variables).map(([name, value]) => `${name}=${value}`),
-      ),
+      environment: Object.entries({
+        ...{ PATH: Deno.env.get("PATH"), HOME: Deno.env.get("HOME") ?? "/", NO_COLOR: "1" },
+        // What it reaches is part of the coverage.
+        ...(Deno.env.has("DENO_COVERAGE_DIR") ? { DENO_COVERAGE_DIR: Deno.env.get("DENO_COVERAGE_DIR") } : {}),
+        ...variables,
+      }).map(([name, value]) => `${name}=${value}`),
       cwd: ROOT.pathname,
     }, [stdin, stdout, stdout, ...fds]);
     const pidfd = descriptors.pidfd(pid);
@@ -158,6 +161,13 @@ nativeTest("listenFds() gives a socket to one thread only, and to no program tha
   using first = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
   using second = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
   const worker = moduleOf(`postMessage(shown(listenFds()));`);
+  const asked = moduleOf(`
+    onmessage = () => {
+      postMessage(shown(listenFds()));
+      self.close();
+    };
+    postMessage("here");
+  `);
   const lines = await launch(
     [first.fd as number, second.fd as number],
     { LISTEN_FDS: "2" },
@@ -169,10 +179,17 @@ nativeTest("listenFds() gives a socket to one thread only, and to no program tha
      const { data } = await new Promise((resolve) => worker.onmessage = resolve);
      worker.terminate();
      say(data);
-     say([other.fd, second.addr.port]);`,
+     say([other.fd, second.addr.port]);
+     // And where the number is nobody's now.
+     const later = new Worker(${JSON.stringify(asked)}, { type: "module" });
+     await new Promise((resolve) => later.onmessage = resolve);
+     second.close();
+     later.postMessage("go on");
+     say((await new Promise((resolve) => later.onmessage = resolve)).data);
+     await new Promise((resolve) => setTimeout(resolve, 50)); // it ends by itself`,
     ["--allow-net", "--allow-read"],
   );
-  assertEquals(lines, [[], [3, second.addr.port]]);
+  assertEquals(lines, [[], [3, second.addr.port], []]);
 });
 
 /** Waits until `systemd-socket-activate` listens, which takes no port 0. */
@@ -235,6 +252,11 @@ clientTest(
       assertEquals((await launcher.status).code, 0);
     }),
 );
+
+Deno.test("listenFds() checks its options first", () => {
+  assertThrows(() => listenFds("web" as never), TypeError, "options");
+  assertThrows(() => listenFds({ name: 5 as never }), TypeError, "name must be a string, received 5");
+});
 
 Deno.test("listenFds() needs the native engine", { ignore: !native }, async () => {
   const { stdout } = await new Deno.Command(Deno.execPath(), {

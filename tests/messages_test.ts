@@ -234,6 +234,11 @@ childTest("Child.send() refuses what cannot be sent, and leaves the sockets whol
   const { server, client } = pair;
   await using child = spawn(kind, ECHO);
   const inbox = child.messages();
+  const failing = {
+    get value() {
+      throw new URIError("mine");
+    },
+  };
   const refusals: [unknown, unknown, new (...args: never[]) => Error, string][] = [
     ["x", { sockets: "sockets" }, TypeError, "sockets must be an array"],
     ["x", { sockets: server }, TypeError, "sockets must be an array"],
@@ -247,6 +252,10 @@ childTest("Child.send() refuses what cannot be sent, and leaves the sockets whol
     [() => {}, { sockets: [server] }, DOMException, "could not be cloned"],
     [{ a: [Symbol("s")] }, { sockets: [server] }, DOMException, "could not be cloned"],
     [() => {}, {}, DOMException, "could not be cloned"],
+    ["x", { sockets: new Array(16_385) }, RangeError, "at most 16384 sockets, has 16385"],
+    // What a getter throws stays as it is.
+    [failing, { sockets: [server] }, URIError, "mine"],
+    [failing, {}, URIError, "mine"],
   ];
   // Before the child is there, and after.
   for (const when of ["early", "later"]) {
@@ -268,6 +277,16 @@ childTest("Child.send() refuses what cannot be sent, and leaves the sockets whol
   const { message, sockets } = await next(inbox);
   assertEquals([message.message, sockets.length], ["first", 1]);
   for (const socket of sockets) socket.close();
+});
+
+childTest("Child.send() of a socket that is closed while the message waits is refused", async (kind) => {
+  using pair = await Pair.open("native");
+  await using child = spawn(kind, ECHO);
+  // The child is not there yet.
+  const sending = child.send("x", { sockets: [pair.server] });
+  pair.server.close();
+  await assertRejects(() => sending, Deno.errors.BadResource, "a socket is closed");
+  assertEquals((await ask(child, "next")).message.message, "next");
 });
 
 childTest("Child.send() of a socket wakes the calls that wait on it, as close() does", async (kind) => {

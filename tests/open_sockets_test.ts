@@ -8,6 +8,7 @@ import { formatAddress } from "../internal/address.ts";
 import { readTables } from "../process/proc_net.ts";
 import { Descriptors, kernel } from "./_kernel.ts";
 import { namespaceTest } from "./_namespace.ts";
+import { runStarved } from "./_process.ts";
 import {
   decode,
   encode,
@@ -628,6 +629,19 @@ Deno.test("openSockets() without the native engine throws NotSupported", async (
     stdout,
     /^NotSupported: Cannot list open sockets on the native engine: (run with --allow-ffi|the native)/,
   );
+});
+
+nativeTest("openSockets() says that descriptors have run out", async () => {
+  const { stdout, stderr } = await runStarved(`
+    import { openSockets } from "@c10k/sockets/process";
+    fill();
+    try { openSockets(); } catch (error) { console.log(error.message); }
+    free();
+    console.log(openSockets().length > 0);`);
+  assertEquals([stdout, stderr], [
+    "Cannot list open sockets: too many open files in this process (EMFILE)\ntrue\n",
+    "",
+  ]);
 });
 
 const canDrop = UID === 0 && hasCommand("setpriv");

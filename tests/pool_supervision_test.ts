@@ -2,12 +2,15 @@
 
 import { Pool, type PoolOptions } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import { Restarts } from "../process/restarts.ts";
-import { assertGone, byChild, Client, startPool, visit, visits } from "./_pool.ts";
-import { childTest, isAlive, moduleOf, oneKindTest } from "./_process.ts";
-import { encode, eventually, runDeno } from "./_util.ts";
+import { kernel } from "./_kernel.ts";
+import { assertGone, byChild, Client, ECHO, startPool, visit, visits } from "./_pool.ts";
+import { childTest, isAlive, type Kind, moduleOf, oneKindTest } from "./_process.ts";
+import { encode, eventually, readText, ROOT, runDeno } from "./_util.ts";
+
+const SHUT_RDWR = 2;
 
 const YOUNG = { hasServed: false, since: new Date(Date.now() + 3_600_000) };
 const WORKING = { hasServed: true, since: new Date() };
@@ -187,4 +190,218 @@ Deno.test("Pool.start() closes the listener that it was given, also if it fails"
   await assertRejects(() => Pool.start({ ...options, signals: false }), Error, "before it called serve()");
   assertEquals(listener.fd, undefined);
   await assertRejects(() => Pool.start(options), Deno.errors.BadResource, "the listener is closed");
+});
+
+oneKindTest("worker", "Pool [per connection] gives up when its listener is closed by somebody else", async (kind) => {
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  const pool = await startPool({ kind, per: "connection", listener });
+  listener.close();
+  await assertRejects(() => deadline(pool.closed, 10_000), Deno.errors.BadResource);
+  await pool.close();
+  assertEquals(pool.stats(), []);
+});
+
+childTest("Pool [shared] gives up when its listening socket is shut down behind its back", async (kind) => {
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  const restart = { limit: 1 };
+  const pool = await startPool({ kind, size: 1, balance: "shared", listener, restart });
+  // Its child has it, once it has served.
+  await visit(pool.addr.port);
+  kernel.shutdown(listener.fd as number, SHUT_RDWR);
+  await assertRejects(() => deadline(pool.closed, 20_000), Error, "1 children in a row have failed");
+  await pool.close();
+});
+
+/** A process that does not start with a file of this repository needs its import map. */
+function configOf(kind: Kind): { flags?: string[] } {
+  return kind === "process" ? { flags: [`--config=${new URL("deno.json", ROOT).pathname}`] } : {};
+}
+
+/** Fails one child, and leaves a connection behind that nobody can take yet. */
+async function failOne(pool: Pool): Promise<TcpConn> {
+  using client = await Client.open(pool.addr.port);
+  await client.conn.writeAll(encode("!"));
+  await eventually(() => pool.stats().length === 0 ? true : undefined);
+  return await TcpConn.connect({ port: pool.addr.port });
+}
+
+childTest("Pool [round-robin] keeps a connection for the child that replaces one which has failed", async (kind) => {
+  await using pool = await startPool({ kind, size: 1, balance: "round-robin", restart: { delay: 20 } });
+  using conn = await failOne(pool);
+  assertMatch(await deadline(readText(conn), 20_000) ?? "", /^\d+ \d+ [0-9a-f]+\n$/);
+  assertEquals(pool.stats().map(({ restarts }) => restarts), [1]);
+});
+
+childTest("Pool [round-robin] closes a connection that waits for a child when it gives up", async (kind) => {
+  const file = await Deno.makeTempFile({ suffix: ".js" });
+  try {
+    await Deno.writeTextFile(file, `import "${ECHO}";`);
+    // The second failure is that of the child that comes after a while.
+    const pool = await startPool({
+      kind,
+      size: 1,
+      balance: "round-robin",
+      module: file,
+      restart: { delay: 300, limit: 2 },
+      ...configOf(kind),
+    });
+    await Deno.writeTextFile(file, `throw new Error("a bad release");`);
+    const closed = assertRejects(() => pool.closed, Error, "2 children in a row have failed");
+    using conn = await failOne(pool);
+    assertEquals(await deadline(readText(conn), 20_000), null);
+    await closed;
+    await pool.close();
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
+childTest("Pool.close() does not wait for a child that was to come later", async (kind) => {
+  const pool = await startPool({ kind, size: 1, restart: { delay: 600_000, maxDelay: 600_000 } });
+  (await failOne(pool)).close();
+  await deadline(pool.close({ grace: 0 }), 5_000);
+  assertEquals(pool.stats(), []);
+});
+
+childTest("Pool.reload() is faster than a child that was to come later, which is not needed then", async (kind) => {
+  await using pool = await startPool({ kind, size: 1, restart: { delay: 400 } });
+  (await failOne(pool)).close();
+  await pool.reload();
+  await visit(pool.addr.port);
+  // The delay is moved by a quarter at most.
+  await delay(550);
+  assertEquals(pool.stats().filter(({ state }) => state === "serving").length, 1);
+  await visit(pool.addr.port);
+});
+
+childTest("Pool.reload() that waits for another one is refused when the pool closes", async (kind) => {
+  const pool = await startPool({ kind, size: 1 });
+  const [first, second] = [pool.reload(), pool.reload()].map((reloading) => reloading.catch((error) => error));
+  await pool.close();
+  await first;
+  const error = await second;
+  assert(error instanceof Deno.errors.BadResource, String(error));
+  assertEquals(error.message, "Cannot reload: the pool is closed");
+});
+
+/** Says to children what they do, one after the other as they ask. */
+class Director implements AsyncDisposable {
+  readonly #server: Deno.HttpServer<Deno.NetAddr>;
+  readonly #asking: { path: string; resolve(answer: Response): void }[] = [];
+
+  constructor() {
+    this.#server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, (request) => {
+      const { pathname: path } = new URL(request.url);
+      return new Promise((resolve) => this.#asking.push({ path, resolve }));
+    });
+  }
+
+  /** Waits until somebody asks, and answers who was first. */
+  async tell(answer: string, path = "/part"): Promise<void> {
+    const [found] = await eventually(() => {
+      const at = this.#asking.findIndex((asking) => asking.path === path);
+      return at < 0 ? undefined : this.#asking.splice(at, 1);
+    });
+    found?.resolve(new Response(answer));
+  }
+
+  /** A module that asks for its part: "echo", "fail", "fail later" and "stay", which ends no sooner than that is said. */
+  get module(): string {
+    const ask = (path: string) => `fetch("http://127.0.0.1:${this.#server.addr.port}${path}").then((it) => it.text())`;
+    return moduleOf(`
+      const part = await ${ask("/part")};
+      if (part === "fail") throw new Error("failed as told");
+      if (part === "fail later") ${ask("/later")}.then(() => reportError(new Error("failed later as told")));
+      if (part === "stay") parent().waitUntil(${ask("/end")});
+      await import("${ECHO}");
+    `);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { resolve } of this.#asking.splice(0)) resolve(new Response());
+    await this.#server.shutdown();
+  }
+}
+
+/** Starts a pool of two and reloads it; one new child serves, and the other one still waits for what it is told. */
+async function halfReloaded(kind: Kind, director: Director, part: string) {
+  const { module } = director;
+  const starting = startPool({
+    kind,
+    size: 2,
+    balance: "round-robin",
+    module,
+    restart: { delay: 1 },
+    ...configOf(kind),
+  });
+  for (let i = 0; i < 2; i++) await director.tell("echo");
+  const pool = await starting;
+  const old = pool.stats().map(({ id }) => id);
+  const reloading = pool.reload();
+  await director.tell(part);
+  const first = await eventually(() => pool.stats().find(({ id, state }) => !old.includes(id) && state === "serving"));
+  return { pool, old, reloading, first };
+}
+
+childTest("Pool.reload() replaces a new child that has failed before the others serve", async (kind) => {
+  await using director = new Director();
+  const { pool, old, reloading, first } = await halfReloaded(kind, director, "fail later");
+  await using _ = pool;
+  await director.tell("", "/later");
+  await eventually(() => pool.stats().every(({ id }) => id !== first.id) ? true : undefined);
+  await director.tell("echo");
+  await deadline(reloading, 20_000);
+  await director.tell("echo");
+  const fresh = await whole(pool, 2);
+  assert(fresh.every(({ id }) => id !== first.id && !old.includes(id)));
+  assertEquals(fresh.map(({ restarts }) => restarts).sort(), [0, 1]);
+});
+
+childTest(
+  "Pool.reload() of which all new children fail, one after it has served, leaves the old ones",
+  async (kind) => {
+    await using director = new Director();
+    const { pool, old, reloading, first } = await halfReloaded(kind, director, "fail later");
+    await using _ = pool;
+    await director.tell("", "/later");
+    await eventually(() => pool.stats().every(({ id }) => id !== first.id) ? true : undefined);
+    await director.tell("fail");
+    await assertRejects(() => deadline(reloading, 20_000), Error, "before it called serve()");
+    assertEquals((await whole(pool, 2)).map(({ id }) => id), old);
+  },
+);
+
+oneKindTest("process", "Pool.reload() replaces a new child that gets SIGTERM before the others serve", async (kind) => {
+  await using director = new Director();
+  const { pool, old, reloading, first } = await halfReloaded(kind, director, "stay");
+  await using _ = pool;
+  Deno.kill(first.pid as number, "SIGTERM");
+  await eventually(() => pool.stats().find(({ id, state }) => id === first.id && state === "draining"));
+  await director.tell("echo");
+  await deadline(reloading, 20_000);
+  await director.tell("echo");
+  await director.tell("", "/end");
+  const fresh = await whole(pool, 2);
+  assert(fresh.every(({ id }) => id !== first.id && !old.includes(id)));
+});
+
+childTest("Pool.close() replaces no child that asks to be drained at that very moment", async (kind) => {
+  // A child says so when it gets SIGTERM; this one says it late.
+  const module = moduleOf(`
+    import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+    import { thePort } from "${new URL("process/parent.ts", ROOT)}";
+    serve((_, { signal }) =>
+      new Promise((resolve) =>
+        signal.addEventListener("abort", () => {
+          thePort().link.post({ type: "pool", body: { is: "leaving" } });
+          resolve();
+        })
+      )
+    );
+  `);
+  const pool = await startPool({ kind, size: 1, module });
+  using _ = await TcpConn.connect({ port: pool.addr.port });
+  await eventually(() => pool.stats()[0]?.active === 1 ? true : undefined);
+  await deadline(pool.close(), 10_000);
+  assertEquals(pool.stats(), []);
 });

@@ -1,10 +1,13 @@
-import type { Pool, PoolOptions } from "@c10k/sockets/process";
+import { type MovableSocket, Pool, type PoolOptions, serve } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { BALANCES, byChild, Client, startPool, untilRefused, visit, visits } from "./_pool.ts";
-import { childTest } from "./_process.ts";
-import { encode, eventually, readText } from "./_util.ts";
+import type { FromChild, ToChild } from "../process/pool_protocol.ts";
+import { ProcessChild } from "../process/spawn_process.ts";
+import { WorkerChild } from "../process/spawn_worker.ts";
+import { BALANCES, byChild, Client, ECHO, startPool, untilRefused, visit, visits } from "./_pool.ts";
+import { ask, checkEcho, childTest, ECHO as PLAIN, type Kind, NATIVE } from "./_process.ts";
+import { encode, eventually, Pair, readText, ROOT, socketTest } from "./_util.ts";
 
 function moduleOf(source: string): string {
   return `data:text/javascript,${encodeURIComponent(source)}`;
@@ -103,6 +106,9 @@ childTest("Pool [per connection] starts a child for each, and ends it after", as
   const servers = await visits(pool.addr.port, 6, 6);
   assertEquals(new Set(servers.map(({ run }) => run)).size, 6);
   await eventually(() => pool.stats().length === 0 ? true : undefined);
+  // There is nobody to replace.
+  await pool.reload();
+  assertEquals(pool.stats(), []);
 });
 
 childTest("Pool [per connection] has no more than size children, and the next connection waits", async (kind) => {
@@ -296,6 +302,7 @@ Deno.test("Pool.start() checks its options before anything is started", async ()
     [{ control: "" }, TypeError],
     [{ module: 5 }, TypeError],
     [{ permissions: "all" }, TypeError],
+    [{ kind: "worker", args: ["x"] }, TypeError],
   ];
   for (const [options, type] of wrong) {
     await assertRejects(
@@ -310,4 +317,137 @@ Deno.test("Pool.start() checks its options before anything is started", async ()
     () => startPool({ kind: "worker", listen: { hostname: "127.0.0.1", port: taken.addr.port } }),
     Deno.errors.AddrInUse,
   );
+});
+
+socketTest("Pool.start() takes no listener for reuseport that others cannot bind beside", async () => {
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  await assertRejects(
+    () => startPool({ kind: "worker", balance: "reuseport", listener }),
+    TypeError,
+    "listener must be bound with reusePort",
+  );
+  // It was not taken.
+  assertEquals(typeof listener.fd, "number");
+  listener.close();
+}, !NATIVE);
+
+Deno.test("Pool is made by Pool.start() only", () => {
+  assertThrows(() => new (Pool as unknown as new () => Pool)(), TypeError, "Illegal constructor: use Pool.start");
+});
+
+childTest("Pool shows where it listens and its children, until it is closed", async (kind) => {
+  const pool = await startPool({ kind, size: 1 });
+  const { port } = pool.addr;
+  const shown = Deno.inspect(pool);
+  await pool.close();
+  assertMatch(shown, new RegExp(`^Pool \\{\\s+addr: "127.0.0.1:${port}",\\s+children: \\[\\s+\\{\\s+id: \\d+`));
+  assertStringIncludes(shown, 'state: "serving"');
+  assertEquals(Deno.inspect(pool), "Pool { addr: undefined, children: [] }");
+  assertThrows(() => pool.addr, Deno.errors.BadResource, "Cannot tell the address: the pool is closed");
+});
+
+Deno.test("serve() checks its arguments, and that it is called in a child", () => {
+  assertThrows(() => serve("handler" as never), TypeError, 'handler must be a function, received "handler"');
+  assertThrows(() => serve(() => {}, "options" as never), TypeError, "options");
+  assertThrows(() => serve(() => {}, { onError: 5 as never }), TypeError, "onError must be a function, received 5");
+  assertThrows(() => serve(() => {}), Error, "was not started by spawnWorker or spawnProcess");
+});
+
+childTest("serve() of a child that serves already is refused, and the first goes on", async (kind) => {
+  const source = `
+    import { serve } from "${PROCESS}";
+    let said = "";
+    serve((conn) => conn.writeAll(new TextEncoder().encode(said)));
+    try {
+      serve(() => {});
+    } catch (error) {
+      said = error.message;
+    }
+  `;
+  await using pool = await startPool({ kind, size: 1, module: moduleOf(source) });
+  using conn = await TcpConn.connect({ port: pool.addr.port });
+  assertEquals(await readText(conn), "Cannot serve: this child serves already");
+});
+
+Deno.test("serve() [runtime] closes the connection of a handler that fails", async () => {
+  const listen = { hostname: "127.0.0.1", port: 0, engine: "runtime" } as const;
+  await using pool = await startPool({ kind: "worker", size: 1, listen });
+  using client = await Client.open(pool.addr.port);
+  await client.conn.writeAll(encode("?"));
+  await assertEnds(client.conn);
+  assertEquals((await visit(pool.addr.port)).run, client.server.run);
+});
+
+/** A pool's child without a pool, and what it says but its counts. */
+async function childAlone(kind: Kind) {
+  const child = kind === "worker" ? new WorkerChild(ECHO, {}) : new ProcessChild(ECHO, {});
+  const said: string[] = [];
+  const counts = { opened: 0, closed: 0 };
+  child.link.onPacket = ({ body }) => {
+    const told = body as FromChild;
+    if (told.is === "counting") Object.assign(counts, told);
+    else said.push(told.is);
+  };
+  const post = (body: ToChild, sockets: MovableSocket[] = []) => child.link.post({ type: "pool", body }, sockets);
+  await eventually(() => said.shift());
+  await post({ do: "start", id: 1, mode: "hand-over", limit: Infinity, shared: false, once: false });
+  return { child, said, counts, post };
+}
+
+childTest("serve() counts a connection that was lost on the way as finished", async (kind) => {
+  const { child, said, counts, post } = await childAlone(kind);
+  // As it comes to a child that may have no more descriptors.
+  await child.link.post({ type: "connection" });
+  await eventually(() => counts.closed === 1 ? true : undefined);
+  assertEquals(counts.opened, 1);
+  await post({ do: "drain" });
+  await eventually(() => said.includes("drained") ? true : undefined);
+  await child.shutdown();
+});
+
+childTest("serve() says once that it leaves and that it drains, and looks for nothing after that", async (kind) => {
+  using pair = await Pair.open("native");
+  const { child, said, post } = await childAlone(kind);
+  await child.link.post({ type: "connection" }, [pair.server]);
+  await readText(pair.client);
+  const asked: string[] = [];
+  if (kind === "process") {
+    // Each is taken before what is sent after it has come back.
+    for (let i = 0; i < 2; i++) {
+      child.kill("SIGTERM");
+      await eventually(() => said.includes("leaving") ? true : undefined);
+      await checkEcho(pair.client, "still served");
+      await delay(5);
+    }
+    asked.push("leaving");
+  }
+  await post({ do: "drain" });
+  await eventually(() => said.includes("draining") ? true : undefined);
+  await post({ do: "drain" });
+  await post({ do: "look" });
+  await checkEcho(pair.client, "to the end");
+  await pair.client.closeWrite();
+  await eventually(() => said.includes("drained") ? true : undefined);
+  assertEquals(said, [...asked, "draining", "drained"]);
+  assertEquals((await child.shutdown()).success, true);
+});
+
+childTest("a child that does not serve closes a connection that is for a pool's child", async (kind) => {
+  using pair = await Pair.open("native");
+  const child = kind === "worker" ? new WorkerChild(PLAIN, {}) : new ProcessChild(PLAIN, {});
+  await child.link.post({ type: "connection" }, [pair.server]);
+  assertEquals(await readText(pair.client), null);
+  assertEquals((await ask(child, "hello")).message.message, "hello");
+  await child.shutdown();
+});
+
+childTest("Pool closes what a child sends along with what it says", async (kind) => {
+  const source = `
+    import { serve } from "${PROCESS}";
+    import { thePort } from "${new URL("process/parent.ts", ROOT)}";
+    serve((conn) => thePort().link.post({ type: "pool", body: { is: "counting", opened: 1, closed: 0 } }, [conn]));
+  `;
+  await using pool = await startPool({ kind, size: 1, module: moduleOf(source) });
+  using conn = await TcpConn.connect({ port: pool.addr.port });
+  assertEquals(await deadline(readText(conn), 10_000), null);
 });

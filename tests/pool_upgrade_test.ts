@@ -3,10 +3,15 @@
 import { Pool, type PoolOptions } from "@c10k/sockets/process";
 import { TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { UnixSocket } from "../process/unix_socket.ts";
-import { ECHO, untilRefused, visit } from "./_pool.ts";
-import { moduleOf, oneKindTest } from "./_process.ts";
-import { eventually, openDescriptors, ROOT, run } from "./_util.ts";
+import { deadline, delay } from "@std/async";
+import { Link } from "../process/link.ts";
+import { duplicate } from "../process/pool_listeners.ts";
+import { ProcessTransport } from "../process/process_transport.ts";
+import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
+import { ControlServer, takeOver } from "../process/upgrade.ts";
+import { Client, ECHO, untilRefused, visit, visits } from "./_pool.ts";
+import { moduleOf, NATIVE, oneKindTest, runStarved } from "./_process.ts";
+import { eventually, openDescriptors, ROOT, run, socketTest } from "./_util.ts";
 
 /** A test with a pool that others can take over from; a thread is the least that a pool takes. */
 function upgradeTest(name: string, fn: (running: Pool, options: PoolOptions & { control: string }) => Promise<void>) {
@@ -115,3 +120,178 @@ upgradeTest("Pool survives what a forged client says to its control socket", asy
   await using next = await Pool.start(options);
   assertEquals(next.addr.port, port);
 });
+
+upgradeTest(
+  "Pool.start() that cannot bind beside what it has taken over leaves it running",
+  async (running, options) => {
+    const { port } = running.addr;
+    await assertRejects(() => Pool.start({ ...options, balance: "reuseport", size: 2 }), Deno.errors.AddrInUse);
+    await visit(port);
+  },
+);
+
+upgradeTest("Pool [round-robin] serves from several sockets no more at a time than it may", async (_, options) => {
+  // As many sockets for one port as there are children.
+  const control = `${options.control}2`;
+  await using old = await Pool.start({ ...options, control, balance: "reuseport", size: 2 });
+  const { port } = old.addr;
+  await using next = await Pool.start({ ...options, control, balance: "round-robin", maxConnections: 1 });
+  await old.closed;
+  assertEquals(next.addr.port, port);
+  const first = await Client.open(port);
+  // The kernel deals these out among the sockets.
+  const others = Array.from({ length: 16 }, () => Client.open(port));
+  const early = await Promise.race([...others, delay(50)]);
+  assertEquals(early, undefined, "two were served at a time");
+  await first.finish();
+  await Promise.all(others.map(async (opening) => await (await opening).finish()));
+});
+
+/** A test with the path of a control socket. */
+function controlTest(name: string, fn: (control: string) => Promise<void>, ignore = false): void {
+  socketTest(name, async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      await fn(`${folder}/control`);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  }, ignore || !NATIVE);
+}
+
+controlTest("takeOver() tells what is no control socket from one that nobody serves", async (control) => {
+  assertEquals(await takeOver(control), undefined);
+  const other = Deno.listen({ transport: "unix", path: control });
+  await assertRejects(() => takeOver(control), Error, "not a control socket");
+  other.close();
+  // One that a program has left behind is removed.
+  assertEquals(await takeOver(control), undefined);
+  await assertRejects(() => Deno.lstat(control), Deno.errors.NotFound);
+  await Deno.writeTextFile(control, "a file");
+  await assertRejects(() => takeOver(control), Deno.errors.AlreadyExists, "there is a file that is no socket");
+});
+
+controlTest("takeOver() is told why the other one has nothing to give", async (control) => {
+  using open = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  const closed = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  closed.close();
+  // The first one is copied, and its copy closed.
+  const server = new ControlServer(control, () => duplicate([open, closed]), () => {});
+  server.publish();
+  await assertRejects(() => takeOver(control), Deno.errors.Busy, "EBADF");
+  server.close();
+});
+
+controlTest("takeOver() closes what comes with a refusal, and drain() says why it was refused", async (control) => {
+  for (const last of ["refused", "cut"]) {
+    const forger = new UnixListener(control).publish();
+    const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+    const serving = (async () => {
+      const link = new Link("the victim");
+      link.onPacket = ({ body }) => {
+        if ((body as { ask: string }).ask === "listeners") link.post({ type: "pool", body: { tell: "listeners" } });
+        else if (last === "cut") link.close(new Error("The line is cut"));
+        else link.post({ type: "pool", body: { tell: "refused", why: "not now" } }, [listener]);
+      };
+      const socket = await forger.accept();
+      await new Promise<void>((resolve) => link.attach(new ProcessTransport(socket, link, () => resolve())));
+      link.close(new Error("The test is over"));
+    })();
+    const takeover = await takeOver(control);
+    if (last === "refused") await assertRejects(async () => await takeover?.drain(), Deno.errors.Busy, "not now");
+    // Who has ended needs not be told.
+    else await takeover?.drain();
+    takeover?.close();
+    await serving;
+    assertEquals(listener.fd === undefined, last === "refused");
+    listener.close();
+    forger.close();
+  }
+});
+
+/** Makes the kernel take this thread for one of another user, which root may. */
+function asNobody<T>(call: () => T): T {
+  const libc = Deno.dlopen("libc.so.6", {
+    // Of this thread alone, as the C library's own setresuid(3) is not.
+    syscall: { parameters: ["i64", "i64", "i64", "i64"], result: "i64" },
+  });
+  const SYS_SETRESUID = Deno.build.arch === "aarch64" ? 147n : 117n;
+  const become = (uid: bigint) => assertEquals(libc.symbols.syscall(SYS_SETRESUID, -1n, uid, -1n), 0n);
+  become(65_534n);
+  try {
+    return call();
+  } finally {
+    become(0n);
+    libc.close();
+  }
+}
+
+controlTest("programs of different users do not take over from each other (as root)", async (control) => {
+  Deno.chmodSync(control.replace(/\/control$/, ""), 0o777);
+  const foreign = asNobody(() => new UnixListener(control).publish());
+  await assertRejects(() => takeOver(control), Deno.errors.PermissionDenied, "it is another user's");
+  foreign.close();
+  const server = new ControlServer(control, () => [], () => {});
+  server.publish();
+  // Who has the right to connect may not ask all the same.
+  Deno.chmodSync(control, 0o666);
+  const stranger = asNobody(() => UnixSocket.connect(control, "the pool"));
+  assertEquals((await deadline(stranger.receive(), 5_000)).data.length, 0);
+  stranger.close();
+  server.close();
+}, Deno.uid() !== 0);
+
+Deno.test({
+  name: "Pool answers who wants to take over later, when descriptors have run out",
+  ignore: !NATIVE,
+  async fn() {
+    const folder = await Deno.makeTempDir();
+    const internal = (name: string) => JSON.stringify(new URL(`process/${name}.ts`, ROOT));
+    try {
+      const { stdout, stderr } = await runStarved(`
+        import { Link } from ${internal("link")};
+        import { ProcessTransport } from ${internal("process_transport")};
+        import { UnixSocket } from ${internal("unix_socket")};
+        import { ControlServer } from ${internal("upgrade")};
+        const control = "${folder}/control";
+        const server = new ControlServer(control, () => [], () => {});
+        server.publish();
+        const link = new Link("the pool");
+        const answered = new Promise((resolve) => link.onPacket = ({ body }) => resolve(body));
+        link.attach(new ProcessTransport(UnixSocket.connect(control, "the pool"), link, () => {}));
+        fill();
+        await link.post({ type: "pool", body: { ask: "listeners" } });
+        console.log(await Promise.race([answered, new Promise((resolve) => setTimeout(resolve, 20, "nothing"))]));
+        free();
+        console.log(await answered);`);
+      assertEquals([stdout, stderr], ['nothing\n{ tell: "listeners" }\n', ""]);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
+
+oneKindTest(
+  "worker",
+  "Pool [round-robin] keeps what several sockets have accepted for a child that takes nothing",
+  async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      const options = { module: ECHO, signals: false, control: `${folder}/control` };
+      const listen = { hostname: "127.0.0.1", port: 0, backlog: 1024 };
+      await using old = await Pool.start({ ...options, kind: "worker", listen, balance: "reuseport", size: 2 });
+      await using next = await Pool.start({ ...options, kind: "process", listen, balance: "round-robin", size: 1 });
+      await old.closed;
+      const pid = next.stats()[0]?.pid as number;
+      Deno.kill(pid, "SIGSTOP");
+      // No more than 128 are handed to it; each socket has taken another one before that is known.
+      const visiting = visits(next.addr.port, 160, 160);
+      await eventually(() => next.stats()[0]?.total === 128 ? true : undefined);
+      Deno.kill(pid, "SIGCONT");
+      assertEquals((await visiting).length, 160);
+      assertEquals(next.stats()[0]?.total, 160);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+);

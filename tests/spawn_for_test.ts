@@ -1,8 +1,11 @@
-import { spawnFor } from "@c10k/sockets/process";
+import { type ChildStatus, spawnFor } from "@c10k/sockets/process";
 import type { Engine, TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { moduleOf, next, oneKindTest, spawn, withoutOrphans } from "./_process.ts";
+import { SyscallError } from "../internal/errors.ts";
+import { reap, signalPidfd, spawn as startProgram } from "../process/posix_spawn.ts";
+import { Descriptors } from "./_kernel.ts";
+import { moduleOf, next, oneKindTest, runStarved, spawn, withoutOrphans } from "./_process.ts";
 import {
   checksum,
   clientTest,
@@ -196,6 +199,26 @@ programTest("Child.send() says that a program takes no messages", async (engine)
   for await (const _ of child.messages()) throw new Error("a message of a program");
 });
 
+programTest(
+  "spawnFor() gives the program no standard error that somebody reads, if that is asked for",
+  async (engine) => {
+    using pair = await Pair.open(engine);
+    const child = spawnFor(pair.server, "sh", { args: ["-c", "readlink /proc/self/fd/2"], stderr: "null" });
+    assertEquals(decode(await readAll(pair.client)), "/dev/null\n");
+    assert((await child.closed).success);
+  },
+);
+
+programTest("await using ends the program of spawnFor()", async (engine) => {
+  using pair = await Pair.open(engine);
+  let closed: Promise<ChildStatus>;
+  {
+    await using child = spawnFor(pair.server, "cat");
+    closed = child.closed;
+  }
+  assertEquals(await Promise.race([closed.then(({ signal }) => signal), delay(0).then(() => "pending")]), "SIGTERM");
+});
+
 programTest("spawnFor() checks its arguments first", async (engine) => {
   using pair = await Pair.open(engine);
   for (
@@ -255,6 +278,74 @@ for (const engine of ENGINES) {
     assertEquals(refused.stdout, "cat NotCapable true\nsort NotCapable true\n");
   });
 }
+
+Deno.test({
+  name: "[native] a signal for a program that has ended is sent to nobody, and one that there is not is refused",
+  ignore: !ENGINES.includes("native"),
+  fn: () =>
+    withoutOrphans(async () => {
+      const program = { command: "cat", args: [], environment: [`PATH=${Deno.env.get("PATH")}`], cwd: undefined };
+      using descriptors = new Descriptors();
+      const [reading, writing] = descriptors.pipe();
+      const pid = startProgram(program, [reading, writing]);
+      const pidfd = descriptors.pidfd(pid);
+      assertThrows(() => signalPidfd(pidfd, 1_000), SyscallError, "EINVAL");
+      signalPidfd(pidfd, 9);
+      assertEquals(await eventually(() => reap(pidfd)), { code: 137, signal: "SIGKILL" });
+      signalPidfd(pidfd, 9);
+    }),
+});
+
+Deno.test({
+  name: "[native] spawnFor() leaves the connection whole, and no program, when descriptors have run out",
+  ignore: !ENGINES.includes("native"),
+  async fn() {
+    const { stdout, stderr } = await runStarved(`
+      import { spawnFor } from "@c10k/sockets/process";
+      import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+      using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+      using client = await TcpConn.connect({ port: listener.addr.port });
+      using server = await listener.accept();
+      fill();
+      try { spawnFor(server, "cat"); } catch (error) { console.log(...named(error)); }
+      free();
+      console.log(Deno.readTextFileSync("/proc/self/task/" + Deno.pid + "/children") === "");
+      const waiting = server.read(new Uint8Array(4));
+      await client.writeAll(new Uint8Array(4));
+      console.log(await waiting);`);
+    assertEquals([stdout, stderr], ["Error EMFILE\ntrue\n4\n", ""]);
+  },
+});
+
+Deno.test({
+  name: "[native] spawnFor() needs --allow-run for all if relative folders of PATH say which program it is",
+  ignore: !ENGINES.includes("native"),
+  async fn() {
+    const source = `
+      import { spawnFor } from "@c10k/sockets/process";
+      import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+      using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+      const path = Deno.env.get("PATH");
+      for (const [more, cwd] of [["bin:", "/"], ["bin:", undefined], ["", "/"]]) {
+        Deno.env.set("PATH", more + path);
+        using client = await TcpConn.connect({ port: listener.addr.port });
+        using server = await listener.accept();
+        try {
+          const child = spawnFor(server, "cat", { cwd });
+          await client.closeWrite();
+          console.log((await child.closed).code);
+        } catch (error) {
+          console.log(error.name, error.message.includes("PATH has relative folders"));
+        }
+      }
+      Deno.exit(0);`;
+    const flags = ["--allow-net", "--allow-ffi", "--allow-env=PATH"];
+    const listed = await runDeno([...flags, "--allow-run=cat"], source);
+    assertEquals([listed.stdout, listed.stderr], ["NotCapable true\n0\n0\n", ""]);
+    const all = await runDeno([...flags, "--allow-run"], source);
+    assertEquals([all.stdout, all.stderr], ["0\n0\n0\n", ""]);
+  },
+});
 
 clientTest(["nc", "sort"], "example:inetd serves with sort", async () => {
   for (const engine of ENGINES) {
