@@ -144,11 +144,13 @@ export class HandOver {
 
   /** What the kernel has finished handshakes with already is served, too. */
   #giveRest(listener: TcpListener): void {
-    while (this.#hasRoom) {
-      const conn = listener.tryAccept();
-      if (conn === undefined) return;
-      if (!this.#tryGive(conn)) conn.close();
-    }
+    try {
+      while (this.#hasRoom) {
+        const conn = listener.tryAccept();
+        if (conn === undefined) return;
+        if (!this.#tryGive(conn)) conn.close();
+      }
+    } catch { /* closed or shut down by somebody else, or no descriptors are left: nothing more can be accepted */ }
   }
 
   /** What is to be done before the pool closes. */

@@ -163,11 +163,6 @@ export class Link {
     return this.#failure !== undefined;
   }
 
-  /** Messages that have come and were not taken. */
-  get unread(): number {
-    return this.#inbox.length;
-  }
-
   send(message: unknown, options: SendOptions = {}): Promise<void> {
     let signal: AbortSignal | undefined;
     let sockets: readonly MovableSocket[];

@@ -1,6 +1,7 @@
 /** The listening sockets of a pool: its own, and those taken over from another program. */
 
 import { formatIPv6, hostKind, parseIPv6 } from "../internal/address.ts";
+import { Descriptor } from "../internal/descriptor.ts";
 import { syscall } from "../internal/syscall.ts";
 import { checkHostname } from "../internal/validate.ts";
 import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
@@ -57,7 +58,14 @@ function bind(options: TcpListenOptions, reusePort: boolean): TcpListener {
 export function duplicate(listeners: readonly TcpListener[]): TcpListener[] {
   const copies: TcpListener[] = [];
   try {
-    for (const { fd = -1 } of listeners) copies.push(TcpListener.fromFd(syscall("fcntl", fd, F_DUPFD_CLOEXEC, 0)));
+    for (const { fd = -1 } of listeners) {
+      const copy = new Descriptor(syscall("fcntl", fd, F_DUPFD_CLOEXEC, 0));
+      try {
+        copies.push(copy.passTo((fd) => TcpListener.fromFd(fd)));
+      } finally {
+        copy.close();
+      }
+    }
   } catch (error) {
     for (const copy of copies) copy.close();
     throw error;

@@ -184,6 +184,13 @@ class Server {
     switch (body.do) {
       case "start":
         this.#settings = body;
+        if (body.mode === "accept" && sockets.length === 0) {
+          return fail(
+            new Error(
+              "Cannot serve: the listener was lost on the way, for want of descriptors or since it was shut down",
+            ),
+          );
+        }
         this.#acceptors = sockets.map((listener) => new Acceptor(listener.detach(), (conn) => this.#open(conn)));
         this.#accept();
         if (this.#isLeaving) this.#post({ is: "leaving" });

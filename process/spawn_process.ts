@@ -1,10 +1,10 @@
 /** A child that is a process. */
 
 import { chooseEngine } from "../internal/engine.ts";
-import { fromRuntimeError, notSupportedError } from "../internal/errors.ts";
+import { constants } from "node:os";
+import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscallError } from "../internal/syscall.ts";
-import { socketError } from "../internal/errors.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import {
   type Child,
@@ -100,7 +100,7 @@ export class ProcessChild implements Child {
       this.#child.kill(signal);
     } catch (error) {
       // It has ended already.
-      if (!(error instanceof TypeError)) throw error;
+      if (!(error instanceof TypeError) || !(signal in constants.signals)) throw error;
     }
   }
 
@@ -164,7 +164,7 @@ class ControlSocket {
       this.#listener = new UnixListener(this.path).publish();
     } catch (error) {
       libc.rmdir(folder);
-      throw error;
+      throw error instanceof SyscallError ? socketError(action, error) : error;
     }
   }
 

@@ -85,10 +85,6 @@ export class UnixSocket implements Source {
     }
   }
 
-  get isOpen(): boolean {
-    return this.#socket.isOpen;
-  }
-
   /** `SO_PEERCRED`. */
   get peer(): Credentials {
     return credentialsOf(this.#socket.fd);

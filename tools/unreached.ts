@@ -8,6 +8,7 @@ const OTHER_SYSTEM = "another operating system, machine or C library";
 const KERNEL = "the kernel refuses what it has always given";
 const RACE = "two events in the same moment, in an order that cannot be brought about";
 const GUARD = "its callers do not come there; it stands against a mistake in them";
+const SIZE = "takes seconds and hundreds of megabytes";
 const NO_REPORT = "runs in processes that write no report: they are killed, or started without its variable";
 
 const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
@@ -27,6 +28,52 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
   },
   "mux/native_socket.ts": {
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;", "poll(): number {"],
+  },
+  "process/die_with_parent.ts": {
+    [NO_REPORT]: ["async function dieWithParent(parent: number, libc: string, interval: number): Promise<void> {"],
+  },
+  "process/hand_over.ts": {
+    [KERNEL]: ["throw new Deno.errors.WouldBlock(`Cannot hand a connection to ${child.child.name}: it takes none`);"],
+  },
+  "process/listen_fds.ts": {
+    [GUARD]: [
+      'if (!(error instanceof SyscallError && error.code === "EBADF")) throw error;',
+      "if (!(error instanceof SyscallError)) throw error;",
+    ],
+  },
+  "process/open_sockets.ts": {
+    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
+    [RACE]: [
+      "return Object.assign(new Deno.errors.NotFound(`Cannot ${action}: ${nothing} (ESRCH)`, { cause }), {",
+      'if (end < 0) throw syscallError("getdents64", lastErrno());',
+    ],
+  },
+  "process/proc_net.ts": {
+    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
+  },
+  "process/process_transport.ts": {
+    [SIZE]: ["throw new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`);"],
+  },
+  "process/serve.ts": {
+    [GUARD]: ["if (this.#listener !== undefined || this.#fd < 0) return;"],
+  },
+  "process/spawn_process.ts": {
+    [NO_REPORT]: ['throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");'],
+    [KERNEL]: [
+      'if (libc.mkdtemp(folder) === null) throw socketError(action, syscallError("mkdtemp", lastErrno()));',
+      "} catch { /* it is gone already */ }",
+    ],
+  },
+  "process/supervisor.ts": {
+    [RACE]: [
+      'if (this.#isEnding) throw new Deno.errors.Interrupted("Cannot start a child: the pool was closed meanwhile");',
+    ],
+  },
+  "process/unix_socket.ts": {
+    [KERNEL]: ["libc.unlink(cString(name));"],
+  },
+  "process/upgrade.ts": {
+    [KERNEL]: ["return false;"],
   },
   "tcp/native_conn.ts": {
     [KERNEL]: ['if (!(error instanceof SyscallError && error.code === "ENOTCONN")) throw error;'],

@@ -1,0 +1,63 @@
+/** What broke in pools and children, each found by a reader who looked for it. */
+
+import { Pool, spawnProcess } from "@c10k/sockets/process";
+import { TcpListener } from "@c10k/sockets/tcp";
+import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import { deadline } from "@std/async";
+import { NATIVE, runStarved, withoutOrphans } from "./_process.ts";
+import { withoutLeaks } from "./_util.ts";
+import { duplicate } from "../process/pool_listeners.ts";
+import type { FromChild } from "../process/pool_protocol.ts";
+import { WorkerChild } from "../process/spawn_worker.ts";
+
+function nativeTest(name: string, fn: () => void | Promise<void>): void {
+  Deno.test({ name, ignore: !NATIVE, fn: () => withoutOrphans(async () => await withoutLeaks(fn)) });
+}
+
+nativeTest("Pool [round-robin] gives up when its listener is closed by somebody else", async () => {
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  const module = new URL("./children/pool_echo.ts", import.meta.url);
+  const pool = await Pool.start({ kind: "worker", module, size: 2, signals: false, balance: "round-robin", listener });
+  listener.close();
+  await assertRejects(() => deadline(pool.closed, 10_000), Deno.errors.BadResource);
+  await pool.close();
+});
+
+nativeTest("duplicate() of a listener that was shut down leaves no copy open", () => {
+  const kernel = Deno.dlopen("libc.so.6", { shutdown: { parameters: ["i32", "i32"], result: "i32" } });
+  using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  kernel.symbols.shutdown(listener.fd as number, 2);
+  kernel.close();
+  const before = [...Deno.readDirSync("/proc/self/fd")].length;
+  assertThrows(() => duplicate([listener]), TypeError);
+  assertEquals([...Deno.readDirSync("/proc/self/fd")].length, before);
+});
+
+nativeTest("a pool's child whose listener was lost on the way does not count as serving", async () => {
+  const child = new WorkerChild(new URL("./children/pool_echo.ts", import.meta.url), {});
+  const ready = Promise.withResolvers<void>();
+  child.link.onPacket = ({ body }) => (body as FromChild).is === "ready" && ready.resolve();
+  await ready.promise;
+  const start = { do: "start", id: 1, mode: "accept", limit: Infinity, shared: true, once: false } as const;
+  await child.link.post({ type: "pool", body: start }, []); // as if they were lost
+  const { success } = await deadline(child.closed, 10_000);
+  assertEquals(success, false);
+});
+
+nativeTest("Child.kill() of a process refuses a signal that there is not", async () => {
+  const child = spawnProcess("data:text/javascript,setInterval(() => {}, 1000)");
+  try {
+    assertThrows(() => child.kill("SIGNONE" as Deno.Signal), TypeError);
+  } finally {
+    child.kill();
+    await child.closed;
+  }
+});
+
+nativeTest("spawnProcess() says in the library's words that descriptors have run out", async () => {
+  const { stdout } = await runStarved(`
+    import { spawnProcess } from "@c10k/sockets/process";
+    fill();
+    try { spawnProcess("data:text/javascript,"); } catch (error) { console.log(error.name, error.message); }`);
+  assertMatch(stdout, /^Error Cannot start process /);
+});
