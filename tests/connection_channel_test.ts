@@ -1,0 +1,49 @@
+/** Connections on their way to another thread: what goes into the channel comes out of it, and when it is full nothing is lost. */
+
+import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { assert, assertEquals } from "@std/assert";
+import { Descriptor } from "../internal/descriptor.ts";
+import { ConnectionReceiver, ConnectionSender } from "../process/connection_channel.ts";
+import { wrapConn } from "../tcp/tcp_conn.ts";
+import { NATIVE, warmUp } from "./_process.ts";
+import { encode, eventually, Pair, readText, withoutLeaks } from "./_util.ts";
+
+function channelTest(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name, ignore: !NATIVE, fn: () => warmUp().then(() => withoutLeaks(fn)) });
+}
+
+for (const hostname of ["127.0.0.1", "::1"]) {
+  channelTest(`ConnectionReceiver gets connections with both addresses and what is unread: ${hostname}`, async () => {
+    const [sender, there] = ConnectionSender.open();
+    const taken: TcpConn[] = [];
+    new ConnectionReceiver(there, (conn) => taken.push(wrapConn(conn)));
+    using listener = TcpListener.bind({ hostname, port: 0, engine: "native" });
+    for (const text of ["first", "second"]) {
+      using client = await TcpConn.connect({ hostname, port: listener.addr.port });
+      const server = await listener.accept();
+      const { localAddr, remoteAddr } = server;
+      await client.writeAll(encode(text));
+      await client.closeWrite();
+      assertEquals(sender.trySend(server, () => server.detach()), true);
+      using conn = await eventually(() => taken.shift());
+      assertEquals([conn.localAddr, conn.remoteAddr], [localAddr, remoteAddr]);
+      assertEquals(await readText(conn), text);
+    }
+    sender.close();
+  });
+}
+
+channelTest("ConnectionSender.trySend() says when there is no room, and which connection cannot go", async () => {
+  const [sender, there] = ConnectionSender.open();
+  using pair = await Pair.open("native");
+  // Nobody receives: the descriptors in the records are this one's, again and again.
+  let sent = 0;
+  while (sender.trySend(pair.server, () => {})) assert(++sent < 100_000);
+  assert(sent > 128, `room for ${sent}, and a pool hands over 128`);
+  pair.server.close();
+  let isGiven = false;
+  assertEquals(sender.trySend(pair.server, () => isGiven = true), undefined);
+  assertEquals(isGiven, false);
+  sender.close();
+  new Descriptor(there).close();
+});
