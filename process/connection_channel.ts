@@ -5,21 +5,24 @@
  */
 
 import { Descriptor } from "../internal/descriptor.ts";
+import { libc } from "../internal/libc.ts";
 import { MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM } from "../internal/socket.ts";
 import { receive, syscall, transmit } from "../internal/syscall.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
-import type { Source } from "../mux/reactor.ts";
+import { reactor, type Source } from "../mux/reactor.ts";
 import type { NativeConn } from "../tcp/native_conn.ts";
 import { descriptorIn, readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
 import type { MovableSocket } from "./moving.ts";
 
 // sys/socket.h
 const AF_UNIX = 1;
+const SHUT_RD = 0;
 
 /** Records that are received at once. */
 const MOST_RECORDS = 64;
 
 const record = new Uint8Array(RECORD_SIZE);
+const records = new Uint8Array(MOST_RECORDS * RECORD_SIZE);
 
 /** The side of the thread that gives connections away. */
 export class ConnectionSender {
@@ -53,36 +56,69 @@ export class ConnectionSender {
   }
 }
 
+/** What becomes of each: a connection, or `undefined` if there was no room to make one. */
+type Take = (conn: NativeConn | undefined) => void;
+
 /** The side of the thread that gets them. */
 export class ConnectionReceiver implements Source {
   readonly #socket: NativeSocket;
-  readonly #take: (conn: NativeConn) => void;
-  readonly #records = new Uint8Array(MOST_RECORDS * RECORD_SIZE);
+  readonly #take: Take;
 
-  /** Takes over a socket; `take` gets each connection, from now until the other side is closed. */
-  constructor(fd: number, take: (conn: NativeConn) => void) {
+  private constructor(fd: number, take: Take) {
     this.#take = take;
     this.#socket = new NativeSocket(fd, this, () => "the channel of connections");
     const refusal = this.#socket.register();
-    if (refusal !== undefined) throw refusal;
+    if (refusal !== undefined) {
+      this.#socket.detach();
+      throw refusal;
+    }
     this.#socket.reactor.hold(true);
+  }
+
+  /**
+   * Takes over a socket; `take` gets each connection, from now until the other side is closed.
+   *
+   * @returns `undefined` if the socket cannot be watched, for want of descriptors or memory: then it has been closed,
+   * and the other side finds that nothing can be sent there.
+   */
+  static open(fd: number, take: Take): ConnectionReceiver | undefined {
+    const socket = new Descriptor(fd);
+    try {
+      // Needs descriptors, too; before the socket has another owner.
+      reactor();
+      return socket.passTo((fd) => new ConnectionReceiver(fd, take));
+    } catch {
+      libc.shutdown(fd, SHUT_RD);
+      takeAll(fd, take);
+      socket.close();
+      return undefined;
+    }
   }
 
   /** Takes all that have been sent by now. */
   onReady(): void {
-    while (this.#socket.isOpen) {
-      const n = receive(this.#socket.fd, this.#records, 0);
-      for (let at = 0; at < n; at += RECORD_SIZE) {
-        this.#take(readRecord(this.#records, at, descriptorIn(this.#records, at)));
-      }
-      if (n === 0) return this.#close();
-      // Less than there is room for was all; the kernel tells of what comes later.
-      if (n < this.#records.length) return;
+    if (this.#socket.isOpen && takeAll(this.#socket.fd, this.#take)) {
+      this.#socket.close();
+      this.#socket.reactor.release(true);
     }
   }
+}
 
-  #close(): void {
-    this.#socket.close();
-    this.#socket.reactor.release(true);
+/** Takes all that have been sent by now; returns whether no more can come. */
+function takeAll(fd: number, take: Take): boolean {
+  while (true) {
+    const n = receive(fd, records, 0);
+    if (n <= 0) return n === 0;
+    for (let at = 0; at < n; at += RECORD_SIZE) take(connectionAt(at));
+  }
+}
+
+function connectionAt(at: number): NativeConn | undefined {
+  const fd = descriptorIn(records, at);
+  try {
+    return readRecord(records, at, fd);
+  } catch {
+    new Descriptor(fd).close();
+    return undefined;
   }
 }

@@ -229,8 +229,13 @@ function joinThread(): Port {
     // What was handed over before this was said comes first.
     connections?.onReady();
     if (data.channel !== undefined) {
-      const take = (conn: NativeConn) => port.link.receive({ type: "connection" }, [wrapConn(conn)], 0);
-      connections = new ConnectionReceiver(data.channel, take);
+      const take = (conn: NativeConn | undefined) =>
+        port.link.receive(
+          { type: "connection" },
+          conn === undefined ? [] : [wrapConn(conn)],
+          conn === undefined ? 1 : 0,
+        );
+      connections = ConnectionReceiver.open(data.channel, take);
     }
     port.link.receive(data.packet, ...unpack(data));
   });

@@ -90,7 +90,8 @@ export class ThreadTransport implements Transport {
       entrust(fd, this.#owner);
       return { kind, fd };
     });
-    const channel = packet.type === "connection" ? this.#openChannel() : undefined;
+    const isNative = packet.type === "connection" && moved[0]?.kind === "conn";
+    const channel = isNative && this.#connections === undefined ? this.#openChannel() : undefined;
     const envelope: Envelope = { packet: { type: packet.type, body }, sockets: moved };
     this.#port.postMessage(channel === undefined ? envelope : { ...envelope, channel }, streams);
     return true;

@@ -16,7 +16,7 @@ for (const hostname of ["127.0.0.1", "::1"]) {
   channelTest(`ConnectionReceiver gets connections with both addresses and what is unread: ${hostname}`, async () => {
     const [sender, there] = ConnectionSender.open();
     const taken: TcpConn[] = [];
-    new ConnectionReceiver(there, (conn) => taken.push(wrapConn(conn)));
+    ConnectionReceiver.open(there, (conn) => conn && taken.push(wrapConn(conn)));
     using listener = TcpListener.bind({ hostname, port: 0, engine: "native" });
     for (const text of ["first", "second"]) {
       using client = await TcpConn.connect({ hostname, port: listener.addr.port });

@@ -1,10 +1,10 @@
 /** What broke in pools and children, each found by a reader who looked for it. */
 
 import { Pool, spawnProcess } from "@c10k/sockets/process";
-import { TcpListener } from "@c10k/sockets/tcp";
+import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { deadline } from "@std/async";
-import { NATIVE, runStarved, withoutOrphans } from "./_process.ts";
+import { assertDescriptors, descriptorLinks, NATIVE, runStarved, withoutOrphans } from "./_process.ts";
 import { withoutLeaks } from "./_util.ts";
 import { duplicate } from "../process/pool_listeners.ts";
 import type { FromChild } from "../process/pool_protocol.ts";
@@ -61,3 +61,27 @@ nativeTest("spawnProcess() says in the library's words that descriptors have run
     try { spawnProcess("data:text/javascript,"); } catch (error) { console.log(error.name, error.message); }`);
   assertMatch(stdout, /^Error Cannot start process /);
 });
+
+nativeTest(
+  "Pool [round-robin] hands streams of the runtime engine to a thread, and opens nothing for each",
+  async () => {
+    const module = new URL("./children/pool_echo.ts", import.meta.url);
+    const listen = { hostname: "127.0.0.1", port: 0, engine: "runtime" } as const;
+    await using pool = await Pool.start({
+      kind: "worker",
+      module,
+      size: 1,
+      signals: false,
+      balance: "round-robin",
+      listen,
+    });
+    const visit = async () => {
+      using conn = await TcpConn.connect({ port: pool.addr.port });
+      assertEquals(await conn.read(new Uint8Array(1)), 1);
+    };
+    for (let i = 0; i < 3; i++) await visit();
+    const before = descriptorLinks().length;
+    for (let i = 0; i < 10; i++) await visit();
+    await assertDescriptors(before);
+  },
+);
