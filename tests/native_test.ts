@@ -85,9 +85,9 @@ clientTest(["ss"], "[native] TcpListener.queue() and inode are what ss shows", a
   using listener = TcpListener.bind({ ...LOCAL, backlog: 17 });
   const { port } = listener.addr;
   using _client = await TcpConn.connect({ port, engine: "native" });
-  const [, receive, send] = (await output("ss", "-Hlnt", `sport = :${port}`)).trim().split(/\s+/);
+  const [, receive, send] = (await output("ss", "-Hlnt", `src 127.0.0.1:${port}`)).trim().split(/\s+/);
   assertEquals({ length: Number(receive), limit: Number(send) }, listener.queue());
-  assertStringIncludes(await output("ss", "-Hlnte", `sport = :${port}`), `ino:${listener.inode}`);
+  assertStringIncludes(await output("ss", "-Hlnte", `src 127.0.0.1:${port}`), `ino:${listener.inode}`);
 });
 
 nativeTest("descriptors are close-on-exec and nonblocking from birth", async () => {
