@@ -6,16 +6,16 @@
 
 import { Descriptor } from "../internal/descriptor.ts";
 import { libc } from "../internal/libc.ts";
-import { MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM } from "../internal/socket.ts";
-import { receive, syscall, transmit } from "../internal/syscall.ts";
+import { MSG_NOSIGNAL, SOCK_STREAM } from "../internal/socket.ts";
+import { receive, transmit } from "../internal/syscall.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
 import { reactor, type Source } from "../mux/reactor.ts";
 import type { NativeConn } from "../tcp/native_conn.ts";
 import { descriptorIn, readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
 import type { MovableSocket } from "./moving.ts";
+import { UnixSocket } from "./unix_socket.ts";
 
 // sys/socket.h
-const AF_UNIX = 1;
 const SHUT_RD = 0;
 
 /** Records that are received at once. */
@@ -34,9 +34,8 @@ export class ConnectionSender {
 
   /** socketpair(2): this side, and the descriptor of the other one, which has no owner yet. */
   static open(): [sender: ConnectionSender, there: number] {
-    const ends = new Int32Array(2);
-    syscall("socketpair", AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, new Uint8Array(ends.buffer));
-    return [new ConnectionSender(ends[0] as number), ends[1] as number];
+    const [here, there] = UnixSocket.pair(SOCK_STREAM);
+    return [new ConnectionSender(here), there];
   }
 
   /**
@@ -45,7 +44,7 @@ export class ConnectionSender {
    * @returns Whether it went: `undefined` if it is not one that can go, and `give` was not called.
    */
   trySend(socket: MovableSocket, give: () => void): boolean | undefined {
-    if (writeRecord(record, 0, socket) === undefined) return undefined;
+    if (!writeRecord(record, 0, socket)) return undefined;
     give();
     // The kernel takes so little whole, or not at all.
     return transmit(this.#socket.fd, record, MSG_NOSIGNAL) === RECORD_SIZE;

@@ -23,20 +23,20 @@ export const RECORD_SIZE = PEER + SOCKADDR_SIZE;
 /**
  * Writes the record of a connection of the native engine.
  *
- * @returns Its descriptor, which stays with it; `undefined` if it is none, or closed, or its addresses cannot be told.
+ * @returns Whether there is one: not if it is of another kind, or closed, or its addresses cannot be told.
  */
-export function writeRecord(into: Uint8Array<ArrayBuffer>, at: number, socket: MovableSocket): number | undefined {
+export function writeRecord(into: Uint8Array<ArrayBuffer>, at: number, socket: MovableSocket): boolean {
   const conn = socket instanceof TcpConn ? driverOf(socket) : undefined;
   const fd = conn?.fd;
   const sockaddrs = conn instanceof NativeConn && fd !== undefined ? conn.sockaddrs : undefined;
-  if (fd === undefined || sockaddrs === undefined) return undefined;
+  if (fd === undefined || sockaddrs === undefined) return false;
   const [local, peer] = sockaddrs;
   new DataView(into.buffer, into.byteOffset).setUint32(at, fd, true);
   into[at + LOCAL_LENGTH] = local.length;
   into[at + PEER_LENGTH] = peer.length;
   into.set(local, at + LOCAL);
   into.set(peer, at + PEER);
-  return fd;
+  return true;
 }
 
 /** The descriptor in a record. */

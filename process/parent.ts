@@ -229,12 +229,10 @@ function joinThread(): Port {
     // What was handed over before this was said comes first.
     connections?.onReady();
     if (data.channel !== undefined) {
-      const take = (conn: NativeConn | undefined) =>
-        port.link.receive(
-          { type: "connection" },
-          conn === undefined ? [] : [wrapConn(conn)],
-          conn === undefined ? 1 : 0,
-        );
+      const take = (conn: NativeConn | undefined) => {
+        const sockets = conn === undefined ? [] : [wrapConn(conn)];
+        port.link.receive({ type: "connection" }, sockets, 1 - sockets.length);
+      };
       connections = ConnectionReceiver.open(data.channel, take);
     }
     port.link.receive(data.packet, ...unpack(data));

@@ -107,7 +107,7 @@ export class ProcessTransport implements Transport {
     sockets: readonly MovableSocket[],
   ): { data: Uint8Array<ArrayBuffer>; from: number; to: number }[] {
     const [first] = sockets;
-    if (packet.type === "connection" && first !== undefined && writeRecord(connection, 1, first) !== undefined) {
+    if (packet.type === "connection" && first !== undefined && writeRecord(connection, 1, first)) {
       return [{ data: connection, from: 0, to: 1 }];
     }
     const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };

@@ -63,9 +63,9 @@ export class UnixSocket implements Source {
   }
 
   /** Two ends of one connection: socketpair(2). */
-  static pair(): [number, number] {
+  static pair(type: number = SOCK_SEQPACKET): [number, number] {
     const ends = new Int32Array(2);
-    syscall("socketpair", AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, new Uint8Array(ends.buffer));
+    syscall("socketpair", AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, new Uint8Array(ends.buffer));
     return [ends[0] as number, ends[1] as number];
   }
 

@@ -12,7 +12,7 @@ import { engineSupport, type TcpConn } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { decode, encode, eventually, type Finished, Pair, readExactly, ROOT, withoutLeaks } from "./_util.ts";
+import { decode, encode, eventually, type Finished, Pair, readExactly, runWithin, withoutLeaks } from "./_util.ts";
 
 export type Kind = "worker" | "process";
 
@@ -62,8 +62,7 @@ export function moduleOf(text: string): string {
  * Runs a Deno program that may have few descriptors: `fill()` takes all that are left, `free()` gives them back. It
  * ends at its end, whatever it has open.
  */
-export async function runStarved(source: string): Promise<Finished> {
-  const file = await Deno.makeTempFile({ suffix: ".ts" });
+export function runStarved(source: string): Promise<Finished> {
   const prelude = `
     import { UdpEndpoint } from "@c10k/sockets/udp";
     const held = [];
@@ -77,24 +76,7 @@ export async function runStarved(source: string): Promise<Finished> {
     function free() { for (const endpoint of held.splice(0)) endpoint.close(); }
     const named = (error) => [error.name, error.code ?? error.cause?.code];
   `;
-  try {
-    await Deno.writeTextFile(file, `${prelude}\n${source}\nfree();\nDeno.exit(0);`);
-    const config = new URL("deno.json", ROOT).pathname;
-    const { code, stdout, stderr } = await new Deno.Command("sh", {
-      args: [
-        "-c",
-        'ulimit -n 120; exec "$0" run -q --no-check --no-lock --config "$1" -A "$2"',
-        Deno.execPath(),
-        config,
-        file,
-      ],
-      env: { NO_COLOR: "1" },
-      stdin: "null",
-    }).output();
-    return { code, stdout: decode(stdout), stderr: decode(stderr) };
-  } finally {
-    await Deno.remove(file);
-  }
+  return runWithin(120, `${prelude}\n${source}\nfree();\nDeno.exit(0);`);
 }
 
 /** The next message of a child; fails if there is none, or none comes in 20 s. */
