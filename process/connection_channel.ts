@@ -9,7 +9,7 @@ import { libc } from "../internal/libc.ts";
 import { MSG_NOSIGNAL, SOCK_STREAM } from "../internal/socket.ts";
 import { receive, transmit } from "../internal/syscall.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
-import { reactor, type Source } from "../mux/reactor.ts";
+import type { Source } from "../mux/reactor.ts";
 import type { NativeConn } from "../tcp/native_conn.ts";
 import { descriptorIn, readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
 import type { MovableSocket } from "./moving.ts";
@@ -55,8 +55,7 @@ export class ConnectionSender {
   }
 }
 
-/** What becomes of each: a connection, or `undefined` if there was no room to make one. */
-type Take = (conn: NativeConn | undefined) => void;
+type Take = (conn: NativeConn) => void;
 
 /** The side of the thread that gets them. */
 export class ConnectionReceiver implements Source {
@@ -75,16 +74,15 @@ export class ConnectionReceiver implements Source {
   }
 
   /**
-   * Takes over a socket; `take` gets each connection, from now until the other side is closed.
+   * Takes over a socket, in a thread that has its reactor; `take` gets each connection, from now until the other side
+   * is closed.
    *
-   * @returns `undefined` if the socket cannot be watched, for want of descriptors or memory: then it has been closed,
-   * and the other side finds that nothing can be sent there.
+   * @returns `undefined` if the kernel does not watch the socket: then it has been closed, and the other side finds that
+   * nothing can be sent there.
    */
   static open(fd: number, take: Take): ConnectionReceiver | undefined {
     const socket = new Descriptor(fd);
     try {
-      // Needs descriptors, too; before the socket has another owner.
-      reactor();
       return socket.passTo((fd) => new ConnectionReceiver(fd, take));
     } catch {
       libc.shutdown(fd, SHUT_RD);
@@ -108,16 +106,6 @@ function takeAll(fd: number, take: Take): boolean {
   while (true) {
     const n = receive(fd, records, 0);
     if (n <= 0) return n === 0;
-    for (let at = 0; at < n; at += RECORD_SIZE) take(connectionAt(at));
-  }
-}
-
-function connectionAt(at: number): NativeConn | undefined {
-  const fd = descriptorIn(records, at);
-  try {
-    return readRecord(records, at, fd);
-  } catch {
-    new Descriptor(fd).close();
-    return undefined;
+    for (let at = 0; at < n; at += RECORD_SIZE) take(readRecord(records, at, descriptorIn(records, at)));
   }
 }

@@ -229,10 +229,7 @@ function joinThread(): Port {
     // What was handed over before this was said comes first.
     connections?.onReady();
     if (data.channel !== undefined) {
-      const take = (conn: NativeConn | undefined) => {
-        const sockets = conn === undefined ? [] : [wrapConn(conn)];
-        port.link.receive({ type: "connection" }, sockets, 1 - sockets.length);
-      };
+      const take = (conn: NativeConn) => port.link.receive({ type: "connection" }, [wrapConn(conn)], 0);
       connections = ConnectionReceiver.open(data.channel, take);
     }
     port.link.receive(data.packet, ...unpack(data));

@@ -3,7 +3,9 @@
 import { TcpConn } from "../tcp/tcp_conn.ts";
 import { TcpListener, wrapListener } from "../tcp/tcp_listener.ts";
 import { NativeListener } from "../tcp/native_listener.ts";
+import { engineSupport } from "../internal/engine.ts";
 import { checkOptions, quote } from "../internal/validate.ts";
+import { reactor } from "../mux/reactor.ts";
 import type { MovableSocket } from "./moving.ts";
 import { type Port, thePort } from "./parent.ts";
 import type { FromChild, Start, ToChild } from "./pool_protocol.ts";
@@ -360,6 +362,8 @@ export function serve(handler: ServeHandler, options: ServeOptions = {}): Promis
   if (typeof onError !== "function") throw new TypeError(`onError must be a function, received ${quote(onError)}`);
   if (server !== undefined) throw new Error("Cannot serve: this child serves already");
   const port = thePort();
+  // What it waits with is opened before connections come: threads have one table of descriptors, which they may fill.
+  if (engineSupport().engine === "native") reactor();
   const mine = server = new Server(port, handler, onError);
   port.onPoolPacket = (body, sockets) => mine.take(body as ToChild, sockets);
   port.signal.addEventListener("abort", () => mine.drain());

@@ -3,8 +3,12 @@
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals } from "@std/assert";
 import { Descriptor } from "../internal/descriptor.ts";
+import { newOwner } from "../internal/owner.ts";
+import { reactor } from "../mux/reactor.ts";
 import { ConnectionReceiver, ConnectionSender } from "../process/connection_channel.ts";
+import { type Envelope, ThreadTransport, unpack } from "../process/thread_transport.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
+import { kernel } from "./_kernel.ts";
 import { NATIVE, warmUp } from "./_process.ts";
 import { encode, eventually, Pair, readText, withoutLeaks } from "./_util.ts";
 
@@ -16,7 +20,7 @@ for (const hostname of ["127.0.0.1", "::1"]) {
   channelTest(`ConnectionReceiver gets connections with both addresses and what is unread: ${hostname}`, async () => {
     const [sender, there] = ConnectionSender.open();
     const taken: TcpConn[] = [];
-    ConnectionReceiver.open(there, (conn) => conn && taken.push(wrapConn(conn)));
+    ConnectionReceiver.open(there, (conn) => taken.push(wrapConn(conn)));
     using listener = TcpListener.bind({ hostname, port: 0, engine: "native" });
     for (const text of ["first", "second"]) {
       using client = await TcpConn.connect({ hostname, port: listener.addr.port });
@@ -46,4 +50,42 @@ channelTest("ConnectionSender.trySend() says when there is no room, and which co
   assertEquals(isGiven, false);
   sender.close();
   new Descriptor(there).close();
+});
+
+channelTest(
+  "ConnectionReceiver.open() takes what was sent if the kernel does not watch it, and no more can be sent",
+  async () => {
+    const [sender, there] = ConnectionSender.open();
+    using pair = await Pair.open("native");
+    assertEquals(sender.trySend(pair.server, () => pair.server.detach()), true);
+    // What is watched already is refused (EEXIST).
+    reactor().register(there, { onReady() {} });
+    const taken: TcpConn[] = [];
+    assertEquals(ConnectionReceiver.open(there, (conn) => taken.push(wrapConn(conn))), undefined);
+    assertEquals(taken.length, 1);
+    using conn = taken[0] as TcpConn;
+    await conn.writeAll(encode("whole"));
+    assertEquals(await readText(pair.client), "whole");
+    assertEquals(sender.trySend(conn, () => {}), false);
+    sender.close();
+  },
+);
+
+channelTest("ThreadTransport hands connections by message once nobody receives from its channel", async () => {
+  const posted: Envelope[] = [];
+  const transport = new ThreadTransport({ postMessage: (envelope) => posted.push(envelope as Envelope) }, newOwner());
+  for (let i = 0; i < 4; i++) {
+    using pair = await Pair.open("native");
+    assertEquals(transport.trySend({ type: "connection" }, [pair.server]), true);
+    const [envelope] = posted.splice(0);
+    assert(envelope !== undefined);
+    // The second one opens the channel, and nobody takes it over.
+    assertEquals(envelope.channel !== undefined, i === 1);
+    if (envelope.channel !== undefined) kernel.close(envelope.channel);
+    const [[conn]] = unpack(envelope);
+    await (conn as TcpConn).writeAll(encode("whole"));
+    assertEquals(await readText(pair.client), "whole");
+    conn?.close();
+  }
+  transport.close();
 });

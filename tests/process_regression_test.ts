@@ -4,8 +4,11 @@ import { Pool, spawnProcess } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { deadline } from "@std/async";
+import { SOCK_STREAM } from "../internal/socket.ts";
+import { AF_INET, encodeSockaddr } from "../internal/sockaddr.ts";
+import { kernel } from "./_kernel.ts";
 import { assertDescriptors, descriptorLinks, NATIVE, runStarved, withoutOrphans } from "./_process.ts";
-import { withoutLeaks } from "./_util.ts";
+import { readText, withoutLeaks } from "./_util.ts";
 import { duplicate } from "../process/pool_listeners.ts";
 import type { FromChild } from "../process/pool_protocol.ts";
 import { WorkerChild } from "../process/spawn_worker.ts";
@@ -85,3 +88,43 @@ nativeTest(
     await assertDescriptors(before);
   },
 );
+
+Deno.test({
+  name: "[worker] Pool [round-robin] serves when there are descriptors for its connections and for nothing else",
+  ignore: !NATIVE,
+  async fn() {
+    const { stdout, stderr } = await runStarved(`
+      import { Pool } from "@c10k/sockets/process";
+      import { TcpConn } from "@c10k/sockets/tcp";
+      const module = ${JSON.stringify(new URL("./children/pool_echo.ts", import.meta.url).href)};
+      const listen = { hostname: "127.0.0.1", port: 0 };
+      const pool = await Pool.start({ kind: "worker", module, size: 1, signals: false, balance: "round-robin", listen });
+      fill();
+      // The client and the server of each; the second is the first that would go by a channel, which needs two more.
+      for (let i = 0; i < 3; i++) {
+        held.pop().close();
+        held.pop().close();
+        using conn = await TcpConn.connect({ port: pool.addr.port });
+        console.log(await conn.read(new Uint8Array(1)));
+      }
+      free();
+      await pool.close({ grace: 0 });`);
+    assertEquals([stdout, stderr], ["1\n1\n1\n", ""]);
+  },
+});
+
+nativeTest("Pool.close() [round-robin] serves what the kernel has accepted and nobody has taken yet", async () => {
+  const module = new URL("./children/pool_echo.ts", import.meta.url);
+  const listen = { hostname: "127.0.0.1", port: 0 };
+  const options = { kind: "worker", module, size: 1, signals: false, balance: "round-robin", listen } as const;
+  const pool = await Pool.start(options);
+  // In one turn of the event loop, in which nothing is accepted.
+  const fd = kernel.socket(AF_INET, SOCK_STREAM, 0);
+  const address = encodeSockaddr({ hostname: "127.0.0.1", port: pool.addr.port }) as Uint8Array<ArrayBuffer>;
+  assertEquals(kernel.connect(fd, address, address.length), 0);
+  const closing = pool.close();
+  using client = TcpConn.fromFd(fd);
+  assertMatch(await readText(client) ?? "", /^\d+ \d+ /);
+  client.close();
+  await closing;
+});

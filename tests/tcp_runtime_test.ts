@@ -65,6 +65,16 @@ function listenerOver(
   return TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "runtime", ...options });
 }
 
+Deno.test("[runtime] TcpConn.setNoDelay() says why the kernel has refused", () => {
+  const { conn } = connOver({
+    setNoDelay() {
+      throw failure("EINVAL");
+    },
+  });
+  assertThrows(() => conn.setNoDelay(), Error, `Cannot set TCP_NODELAY on ${NAME}: invalid argument (EINVAL)`);
+  conn.close();
+});
+
 Deno.test("[runtime] TcpListener.accept() outlives what is another's trouble, and tells of its own", async () => {
   const reported: unknown[] = [];
   const report = (error: Error) => void reported.push((error as Error & { code?: string }).code);

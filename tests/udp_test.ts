@@ -703,3 +703,13 @@ for (const engine of ENGINES) {
     assertEquals(await server.stop("SIGTERM"), 0);
   });
 }
+
+nativeTest("a registration that the kernel refuses rejects the receive, and disturbs no other", async (engine) => {
+  using first = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const waiting = first.recvFrom(new Uint8Array(9));
+  const second = UdpEndpoint.fromFd(first.fd as number); // a second owner: a mistake, but not one that may spread
+  await assertRejects(() => second.recvFrom(new Uint8Array(1)), Deno.errors.AlreadyExists, "(EEXIST)");
+  second.detach();
+  await first.sendTo(encode("fine"), first.addr);
+  assertEquals((await waiting).size, 4);
+});

@@ -35,16 +35,17 @@ async function tellUnexplained(): Promise<number> {
 try {
   const raw = [`--coverage=${folder}`, "--coverage-raw-data-only"];
   const suites = ["tests/", "bench/"];
-  const tests = await deno(["test", "--quiet", "--no-check", "--allow-all", ...raw, ...suites], {
+  Deno.exitCode = await deno(["test", "--quiet", "--no-check", "--allow-all", ...raw, ...suites], {
     DENO_COVERAGE_DIR: folder,
   });
   // The report of a run that has failed would be wrong.
-  if (tests !== 0) Deno.exit(tests);
-  await removeHalves();
-  const library = "--include=/(tcp|udp|mux|process|internal)/";
-  const share = await deno(["coverage", library, ...Deno.args, folder]);
-  const lines = await deno(["coverage", library, "--lcov", `--output=${lcov}`, folder]);
-  Deno.exitCode = share || lines || await tellUnexplained();
+  if (Deno.exitCode === 0) {
+    await removeHalves();
+    const library = "--include=/(tcp|udp|mux|process|internal)/";
+    const share = await deno(["coverage", library, ...Deno.args, folder]);
+    const lines = await deno(["coverage", library, "--lcov", `--output=${lcov}`, folder]);
+    Deno.exitCode = share || lines || await tellUnexplained();
+  }
 } finally {
   await Deno.remove(folder, { recursive: true });
   await Deno.remove(lcov);

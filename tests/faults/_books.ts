@@ -157,6 +157,7 @@ async function exchange(conn: TcpConn, account: Account, order: Order): Promise<
   const { messages, size, pace, window = 1, signal, patience = 60_000 } = order;
   let answered = Promise.withResolvers<void>();
   let isDone = false;
+  let hasEnded = false;
   const write = async () => {
     while (account.sent < messages && signal?.aborted !== true) {
       while (account.sent - account.received >= window && !isDone) await answered.promise;
@@ -165,6 +166,7 @@ async function exchange(conn: TcpConn, account: Account, order: Order): Promise<
       account.sent++;
       if (pace > 0) await delay(pace, signal === undefined ? {} : { signal }).catch(() => {});
     }
+    hasEnded = true;
     await conn.closeWrite();
   };
   const read = async () => {
@@ -176,7 +178,8 @@ async function exchange(conn: TcpConn, account: Account, order: Order): Promise<
         for (let end = 0; end < expected;) {
           const n = await conn.read(p.subarray(end, expected), quiet?.renew());
           if (n === null) {
-            if (end > 0 || account.received < account.sent) throw new Deno.errors.UnexpectedEof();
+            // An end that this side has not asked for is none, also if nothing is owed at that moment.
+            if (end > 0 || !hasEnded || account.received < account.sent) throw new Deno.errors.UnexpectedEof();
             return;
           }
           end += n;
