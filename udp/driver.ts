@@ -79,6 +79,8 @@ export interface UdpDriver {
   readonly pollable: Pollable;
   readonly addr: Deno.NetAddr;
   readonly peer: Deno.NetAddr | undefined;
+  /** Who has sent what was received last, if anything can be sent there; the object that was given out. */
+  readonly lastSender: Deno.NetAddr | undefined;
   sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number>;
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram>;
   trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined;

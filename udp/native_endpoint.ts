@@ -57,6 +57,7 @@ const sender = new Uint8Array(SOCKADDR_SIZE);
 /** {@linkcode UdpDriver} on a descriptor. */
 export class NativeEndpoint implements UdpDriver, Source {
   readonly engine = "native";
+  lastSender: Deno.NetAddr | undefined;
   readonly #socket: NativeSocket;
   readonly #receiving: WaitingSide;
   readonly #sending: WaitingSide;
@@ -340,12 +341,9 @@ export class NativeEndpoint implements UdpDriver, Source {
     const n = receiveFrom(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC, sender);
     if (n >= 0) {
       const { length } = p;
-      return {
-        data: n < length ? p.subarray(0, n) : p,
-        size: n,
-        truncated: n > length,
-        address: this.#peers.decode(sender),
-      };
+      const address = this.#peers.decode(sender);
+      this.lastSender = address.port === 0 ? undefined : address;
+      return { data: n < length ? p.subarray(0, n) : p, size: n, truncated: n > length, address };
     }
     this.#result(n, "recvfrom");
     return undefined;

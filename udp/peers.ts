@@ -40,14 +40,17 @@ class ByHost<T> {
 /** Address objects, one for each address. */
 export class Addresses {
   readonly #known = new ByHost<Deno.NetAddr>();
-  #last: Deno.NetAddr | undefined;
+  /** The last one with each port: to compare a name takes less than to look it up. */
+  readonly #byPort = new Map<number, Deno.NetAddr>();
 
   of(hostname: string, port: number): Deno.NetAddr {
-    const last = this.#last;
-    if (last !== undefined && last.port === port && last.hostname === hostname) return last;
+    const last = this.#byPort.get(port);
+    if (last !== undefined && last.hostname === hostname) return last;
     let address = this.#known.get(hostname, port);
     if (address === undefined) this.#known.set(hostname, port, address = frozen(hostname, port));
-    return this.#last = address;
+    if (this.#byPort.size >= MOST_PEERS) this.#byPort.clear();
+    this.#byPort.set(port, address);
+    return address;
   }
 }
 

@@ -19,6 +19,7 @@ import { InterestBit, ReadyBit } from "../mux/selector.ts";
 import { type DatagramBatch, memoryOf, NAME_SIZE, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import {
+  type Arrived,
   nodeInterface,
   openTransport,
   type Received,
@@ -45,16 +46,29 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   readonly inode = undefined;
   readonly isPaused = false;
   readonly peer = undefined;
+  lastSender: Deno.NetAddr | undefined;
   readonly addr: Deno.NetAddr;
   readonly name: string;
   readonly #transport: RuntimeTransport;
   readonly #waiting = new WaiterQueue<Receive>();
   /** How the first call that waits takes its datagram, if it is not in the line but has a receive of its own. */
   #next: (() => unknown) | undefined;
+  /** The same of a call that takes one datagram: the buffer, and its length. */
+  #into: Uint8Array | undefined;
+  #intoLength = 0;
   // Made once an endpoint, not once a datagram.
-  // This call settles once these return, and the others are to settle after it.
+  // The call settles once these return, and the others are to settle after it.
+  readonly #onInto = (received: Received): unknown => {
+    const p = this.#into as Uint8Array;
+    if (this.#closed || p.length !== this.#intoLength) return this.#onNext(received);
+    this.#into = undefined;
+    const datagram = this.#put(p, this.#transport.received?.(received) as Arrived);
+    if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
+    return datagram;
+  };
   readonly #onNext = (received: Received): unknown => {
-    const take = this.#endNext(received);
+    const take = this.#endNext();
+    this.#transport.putBack?.(this.#transport.received?.(received) as Arrived);
     if (this.#closed) throw this.#interruptAllLater();
     try {
       return take?.();
@@ -64,7 +78,8 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     }
   };
   readonly #onNextFailure = (error: unknown): unknown => {
-    const take = this.#endNext(undefined);
+    const take = this.#endNext();
+    this.#transport.received?.(undefined);
     if (this.#closed) throw this.#interruptAllLater();
     if (take !== undefined && isOfPeer(error)) return this.#receiveFirst(take);
     queueMicrotask(this.#afterNext);
@@ -125,6 +140,14 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   }
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
+    const received = peek || signal !== undefined ? undefined : this.#begin();
+    if (received !== undefined) {
+      this.#into = p;
+      this.#intoLength = p.length;
+      // A send that is done may have left it as it was.
+      if (this.#isRef !== this.#wantsRef) this.#updateRef();
+      return received.then(this.#onInto, this.#onNextFailure) as Promise<Datagram>;
+    }
     const { length } = p;
     return this.#receive(() => {
       checkSameLength(p, length);
@@ -295,19 +318,23 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     this.#closed = true;
     this.#transport.close();
     // In the order of the calls, and Deno wakes the next one.
-    if (this.#next === undefined) this.#interruptAll();
+    if (this.#next === undefined && this.#into === undefined) this.#interruptAll();
   }
 
   /** A call waits for what arrives. */
   get #isAwaited(): boolean {
-    return this.#next !== undefined || this.#waiting.first !== undefined;
+    return this.#into !== undefined || this.#next !== undefined || this.#waiting.first !== undefined;
   }
 
   #receive<T>(take: () => T | undefined, signal: AbortSignal | undefined): Promise<T> {
     if (this.#closed) return Promise.reject(this.#closedError("receive on"));
+    const received = signal === undefined ? this.#begin() : undefined;
+    if (received !== undefined) {
+      this.#next = take;
+      this.#updateRef();
+      return received.then(this.#onNext, this.#onNextFailure) as Promise<T>;
+    }
     if (!this.#isAwaited) {
-      const next = signal === undefined && this.#failure === undefined ? this.#receiveNext(take) : undefined;
-      if (next !== undefined) return next;
       try {
         const result = take();
         if (result !== undefined) {
@@ -336,21 +363,20 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return waiter.promise;
   }
 
-  /** What a server's loop does all the time, so it makes no more promises than it must; it cannot be cancelled. */
-  #receiveNext<T>(take: () => T | undefined): Promise<T> | undefined {
-    const received = this.#transport.receive?.();
-    if (received === undefined) return undefined;
-    this.#next = take;
-    // A send that is done may have left it referenced.
-    this.#updateRef();
-    return received.then(this.#onNext, this.#onNextFailure) as Promise<T>;
+  /** Begins a receive for one call alone, which cannot be cancelled: as a server's loop does all the time. */
+  #begin(): Promise<Received> | undefined {
+    return this.#closed || this.#isAwaited || this.#failure !== undefined ? undefined : this.#transport.receive?.();
   }
 
-  #endNext(received: Received | undefined): (() => unknown) | undefined {
-    const take = this.#next;
-    this.#next = undefined;
-    this.#transport.received?.(received);
-    return take;
+  /** That receive is over; returns how its call takes what there is. */
+  #endNext(): (() => unknown) | undefined {
+    const [p, length, next] = [this.#into, this.#intoLength, this.#next];
+    this.#into = this.#next = undefined;
+    if (p === undefined) return next;
+    return () => {
+      checkSameLength(p, length);
+      return this.#take(p, false);
+    };
   }
 
   /** Takes without waiting; the receive that this starts is not to keep the process alive. */
@@ -381,11 +407,15 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   #take(p: Uint8Array, peek: boolean): Datagram | undefined {
     this.#throwFailure();
     const arrived = peek ? this.#transport.peek() : this.#transport.take();
-    if (arrived === undefined) return undefined;
-    const { data, address } = arrived;
-    const n = Math.min(data.length, p.length);
-    p.set(n < data.length ? data.subarray(0, n) : data);
-    return { data: n < p.length ? p.subarray(0, n) : p, size: data.length, truncated: n < data.length, address };
+    return arrived === undefined ? undefined : this.#put(p, arrived);
+  }
+
+  #put(p: Uint8Array, { data, address }: Arrived): Datagram {
+    const size = data.length;
+    const n = Math.min(size, p.length);
+    p.set(n < size ? data.subarray(0, n) : data);
+    this.lastSender = address.port === 0 ? undefined : address;
+    return { data: n < p.length ? p.subarray(0, n) : p, size, truncated: n < size, address };
   }
 
   #takeBatch(batch: DatagramBatch): number | undefined {

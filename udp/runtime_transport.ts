@@ -47,8 +47,10 @@ export interface RuntimeTransport {
    * `undefined` if that cannot be, for something has arrived or is under way, or the socket has no such call.
    */
   receive?(): Promise<Received> | undefined;
-  /** To be called with what that came to, which is what {@linkcode RuntimeTransport.take} takes then. */
-  received?(received: Received | undefined): void;
+  /** To be called with what that came to, `undefined` if it has failed. */
+  received?(received: Received | undefined): Arrived | undefined;
+  /** Leaves what has arrived, and nobody could use, to {@linkcode RuntimeTransport.take}. */
+  putBack?(arrived: Arrived): void;
   /** Sends a datagram; one at a time, or they may leave in another order. */
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number>;
   /** The node:dgram socket, for options; `undefined` if it is none. */
@@ -83,7 +85,7 @@ class DatagramConnTransport implements RuntimeTransport {
   #closed = false;
   // Made once an endpoint, not once a datagram.
   readonly #onArrival = (received: Received): void => {
-    this.received(received);
+    this.#arrived = this.received(received);
     this.#changed();
   };
   readonly #onFailure = (error: unknown): void => {
@@ -120,12 +122,16 @@ class DatagramConnTransport implements RuntimeTransport {
     return this.#conn.receive(this.#buffer);
   }
 
-  received(received: Received | undefined): void {
+  received(received: Received | undefined): Arrived | undefined {
     this.#busy = false;
-    if (received === undefined) return;
+    if (received === undefined) return undefined;
     const [data, from] = received;
     const { hostname, port } = from as Deno.NetAddr;
-    this.#arrived = { data, address: this.#addresses.of(hostname, port) };
+    return { data, address: this.#addresses.of(hostname, port) };
+  }
+
+  putBack(arrived: Arrived): void {
+    this.#arrived = arrived;
   }
 
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number> {

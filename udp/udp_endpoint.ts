@@ -332,7 +332,9 @@ export class UdpEndpoint {
     let address: Deno.NetAddr;
     try {
       checkBytes(p);
-      address = checkAddress(to);
+      const { lastSender } = this.#driver;
+      // A server's answer goes to an address that was made here, and cannot have been changed.
+      address = lastSender !== undefined && to === lastSender ? lastSender : checkAddress(to);
       signal = checkSignal(options);
     } catch (error) {
       return Promise.reject(error);
