@@ -6,6 +6,7 @@ import { checkBoolean, checkDuration, checkInteger, checkOptions, quote } from "
 import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
 import { GRACE, type ProcessOptions } from "./child.ts";
 import type { RestartOptions } from "./restarts.ts";
+import { LONGEST_PATH } from "./unix_socket.ts";
 
 /**
  * Who gets the next connection.
@@ -118,7 +119,7 @@ export interface PoolOptions extends ProcessOptions {
    * Path of a Unix socket by which a newly started program can take over. If one that was started with the same path
    * runs already, those of its listening sockets are taken that have the address asked for here (with port 0 whatever
    * it has), without refusing a connection, and it is told to drain once the children of this one are up. If that
-   * fails before, the other goes on. Needs `--allow-read` and `--allow-write` for the path.
+   * fails before, the other goes on. At most 99 bytes; needs `--allow-read` and `--allow-write` for the path.
    */
   control?: string;
 }
@@ -187,9 +188,7 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     const least = balance === "reuseport" ? size : 1;
     checkInteger(maxConnections, "maxConnections", least, 2 ** 31 - 1);
   }
-  if (control !== undefined && (typeof control !== "string" || control === "")) {
-    throw new TypeError(`control must be a path, received ${quote(control)}`);
-  }
+  if (control !== undefined) checkControl(control);
   const { name, permissions, args, env, cwd, flags, stdout, stderr } = options;
   const ofProcesses = Object.entries({ args, env, cwd, flags, stdout, stderr }).find(([, value]) =>
     value !== undefined
@@ -214,6 +213,14 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
       ),
     ),
   };
+}
+
+function checkControl(control: unknown): void {
+  if (typeof control !== "string" || control === "") {
+    throw new TypeError(`control must be a path, received ${quote(control)}`);
+  }
+  const { length } = new TextEncoder().encode(control);
+  if (length > LONGEST_PATH) throw new RangeError(`control must have at most ${LONGEST_PATH} bytes, has ${length}`);
 }
 
 function requireNative(engine: "runtime" | "native", what: string): void {

@@ -7,6 +7,8 @@ export interface Start {
   readonly id: number;
   /** It accepts from the listeners that come with this, or is handed each connection. */
   readonly mode: "accept" | "hand-over";
+  /** How many listeners come with this. */
+  readonly listeners: number;
   /** Connections at a time. */
   readonly limit: number;
   /** Others accept from the same listeners. */

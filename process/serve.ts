@@ -186,12 +186,10 @@ class Server {
     switch (body.do) {
       case "start":
         this.#settings = body;
-        if (body.mode === "accept" && sockets.length === 0) {
-          return fail(
-            new Error(
-              "Cannot serve: the listener was lost on the way, for want of descriptors or since it was shut down",
-            ),
-          );
+        if (sockets.length < body.listeners) {
+          for (const socket of sockets) socket.close();
+          const why = "a listener was lost on the way, for want of descriptors or since it was shut down";
+          return fail(new Error(`Cannot serve: ${why}`));
         }
         this.#acceptors = sockets.map((listener) => new Acceptor(listener.detach(), (conn) => this.#open(conn)));
         this.#accept();

@@ -118,6 +118,7 @@ export class Supervisor {
 
   /** Lets a child finish, and ends it after the grace. */
   async drain(child: PoolChild, grace = this.#settings.grace): Promise<void> {
+    if (child.state === "ended") return;
     this.#others.add(child);
     await child.drain(grace);
   }
@@ -184,12 +185,12 @@ export class Supervisor {
     const { balance, maxConnections, size } = this.#settings;
     const shared = balance === "shared";
     if (!shared && balance !== "reuseport") {
-      return { do: "start", id, mode: "hand-over", limit: Infinity, shared, once };
+      return { do: "start", id, mode: "hand-over", listeners: 0, limit: Infinity, shared, once };
     }
     // The rest that cannot be divided goes to the first ones.
     const rest = maxConnections === Infinity ? 0 : maxConnections % size;
     const limit = (maxConnections - rest) / size + (slot < rest ? 1 : 0);
-    return { do: "start", id, mode: "accept", limit, shared, once };
+    return { do: "start", id, mode: "accept", listeners: this.#listenersOf(slot).length, limit, shared, once };
   }
 
   /** With a socket for each child, more than children after a takeover, each child has its part of them. */

@@ -21,6 +21,9 @@ const SO_PEERCRED = 17;
 const PATH_MAX = 108;
 const PATH_AT = 2;
 
+/** Bytes of a path at most, with room for what a listener appends until it is published: a dot and its process. */
+export const LONGEST_PATH = PATH_MAX - 1 - ".4194304".length;
+
 const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
 const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
 

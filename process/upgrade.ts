@@ -59,8 +59,9 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
     const said = body as Answer;
     if (said.tell === "refused") answer.reject(new Deno.errors.Busy(`${action}: ${said.why}`));
     if (said.tell === "draining") answer.resolve([]);
-    if (said.tell === "listeners") answer.resolve(sockets.splice(0).filter((socket) => socket instanceof TcpListener));
-    for (const socket of sockets) socket.close();
+    const listeners = said.tell === "listeners" ? sockets.filter((socket) => socket instanceof TcpListener) : [];
+    if (said.tell === "listeners") answer.resolve(listeners);
+    for (const socket of sockets) if (!listeners.includes(socket as TcpListener)) socket.close();
   };
   const transport = new ProcessTransport(socket, link, (error) => {
     const reason = new EndedError(`${action}: it has ended`, { cause: error });

@@ -390,7 +390,7 @@ async function childAlone(kind: Kind) {
   };
   const post = (body: ToChild, sockets: MovableSocket[] = []) => child.link.post({ type: "pool", body }, sockets);
   await eventually(() => said.shift());
-  await post({ do: "start", id: 1, mode: "hand-over", limit: Infinity, shared: false, once: false });
+  await post({ do: "start", id: 1, mode: "hand-over", listeners: 0, limit: Infinity, shared: false, once: false });
   return { child, said, counts, post };
 }
 

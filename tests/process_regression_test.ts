@@ -2,6 +2,7 @@
 
 import { Pool, spawnProcess } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { deadline } from "@std/async";
 import { SOCK_STREAM } from "../internal/socket.ts";
@@ -10,8 +11,12 @@ import { kernel } from "./_kernel.ts";
 import { assertDescriptors, descriptorLinks, NATIVE, runStarved, withoutOrphans } from "./_process.ts";
 import { readText, withoutLeaks } from "./_util.ts";
 import { duplicate } from "../process/pool_listeners.ts";
+import { checkPoolOptions } from "../process/pool_options.ts";
 import type { FromChild } from "../process/pool_protocol.ts";
+import { Restarts } from "../process/restarts.ts";
 import { WorkerChild } from "../process/spawn_worker.ts";
+import { Supervisor } from "../process/supervisor.ts";
+import { ControlServer, takeOver } from "../process/upgrade.ts";
 
 function nativeTest(name: string, fn: () => void | Promise<void>): void {
   Deno.test({ name, ignore: !NATIVE, fn: () => withoutOrphans(async () => await withoutLeaks(fn)) });
@@ -36,15 +41,122 @@ nativeTest("duplicate() of a listener that was shut down leaves no copy open", (
   assertEquals([...Deno.readDirSync("/proc/self/fd")].length, before);
 });
 
-nativeTest("a pool's child whose listener was lost on the way does not count as serving", async () => {
-  const child = new WorkerChild(new URL("./children/pool_echo.ts", import.meta.url), {});
-  const ready = Promise.withResolvers<void>();
-  child.link.onPacket = ({ body }) => (body as FromChild).is === "ready" && ready.resolve();
-  await ready.promise;
-  const start = { do: "start", id: 1, mode: "accept", limit: Infinity, shared: true, once: false } as const;
-  await child.link.post({ type: "pool", body: start }, []); // as if they were lost
-  const { success } = await deadline(child.closed, 10_000);
-  assertEquals(success, false);
+for (const left of [0, 1]) {
+  nativeTest(`a pool's child that gets ${left} of 2 listeners does not count as serving`, async () => {
+    const child = new WorkerChild(new URL("./children/pool_echo.ts", import.meta.url), {});
+    const ready = Promise.withResolvers<void>();
+    child.link.onPacket = ({ body }) => (body as FromChild).is === "ready" && ready.resolve();
+    await ready.promise;
+    const start = { do: "start", id: 1, mode: "accept", listeners: 2, limit: Infinity, shared: true, once: false };
+    const listeners = Array.from({ length: left }, () => TcpListener.bind({ hostname: "127.0.0.1", port: 0 }));
+    await child.link.post({ type: "pool", body: start }, listeners); // as if the others were lost
+    const { success } = await deadline(child.closed, 10_000);
+    assertEquals(success, false);
+  });
+}
+
+nativeTest("Supervisor.renew() that fails forgets a new child that has ended before the others were up", async () => {
+  const folder = await Deno.makeTempDir();
+  const module = `data:text/javascript,${
+    encodeURIComponent(`
+    import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+    const exists = (name) => [...Deno.readDirSync(${JSON.stringify(folder)})].some((entry) => entry.name === name);
+    const isBad = exists("bad");
+    let isFirst = !isBad;
+    if (isBad) try { Deno.mkdirSync(${JSON.stringify(`${folder}/first`)}); isFirst = true; } catch { /* the second */ }
+    if (!isFirst) {
+      await new Promise((resolve) => setTimeout(resolve, 400));
+      throw new Error("a bad release");
+    }
+    serve(() => {});
+    if (isBad) setTimeout(() => close(), 20);
+  `)
+  }`;
+  const listen = { hostname: "127.0.0.1", port: 0 };
+  const settings = checkPoolOptions({
+    kind: "worker",
+    module,
+    size: 2,
+    signals: false,
+    balance: "round-robin",
+    listen,
+  });
+  const children = new Supervisor(settings, new Restarts(), () => [], () => {});
+  await children.startAll();
+  await Deno.mkdir(`${folder}/bad`);
+  await assertRejects(() => children.renew(), Error, "before it called serve()");
+  assertEquals(children.all.map(({ state }) => state), ["serving", "serving"]);
+  await children.endAll(0);
+  await Deno.remove(folder, { recursive: true });
+});
+
+nativeTest("Pool.start() refuses a control path that is too long for a Unix socket", async () => {
+  const module = new URL("./children/pool_echo.ts", import.meta.url);
+  const options = {
+    kind: "worker",
+    module,
+    size: 1,
+    signals: false,
+    listen: { hostname: "127.0.0.1", port: 0 },
+  } as const;
+  const why = "control must have at most 99 bytes, has 100";
+  await assertRejects(() => Pool.start({ ...options, control: `/tmp/${"c".repeat(95)}` }), RangeError, why);
+  const folder = await Deno.makeTempDir();
+  const control = `${folder}/${"c".repeat(98 - folder.length)}`;
+  await using _pool = await Pool.start({ ...options, control });
+  assertEquals(Deno.lstatSync(control).isSocket, true);
+  await Deno.remove(folder, { recursive: true });
+});
+
+nativeTest("takeOver() closes what it gets beside listeners", async () => {
+  const folder = await Deno.makeTempDir();
+  const sockets =
+    () => [TcpListener.bind({ hostname: "127.0.0.1", port: 0 }), UdpEndpoint.bind({ hostname: "127.0.0.1" })];
+  const server = new ControlServer(`${folder}/control`, sockets, () => {});
+  server.publish();
+  const before = descriptorLinks().length;
+  const takeover = await takeOver(`${folder}/control`);
+  assertEquals(takeover?.listeners.length, 1);
+  for (const listener of takeover?.listeners ?? []) listener.close();
+  takeover?.close();
+  await assertDescriptors(before);
+  server.close();
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test({
+  name: "[worker] Child.kill() leaves a thread that never returns what it has, also when descriptors have run out",
+  ignore: !NATIVE,
+  async fn() {
+    const module = `data:text/javascript,${
+      encodeURIComponent(`
+      import { TcpListener } from "${import.meta.resolve("@c10k/sockets/tcp")}";
+      const libc = Deno.dlopen("libc.so.6", { usleep: { parameters: ["u32"], result: "i32" } });
+      const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+      postMessage({ packet: { type: "message", body: listener.addr.port }, sockets: [] });
+      setTimeout(() => libc.symbols.usleep(3_500_000), 10);
+    `)
+    }`;
+    const { stdout, stderr } = await runStarved(`
+      import { spawnWorker } from "@c10k/sockets/process";
+      import { TcpConn } from "@c10k/sockets/tcp";
+      // What Deno opens for the first signal that it waits for: without, it panics.
+      Deno.addSignalListener("SIGUSR1", () => {});
+      const child = spawnWorker(${JSON.stringify(module)});
+      const { value: { message: port } } = await child.messages().next();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      fill();
+      child.kill();
+      await child.closed;
+      free();
+      (await TcpConn.connect({ port })).close();
+      console.log("open as long as the thread runs");
+      for (let tries = 0; tries < 500; tries++) {
+        try { (await TcpConn.connect({ port })).close(); } catch (error) { console.log(error.code); break; }
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }`);
+    assertEquals([stdout, stderr], ["open as long as the thread runs\nECONNREFUSED\n", ""]);
+  },
 });
 
 nativeTest("Child.kill() of a process refuses a signal that there is not", async () => {
