@@ -73,8 +73,8 @@ export function checkSameLength(p: Uint8Array, length: number): void {
 
 /** Checks an options bag. */
 export function checkOptions(value: unknown, name = "options"): void {
-  if (typeof value !== "object" || value === null) {
-    throw new TypeError(`${name} must be an object, received ${quote(value)}`);
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new TypeError(`${name} must be an object, received ${Array.isArray(value) ? "an array" : quote(value)}`);
   }
 }
 

@@ -85,6 +85,7 @@ export class ConnectionReceiver implements Source {
     try {
       return socket.passTo((fd) => new ConnectionReceiver(fd, take));
     } catch {
+      // Else something might be sent after the last look, and before it is closed.
       libc.shutdown(fd, SHUT_RD);
       takeAll(fd, take);
       socket.close();

@@ -222,7 +222,8 @@ function nameOf({ name }: WorkerScope): string {
 function joinThread(): Port {
   const scope = globalThis as unknown as WorkerScope;
   const port = new Port("worker", () => scope.close());
-  const owner = engineSupport().engine === "native" ? thisOwner() : 0n;
+  const takesNative = engineSupport().engine === "native";
+  const owner = takesNative ? thisOwner() : 0n;
   let connections: ConnectionReceiver | undefined;
   scope.addEventListener("message", (event) => {
     const { data } = event as MessageEvent<Envelope>;
@@ -234,7 +235,7 @@ function joinThread(): Port {
     }
     port.link.receive(data.packet, ...unpack(data));
   });
-  scope.postMessage({ hello: true } satisfies Hello);
+  scope.postMessage({ hello: true, takesNative } satisfies Hello);
   port.link.attach(new ThreadTransport(scope, owner));
   return port;
 }

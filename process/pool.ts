@@ -60,6 +60,9 @@ export interface ChildStats {
  *
  * SIGTERM and SIGINT to this program close the pool, SIGHUP reloads it.
  *
+ * A child whose handler never lets its event loop turn is not noticed: what it
+ * has waits, and of what is handed over up to 128 connections more.
+ *
  * @example One process for each core
  * ```ts
  * import { Pool } from "@c10k/sockets/process";
@@ -90,6 +93,7 @@ export class Pool implements AsyncDisposable {
   readonly #closed = Promise.withResolvers<void>();
   readonly #signals: Signals;
   #listeners: TcpListener[] = [];
+  #addr: Deno.NetAddr | undefined;
   #control: ControlServer | undefined;
   #reloading: Promise<void> | undefined;
   /** A reload that waits for the one that runs. */
@@ -149,6 +153,7 @@ export class Pool implements AsyncDisposable {
       if (options.listener !== undefined) pool.#listeners = [options.listener];
       old = control === undefined ? undefined : await takeOver(control);
       pool.#listeners = listen(settings, options, old?.listeners ?? []);
+      pool.#addr = pool.#listeners[0]?.addr;
       if (settings.per === "pool") await pool.#children.startAll();
       if (control !== undefined) {
         // What can fail is done before the other one is told to end.
@@ -167,11 +172,9 @@ export class Pool implements AsyncDisposable {
     }
   }
 
-  /** Where it listens. */
+  /** Where it listens, or has listened until it was closed. */
   get addr(): Deno.NetAddr {
-    const [listener] = this.#listeners;
-    if (listener === undefined) throw new Deno.errors.BadResource("Cannot tell the address: the pool is closed");
-    return listener.addr;
+    return this.#addr as Deno.NetAddr;
   }
 
   /**
@@ -183,7 +186,8 @@ export class Pool implements AsyncDisposable {
   }
 
   /**
-   * Tells of each child, those that drain included.
+   * Tells of each child, those that drain included. Children tell what they have accepted and finished after some
+   * milliseconds: what has just happened is not counted yet.
    *
    * @example Two threads, nothing to do yet
    * ```ts
@@ -306,7 +310,6 @@ export class Pool implements AsyncDisposable {
 
   /** What `console.log` shows. */
   [Symbol.for("Deno.customInspect")](inspect: typeof Deno.inspect, options: Deno.InspectOptions): string {
-    const addr = this.#listeners[0]?.addr;
-    return `Pool ${inspect({ addr: addr && formatAddress(addr), children: this.stats() }, options)}`;
+    return `Pool ${inspect({ addr: formatAddress(this.addr), children: this.stats() }, options)}`;
   }
 }

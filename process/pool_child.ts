@@ -92,6 +92,12 @@ export class PoolChild {
     return this.#finished > 0;
   }
 
+  /** Throws if connections of these listeners cannot be given to it: a thread may lack the permission to use them. */
+  check(listeners: readonly MovableSocket[]): void {
+    const native = listeners.filter(({ engine }) => engine === "native");
+    this.child.link.transport?.check({ type: "pool" }, native);
+  }
+
   /** Says how it gets its connections; the listeners are given away. */
   async start(settings: Start, listeners: readonly MovableSocket[]): Promise<void> {
     await this.#post(settings, listeners);

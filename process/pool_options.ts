@@ -110,7 +110,8 @@ export interface PoolOptions extends ProcessOptions {
    */
   startTimeout?: number;
   /**
-   * Close the pool on SIGTERM and SIGINT, at once on the second one, and reload it on SIGHUP.
+   * Close the pool on SIGTERM and SIGINT, at once on a second one half a second later or more, and reload it on SIGHUP;
+   * from the moment on in which {@linkcode Pool.start} has resolved.
    *
    * @default {true}
    */

@@ -1,5 +1,7 @@
 /** What a pool and its children say to each other. */
 
+import type { Link } from "./link.ts";
+
 /** How a child gets its connections. */
 export interface Start {
   readonly do: "start";
@@ -25,7 +27,9 @@ export type ToChild =
   /** Somebody else may have been woken for a connection and not have taken it. */
   | { readonly do: "look" }
   /** Take no more, and finish what is open. */
-  | { readonly do: "drain" };
+  | { readonly do: "drain" }
+  /** There are no connections for it: the parent is no pool. */
+  | { readonly do: "refuse" };
 
 /** From a child to the pool. */
 export type FromChild =
@@ -41,3 +45,12 @@ export type FromChild =
   | { readonly is: "draining" }
   /** All are finished. */
   | { readonly is: "drained" };
+
+/** Answers a child that wants to serve, and that no pool has started: nothing would ever come. */
+export function refuseToServe(link: Link): void {
+  link.onPacket = ({ type, body }, sockets) => {
+    for (const socket of sockets) socket.close();
+    if (type !== "pool" || (body as FromChild).is !== "ready") return;
+    link.post({ type: "pool", body: { do: "refuse" } satisfies ToChild }).catch(() => {});
+  };
+}

@@ -209,6 +209,9 @@ class Server {
         break;
       case "drain":
         this.drain();
+        break;
+      case "refuse":
+        this.#done.reject(new Error("Cannot serve: the parent is no Pool, take what it sends by parent().messages()"));
     }
   }
 
@@ -333,7 +336,7 @@ let server: Server | undefined;
  * @param handler Serves one connection.
  * @param options Who is told of a handler that fails.
  * @returns When the pool drains: once all connections are finished.
- * @throws {Error} If this program is no child, or serves already.
+ * @throws {Error} If this program is no child of a pool, or serves already, or has no descriptors left to wait with (`EMFILE`).
  *
  * @example The module of a pool
  * ```ts
@@ -379,9 +382,10 @@ function leaveSignalsToThePool(server: Server): void {
   Deno.addSignalListener("SIGINT", ignore);
   Deno.addSignalListener("SIGHUP", ignore);
   Deno.addSignalListener("SIGTERM", leave);
-  server.done.finally(() => {
+  const restore = () => {
     Deno.removeSignalListener("SIGINT", ignore);
     Deno.removeSignalListener("SIGHUP", ignore);
     Deno.removeSignalListener("SIGTERM", leave);
-  });
+  };
+  server.done.then(restore, restore);
 }

@@ -1,6 +1,8 @@
 /** What signals ask a pool for. */
 
 const ENDING: readonly Deno.Signal[] = ["SIGINT", "SIGTERM"];
+/** Milliseconds in which a signal is the same one again: a task runner passes on the Ctrl-C that the terminal sends. */
+const SAME = 500;
 
 /** Listens for SIGINT and SIGTERM, and for SIGHUP, until it is told to stop. */
 export class Signals {
@@ -9,7 +11,13 @@ export class Signals {
   #listens = false;
 
   constructor(end: () => unknown, reload: () => Promise<unknown>) {
-    this.#end = () => void end();
+    let asked = -Infinity;
+    this.#end = () => {
+      const now = performance.now();
+      if (now - asked < SAME) return;
+      asked = now;
+      end();
+    };
     // A reload that fails leaves everything as it was, which somebody should be told.
     this.#reload = () => void reload().catch((error) => console.error(error));
   }

@@ -296,7 +296,8 @@ function environmentWith(more: Record<string, string> = {}): string[] {
  * program's input, and the end of its output closes the write side.
  *
  * The program is looked for in `PATH`. It goes on if this one ends, as it may
- * with inetd. It takes no messages: `send` rejects.
+ * with inetd, but for Ctrl-C, which a terminal sends to both. It takes no
+ * messages: `send` rejects.
  *
  * Requires `--allow-run` for the program.
  *
@@ -305,7 +306,7 @@ function environmentWith(more: Record<string, string> = {}): string[] {
  * @param options Its arguments, environment and current folder.
  * @returns The program's process.
  * @throws {TypeError} If an argument has the wrong type.
- * @throws {Deno.errors.NotFound} If there is no such program.
+ * @throws {Deno.errors.NotFound} If there is no such program, or no such folder.
  * @throws {Deno.errors.PermissionDenied} If it may not be executed.
  * @throws {Deno.errors.NotCapable} If the permission is not given.
  * @throws {Deno.errors.BadResource} If the connection is closed.
@@ -331,7 +332,7 @@ export function spawnFor(conn: TcpConn, command: string, options: SpawnForOption
   if (!(conn instanceof TcpConn)) throw new TypeError(`conn must be a TcpConn, received ${quote(conn)}`);
   checkOptions(options);
   const { program } = checkProgram(command, options);
-  const action = `start ${command}`;
+  const action = `start ${command}${program.cwd === undefined ? "" : ` in ${program.cwd}`}`;
   const driver = driverOf(conn);
   if (driver instanceof RuntimeConn) {
     return new RelayedProgram(driver, { ...program, environment: [] }, options, action);

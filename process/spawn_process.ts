@@ -19,6 +19,7 @@ import { checkPermissions, permissionFlags } from "./child_permissions.ts";
 import { dieWithParentModule } from "./die_with_parent.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { childName, moduleUrl, PARENT_VARIABLE } from "./names.ts";
+import { refuseToServe } from "./pool_protocol.ts";
 import { ProcessTransport } from "./process_transport.ts";
 import { cString, UnixListener, type UnixSocket } from "./unix_socket.ts";
 
@@ -258,5 +259,7 @@ function checkProcessOptions(options: ProcessOptions): void {
  * ```
  */
 export function spawnProcess(module: string | URL, options: ProcessOptions = {}): Child {
-  return new ProcessChild(module, options);
+  const child = new ProcessChild(module, options);
+  refuseToServe(child.link);
+  return child;
 }

@@ -14,6 +14,7 @@ import {
 } from "./child.ts";
 import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
+import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
 import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
 import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts";
@@ -21,6 +22,8 @@ import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts"
 /** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
   readonly hello: true;
+  /** It may use the native engine. */
+  readonly takesNative: boolean;
 }
 
 const SIGKILL = 9;
@@ -104,7 +107,7 @@ export class WorkerChild implements Child {
 
   #receive(data: Hello | Envelope): void {
     this.#received++;
-    if ("hello" in data) this.link.attach(new ThreadTransport(this.#worker, this.#owner));
+    if ("hello" in data) this.link.attach(new ThreadTransport(this.#worker, this.#owner, data.takesNative));
     else if (data.packet.type === "bye") {
       const error = data.packet.body as Error | undefined;
       this.#end({ success: error === undefined, code: error === undefined ? 0 : 1, signal: undefined, error });
@@ -150,7 +153,9 @@ function entryOf(module: URL, permissions: NonNullable<SpawnOptions["permissions
  * table of descriptors, and nothing else.
  *
  * The module calls {@linkcode parent} to talk, or {@linkcode serve} in a pool.
- * What the thread leaves open when it fails or is killed is closed.
+ * What the thread leaves open when it fails or is killed is closed. A thread
+ * whose module calls neither goes on until it is killed, and Deno does not tell
+ * if it closes itself.
  *
  * Requires `--allow-read` for a local module.
  *
@@ -176,5 +181,7 @@ function entryOf(module: URL, permissions: NonNullable<SpawnOptions["permissions
  * ```
  */
 export function spawnWorker(module: string | URL, options: SpawnOptions = {}): Child {
-  return new WorkerChild(module, options);
+  const child = new WorkerChild(module, options);
+  refuseToServe(child.link);
+  return child;
 }

@@ -86,6 +86,7 @@ export class Supervisor {
     try {
       await child.ready;
       this.#checkOpen();
+      child.check(this.#listeners());
       const start = this.#startOf(child, once);
       await child.start(start, start.mode === "accept" ? duplicate(this.#listenersOf(slot)) : []);
     } catch (error) {

@@ -6,6 +6,7 @@
  */
 
 import { Descriptor } from "../internal/descriptor.ts";
+import { notSupportedError } from "../internal/errors.ts";
 import { entrust } from "../internal/owner.ts";
 import { ConnectionSender } from "./connection_channel.ts";
 import type { Packet, Transport } from "./link.ts";
@@ -38,23 +39,34 @@ export interface Envelope {
 export class ThreadTransport implements Transport {
   readonly #port: Port;
   readonly #owner: bigint;
+  readonly #takesNative: boolean;
   /** Connections whose bytes go through here to the other thread. */
   readonly #flowing = new Map<RuntimeConn, ConnStreams>();
   /** For the connections of a pool's child. */
   #connections: ConnectionSender | undefined;
   #hasHanded = false;
 
-  /** `owner` is the number of the thread among the two that may end first. */
-  constructor(port: Port, owner: bigint) {
+  /**
+   * `owner` is the number of the thread among the two that may end first; `takesNative` whether the other one may use
+   * the native engine.
+   */
+  constructor(port: Port, owner: bigint, takesNative = true) {
     this.#port = port;
     this.#owner = owner;
+    this.#takesNative = takesNative;
   }
 
   check(packet: Packet, sockets: readonly MovableSocket[]): void {
     for (const socket of sockets) {
       const conn = runtimeConn(socket);
-      if (conn === undefined) descriptorsOf([socket], "send a socket");
-      else conn.checkMove();
+      if (conn !== undefined) conn.checkMove();
+      else if (this.#takesNative) descriptorsOf([socket], "send a socket");
+      else {
+        throw notSupportedError(
+          "send a socket of the native engine to a thread that may not use it",
+          'start the thread with permissions that have ffi: "inherit"',
+        );
+      }
     }
     if (sockets.length > 0 && packet.body !== undefined) structuredClone(packet.body);
   }

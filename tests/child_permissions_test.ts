@@ -87,6 +87,42 @@ oneKindTest("process", "permissions: a child has what was named, and nothing els
   });
 });
 
+oneKindTest(
+  "worker",
+  "a thread without ffi is given no socket of the native engine, and no pool serves by it",
+  async () => {
+    const permissions = `{ net: true, read: true, ffi: false }`;
+    const module = moduleOf(`
+    import { serve } from "@c10k/sockets/process";
+    serve(() => {});
+  `);
+    const { stdout, stderr } = await runDeno(
+      ["--allow-all", "--unstable-worker-options"],
+      `
+    import { Pool, spawnWorker } from "@c10k/sockets/process";
+    import { UdpEndpoint } from "@c10k/sockets/udp";
+    const tell = ({ name, message }) => console.log(name + ": " + message);
+    const child = spawnWorker(${
+        JSON.stringify(moduleOf("parent().messages().next();"))
+      }, { permissions: ${permissions} });
+    using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "native" });
+    await child.send("yours", { sockets: [endpoint] }).catch(tell);
+    console.log(endpoint.fd !== undefined);
+    child.kill();
+    await child.closed;
+    const module = ${JSON.stringify(module)};
+    for (const balance of ["round-robin", "shared"]) {
+      const listen = { hostname: "127.0.0.1", port: 0 };
+      const options = { kind: "worker", module, size: 1, signals: false, balance, listen, permissions: ${permissions} };
+      await Pool.start(options).catch(tell);
+    }`,
+    );
+    const why = "NotSupported: Cannot send a socket of the native engine to a thread that may not use it: " +
+      `start the thread with permissions that have ffi: "inherit"\n`;
+    assertEquals([stdout, stderr], [`${why}true\n${why}${why}`, ""]);
+  },
+);
+
 const RUN = ["--allow-ffi", `--allow-run=${Deno.execPath()}`];
 
 for (

@@ -241,6 +241,8 @@ childTest("Child.send() refuses what cannot be sent, and leaves the sockets whol
   };
   const refusals: [unknown, unknown, new (...args: never[]) => Error, string][] = [
     ["x", { sockets: "sockets" }, TypeError, "sockets must be an array"],
+    // As postMessage() has it.
+    ["x", [server], TypeError, "options must be an object, received an array"],
     ["x", { sockets: server }, TypeError, "sockets must be an array"],
     ["x", { sockets: [server, server] }, TypeError, "each socket once"],
     ["x", { sockets: [server, {}] }, TypeError, "must hold TcpConn"],

@@ -6,7 +6,7 @@ import type { FromChild, ToChild } from "../process/pool_protocol.ts";
 import { ProcessChild } from "../process/spawn_process.ts";
 import { WorkerChild } from "../process/spawn_worker.ts";
 import { BALANCES, byChild, Client, ECHO, startPool, untilRefused, visit, visits } from "./_pool.ts";
-import { ask, checkEcho, childTest, ECHO as PLAIN, type Kind, NATIVE } from "./_process.ts";
+import { ask, checkEcho, childTest, ECHO as PLAIN, type Kind, NATIVE, next, spawn } from "./_process.ts";
 import { encode, eventually, Pair, readText, ROOT, socketTest } from "./_util.ts";
 
 function moduleOf(source: string): string {
@@ -335,15 +335,26 @@ Deno.test("Pool is made by Pool.start() only", () => {
   assertThrows(() => new (Pool as unknown as new () => Pool)(), TypeError, "Illegal constructor: use Pool.start");
 });
 
-childTest("Pool shows where it listens and its children, until it is closed", async (kind) => {
+childTest("Pool shows where it listens, and its children until it is closed", async (kind) => {
   const pool = await startPool({ kind, size: 1 });
   const { port } = pool.addr;
   const shown = Deno.inspect(pool);
   await pool.close();
   assertMatch(shown, new RegExp(`^Pool \\{\\s+addr: "127.0.0.1:${port}",\\s+children: \\[\\s+\\{\\s+id: \\d+`));
   assertStringIncludes(shown, 'state: "serving"');
-  assertEquals(Deno.inspect(pool), "Pool { addr: undefined, children: [] }");
-  assertThrows(() => pool.addr, Deno.errors.BadResource, "Cannot tell the address: the pool is closed");
+  assertEquals(Deno.inspect(pool), `Pool { addr: "127.0.0.1:${port}", children: [] }`);
+  assertEquals(pool.addr.port, port);
+});
+
+childTest("serve() in a child that no pool has started says so", async (kind) => {
+  const module = moduleOf(`
+    import { parent, serve } from "${PROCESS}";
+    const { message } = await serve(() => {}).catch((error) => error);
+    await parent().send(message);
+  `);
+  await using child = spawn(kind, module);
+  const { message } = await next(child.messages());
+  assertEquals(message, "Cannot serve: the parent is no Pool, take what it sends by parent().messages()");
 });
 
 Deno.test("serve() checks its arguments, and that it is called in a child", () => {

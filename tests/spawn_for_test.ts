@@ -113,7 +113,8 @@ programTest("spawnFor() leaves the connection whole if the program cannot be sta
   using pair = await Pair.open(engine);
   assertThrows(() => spawnFor(pair.server, "no-such-program"), Deno.errors.NotFound, "Cannot start no-such-program");
   assertThrows(() => spawnFor(pair.server, "/etc/passwd"), Deno.errors.PermissionDenied);
-  assertThrows(() => spawnFor(pair.server, "cat", { cwd: "/no/such/folder" }), Deno.errors.NotFound);
+  const why = "Cannot start cat in /no/such/folder: ";
+  assertThrows(() => spawnFor(pair.server, "cat", { cwd: "/no/such/folder" }), Deno.errors.NotFound, why);
   const waiting = pair.server.read(new Uint8Array(4));
   await pair.client.writeAll(encode("here"));
   assertEquals(await waiting, 4);

@@ -218,14 +218,17 @@ Deno.test("[runtime] what the engine cannot do is refused with a way out", async
 });
 
 /** An endpoint on Deno.listenDatagram, whose receives come to what is given, one after the other, and then wait. */
-function endpointOver(outcomes: (Error | Promise<number>)[]): { endpoint: UdpEndpoint; closed: () => boolean } {
+function endpointOver(
+  outcomes: (Error | Promise<number>)[],
+  port = 9,
+): { endpoint: UdpEndpoint; closed: () => boolean } {
   let isClosed = false;
   using _ = replaced(Deno, "listenDatagram", () => ({
     addr: { transport: "udp", hostname: "127.0.0.1", port: 8 },
     async receive(p: Uint8Array) {
       const outcome = await (outcomes.shift() ?? new Promise<number>(() => {}));
       if (outcome instanceof Error) throw outcome;
-      return [p.subarray(0, outcome), { transport: "udp", hostname: "127.0.0.1", port: 9 }];
+      return [p.subarray(0, outcome), { transport: "udp", hostname: "127.0.0.1", port }];
     },
     close: () => isClosed = true,
   }));
@@ -264,6 +267,27 @@ Deno.test("[runtime] UdpEndpoint.close() leaves to nobody what arrives, or fails
       assertThrows(() => endpoint.tryRecvFrom(p), Deno.errors.BadResource);
     }
   }
+});
+
+Deno.test("[runtime] UdpEndpoint.close() wakes receives in their order, also one whose own has failed for a peer", async () => {
+  for (const turns of [0, 1, 2, 9]) {
+    const failing = Promise.withResolvers<number>();
+    const { endpoint } = endpointOver([failing.promise]);
+    const ended: number[] = [];
+    const calls = [0, 1, 2].map((i) => endpoint.recvFrom(new Uint8Array(9)).catch(() => ended.push(i)));
+    failing.reject(new Deno.errors.ConnectionReset("made up"));
+    for (let i = 0; i < turns; i++) await undefined;
+    endpoint.close();
+    await Promise.all(calls);
+    assertEquals(ended, [0, 1, 2]);
+  }
+});
+
+Deno.test("[runtime] UdpEndpoint.sendTo() refuses port 0 also of a sender that has it", async () => {
+  const { endpoint } = endpointOver([Promise.resolve(3)], 0);
+  const { data, address } = await endpoint.recvFrom(new Uint8Array(9));
+  await assertRejects(() => endpoint.sendTo(data, address), RangeError, "port");
+  endpoint.close();
 });
 
 /** An endpoint on node:dgram, and its socket. */

@@ -315,6 +315,55 @@ engineTest("UdpEndpoint reads an address once, so that it sends where it has che
   assertEquals(decode((await two.b.recvFrom(new Uint8Array(10))).data), "once");
 });
 
+engineTest(
+  "an empty buffer whose memory is gone takes its datagram, and the next call the next one",
+  async (engine) => {
+    const gone: [Uint8Array, () => void][] = [];
+    const transferred = new ArrayBuffer(10);
+    gone.push([new Uint8Array(transferred, 4, 0), () => void transferred.transfer()]);
+    const shrunk = new ArrayBuffer(10, { maxByteLength: 20 });
+    gone.push([new Uint8Array(shrunk, 8, 0), () => shrunk.resize(4)]);
+    for (const [p, lose] of gone) {
+      using two = new Two(engine);
+      const [first, second] = [two.b.recvFrom(p), two.b.recvFrom(new Uint8Array(20))];
+      lose();
+      await two.a.sendTo(encode("first"), two.b.addr);
+      const { size, truncated } = await first;
+      assertEquals([size, truncated], [5, true]);
+      await two.a.sendTo(encode("second"), two.b.addr);
+      assertEquals(decode((await second).data), "second");
+    }
+  },
+);
+
+engineTest("UdpEndpoint.sendTo() goes where it is told, not to the last sender", async (engine) => {
+  using two = new Two(engine);
+  using third = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  await two.a.sendTo(encode("hello"), two.b.addr);
+  const { address } = await two.b.recvFrom(new Uint8Array(20));
+  await two.b.sendTo(encode("to another"), third.addr);
+  assertEquals(decode((await third.recvFrom(new Uint8Array(20))).data), "to another");
+  await two.b.sendTo(encode("back"), address);
+  assertEquals(decode((await two.a.recvFrom(new Uint8Array(20))).data), "back");
+});
+
+engineTest("Multiplexer tells of the datagram after the one that a waiting call has taken", async (engine) => {
+  using two = new Two(engine);
+  using mux = new Multiplexer(engine === "runtime" ? { backend: "runtime" } : {});
+  mux.register(two.b, { readable: true });
+  const first = two.b.recvFrom(new Uint8Array(9));
+  const wait = mux.wait({ timeout: 5_000 });
+  await two.a.sendTo(new Uint8Array(1), two.b.addr);
+  assertEquals((await first).size, 1);
+  await two.a.sendTo(new Uint8Array(2), two.b.addr);
+  assertEquals((await wait).length, 1);
+  // The native one may have been told of the first.
+  if (two.b.tryRecvFrom(new Uint8Array(9)) === undefined) {
+    assertEquals([engine, (await mux.wait({ timeout: 5_000 })).length], ["native", 1]);
+  }
+  mux.unregister(two.b);
+});
+
 engineTest("a buffer that was transferred away is refused, and no datagram is lost", async (engine) => {
   using two = new Two(engine);
   const p = new Uint8Array(10);
@@ -340,6 +389,12 @@ engineTest("UdpEndpoint.sendTo() looks names up", async (engine) => {
   await two.a.sendTo(encode("by name"), { hostname: "localhost", port: two.b.addr.port });
   assertEquals(decode((await two.b.recvFrom(new Uint8Array(10))).data), "by name");
   await assertRejects(() => two.a.sendTo(encode("x"), { hostname: "nosuch.invalid", port: 9 }), Error);
+});
+
+engineTest("UdpEndpoint.trySendTo() takes no names, which would have to be looked up", (engine) => {
+  using endpoint = UdpEndpoint.bind({ hostname: LOCAL, engine });
+  const why = 'hostname must be an IP address here, received "localhost"';
+  assertThrows(() => endpoint.trySendTo(encode("x"), { hostname: "localhost", port: 9 }), TypeError, why);
 });
 
 engineTest(

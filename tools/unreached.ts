@@ -99,6 +99,10 @@ function isBracket(text: string): boolean {
   return !/\w/.test(text);
 }
 
+function indentOf(line: string): number {
+  return line.length - line.trimStart().length;
+}
+
 /**
  * What a report in the format of lcov shows as not reached, for no reason that is given here.
  *
@@ -112,11 +116,17 @@ export async function unexplained(lcov: string): Promise<string[]> {
     const file = path.slice(ROOT.length);
     const known = new Set(Object.values(UNREACHED[file] ?? {}).flat());
     const source = (await Deno.readTextFile(path)).split("\n");
-    let isKnown = false;
-    for (const [, line, count] of record.matchAll(/^DA:(\d+),(\d+)/gm)) {
-      const text = (source[Number(line) - 1] as string).trim();
-      isKnown = count === "0" && (isKnown || known.has(text));
-      if (count === "0" && !isKnown && !isBracket(text)) left.push(`${file}:${line}: ${text}`);
+    /** How far the first line of a block is indented for which there is a reason; what is deeper belongs to it. */
+    let indent = Infinity;
+    for (const [, number, count] of record.matchAll(/^DA:(\d+),(\d+)/gm)) {
+      const line = source[Number(number) - 1] as string;
+      const text = line.trim();
+      if (count !== "0") indent = Infinity;
+      else if (known.has(text)) indent = indentOf(line);
+      else if (!isBracket(text) && indentOf(line) <= indent) {
+        indent = Infinity;
+        left.push(`${file}:${number}: ${text}`);
+      }
     }
   }
   return left;

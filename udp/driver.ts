@@ -79,7 +79,7 @@ export interface UdpDriver {
   readonly pollable: Pollable;
   readonly addr: Deno.NetAddr;
   readonly peer: Deno.NetAddr | undefined;
-  /** Who has sent what was received last, if anything can be sent there; the object that was given out. */
+  /** The address of the datagram that was given out last, batches aside, if anything can be sent there. */
   readonly lastSender: Deno.NetAddr | undefined;
   sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number>;
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram>;

@@ -35,7 +35,7 @@ import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import { kernelBatch } from "./native_batch.ts";
 import { interfaceNumber, setMembership, setMulticastInterface } from "./native_multicast.ts";
 import { UDP_GRO } from "./offload_batch.ts";
-import { type Peer, Peers } from "./peers.ts";
+import { noAddress, type Peer, Peers } from "./peers.ts";
 
 /** Where and how to bind; checked. */
 export interface NativeBindOptions extends HostPort {
@@ -172,7 +172,7 @@ export class NativeEndpoint implements UdpDriver, Source {
     if (!this.#socket.isOpen) throw this.#closedError("send on");
     const peer = this.#peers.encode(to.hostname, to.port);
     if (peer === undefined && hostKind(to.hostname) === "name") {
-      throw new TypeError(`hostname must be an IP address here, received "${to.hostname}"`);
+      throw noAddress(to.hostname);
     }
     this.#permit(to);
     if (peer === undefined) throw socketError(this.#sendingTo(to), new SyscallError("if_nametoindex", "ENODEV"));

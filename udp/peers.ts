@@ -91,6 +91,11 @@ export class Peers {
   }
 }
 
+/** The error for a name where it would have to be looked up, which takes time. */
+export function noAddress(hostname: string): TypeError {
+  return new TypeError(`hostname must be an IP address here, received "${hostname}"`);
+}
+
 function frozen(hostname: string, port: number): Deno.NetAddr {
   return Object.freeze({ transport: "udp", hostname, port });
 }

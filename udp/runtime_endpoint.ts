@@ -1,6 +1,6 @@
 /** A UDP socket on Deno's own operations. */
 
-import { formatAddress, type HostPort, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
+import { formatAddress, hostKind, type HostPort, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
 import { needsNative } from "../internal/engine.ts";
 import {
   closedError,
@@ -18,6 +18,7 @@ import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
 import { InterestBit, ReadyBit } from "../mux/selector.ts";
 import { type DatagramBatch, memoryOf, NAME_SIZE, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
+import { noAddress } from "./peers.ts";
 import {
   type Arrived,
   nodeInterface,
@@ -51,6 +52,8 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   readonly name: string;
   readonly #transport: RuntimeTransport;
   readonly #waiting = new WaiterQueue<Receive>();
+  /** The last one that has lost a receive of its own. */
+  #putBack: Receive | undefined;
   /** How the first call that waits takes its datagram, if it is not in the line but has a receive of its own. */
   #next: (() => unknown) | undefined;
   /** The same of a call that takes one datagram: the buffer, and its length. */
@@ -62,16 +65,16 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     const p = this.#into as Uint8Array;
     if (this.#closed || p.length !== this.#intoLength) return this.#onNext(received);
     this.#into = undefined;
-    const datagram = this.#put(p, this.#transport.received?.(received) as Arrived);
+    const arrived = this.#transport.received?.(received) as Arrived;
     if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
-    return datagram;
+    return this.#put(p, arrived);
   };
   readonly #onNext = (received: Received): unknown => {
     const take = this.#endNext();
     this.#transport.putBack?.(this.#transport.received?.(received) as Arrived);
     if (this.#closed) throw this.#interruptAllLater();
     try {
-      return take?.();
+      return take();
     } finally {
       if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
       else if (this.#transport.isReceiving) this.#updateRef();
@@ -81,7 +84,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     const take = this.#endNext();
     this.#transport.received?.(undefined);
     if (this.#closed) throw this.#interruptAllLater();
-    if (take !== undefined && isOfPeer(error)) return this.#receiveFirst(take);
+    if (isOfPeer(error)) return this.#receiveFirst(take);
     queueMicrotask(this.#afterNext);
     throw this.#receiveError(error);
   };
@@ -140,8 +143,8 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   }
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
-    const received = peek || signal !== undefined ? undefined : this.#begin();
-    if (received !== undefined) {
+    const received = this.#begin(signal);
+    if (received !== undefined && !peek) {
       this.#into = p;
       this.#intoLength = p.length;
       // A send that is done may have left it as it was.
@@ -149,10 +152,14 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       return received.then(this.#onInto, this.#onNextFailure) as Promise<Datagram>;
     }
     const { length } = p;
-    return this.#receive(() => {
-      checkSameLength(p, length);
-      return this.#take(p, peek);
-    }, signal);
+    return this.#receive(
+      () => {
+        checkSameLength(p, length);
+        return this.#take(p, peek);
+      },
+      received,
+      signal,
+    );
   }
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -182,6 +189,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined {
     this.#checkOpen("send on");
     if (isTooLong(p, to)) throw this.#tooLong(to);
+    if (hostKind(to.hostname) === "name") throw noAddress(to.hostname);
     this.#throwSendFailure();
     if (this.#sends >= MOST_SENDS) return undefined;
     // A datagram may get lost anyway; what can be known is told by the next call.
@@ -205,7 +213,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   }
 
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
-    return this.#receive(() => this.#takeBatch(batch), signal);
+    return this.#receive(() => this.#takeBatch(batch), this.#begin(signal), signal);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
@@ -326,9 +334,12 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return this.#into !== undefined || this.#next !== undefined || this.#waiting.first !== undefined;
   }
 
-  #receive<T>(take: () => T | undefined, signal: AbortSignal | undefined): Promise<T> {
+  #receive<T>(
+    take: () => T | undefined,
+    received: Promise<Received> | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<T> {
     if (this.#closed) return Promise.reject(this.#closedError("receive on"));
-    const received = signal === undefined ? this.#begin() : undefined;
     if (received !== undefined) {
       this.#next = take;
       this.#updateRef();
@@ -358,21 +369,23 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   /** Puts a call back that has lost its own receive, before all others: a promise for each receive would be a chain. */
   #receiveFirst(take: () => unknown): Promise<unknown> {
     const waiter = new Waiter<unknown>(undefined, () => {});
-    this.#waiting.unshift(Object.assign(waiter, { take }) as unknown as Receive);
+    this.#putBack = Object.assign(waiter, { take }) as unknown as Receive;
+    this.#waiting.unshift(this.#putBack);
     this.#changed();
     return waiter.promise;
   }
 
   /** Begins a receive for one call alone, which cannot be cancelled: as a server's loop does all the time. */
-  #begin(): Promise<Received> | undefined {
-    return this.#closed || this.#isAwaited || this.#failure !== undefined ? undefined : this.#transport.receive?.();
+  #begin(signal: AbortSignal | undefined): Promise<Received> | undefined {
+    if (signal !== undefined || this.#closed || this.#isAwaited || this.#failure !== undefined) return undefined;
+    return this.#transport.receive?.();
   }
 
   /** That receive is over; returns how its call takes what there is. */
-  #endNext(): (() => unknown) | undefined {
+  #endNext(): () => unknown {
     const [p, length, next] = [this.#into, this.#intoLength, this.#next];
     this.#into = this.#next = undefined;
-    if (p === undefined) return next;
+    if (p === undefined) return next as () => unknown;
     return () => {
       checkSameLength(p, length);
       return this.#take(p, false);
@@ -413,7 +426,8 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   #put(p: Uint8Array, { data, address }: Arrived): Datagram {
     const size = data.length;
     const n = Math.min(size, p.length);
-    p.set(n < size ? data.subarray(0, n) : data);
+    // An empty buffer may be of memory that is gone.
+    if (n > 0) p.set(n < size ? data.subarray(0, n) : data);
     this.lastSender = address.port === 0 ? undefined : address;
     return { data: n < p.length ? p.subarray(0, n) : p, size, truncated: n < size, address };
   }
@@ -517,9 +531,12 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     if (this.#closed) throw this.#closedError(action);
   }
 
-  /** Wakes the line of a closed endpoint. */
-  #interruptAll(): void {
-    for (const call of this.#waiting.drain()) call.reject(this.#interrupted());
+  /** Wakes the line of a closed endpoint; a call that was put back settles some microtasks after its waiter. */
+  async #interruptAll(): Promise<void> {
+    for (const call of this.#waiting.drain()) {
+      call.reject(this.#interrupted());
+      if (call === this.#putBack) { for (let i = 0; i < 4; i++) await undefined; }
+    }
   }
 
   /** The same after the one that is told what this returns. */

@@ -1,0 +1,36 @@
+/** The gate of `deno task coverage`: a reason is for one block of lines, and for nothing behind it. */
+
+import { assertEquals } from "@std/assert";
+import { unexplained } from "../tools/unreached.ts";
+
+/** What is found if all lines of a file from `first` to `last` on are not reached, comments and blank lines aside. */
+async function foundIn(file: string, first: string, last: string): Promise<string[]> {
+  const url = new URL(`../${file}`, import.meta.url);
+  const lines = (await Deno.readTextFile(url)).split("\n");
+  const from = lines.findIndex((line) => line.trim() === first);
+  const to = lines.findIndex((line, i) => i >= from && line.trim() === last);
+  const records = lines.flatMap((line, i) => {
+    const isCode = line.trim() !== "" && !/^\s*(\/\*\*|\*|\/\/)/.test(line);
+    return isCode ? [`DA:${i + 1},${i >= from && i <= to ? 0 : 1}`] : [];
+  });
+  const found = await unexplained(`SF:${url.pathname}\n${records.join("\n")}\nend_of_record\n`);
+  return found.map((line) => line.replace(/^.*?:\d+: /, ""));
+}
+
+Deno.test("unexplained() lets a reason stand for its block, and for nothing behind it", async () => {
+  const file = "mux/native_socket.ts";
+  const known = "poll(): number {";
+  assertEquals(await foundIn(file, known, `throw new TypeError("the kernel is asked");`), []);
+  assertEquals(await foundIn(file, known, "override detach(): number {"), ["override detach(): number {"]);
+  assertEquals((await foundIn(file, known, "return super.detach();")).length, 3);
+  assertEquals(await foundIn(file, "return super.detach();", "return super.detach();"), ["return super.detach();"]);
+  // Also where a comment stands in the block.
+  assertEquals(
+    await foundIn(
+      "process/die_with_parent.ts",
+      "async function dieWithParent(parent: number, libc: string, interval: number): Promise<void> {",
+      "exitIfAlone();",
+    ),
+    [],
+  );
+});
