@@ -74,7 +74,7 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     ],
   },
   "process/unix_socket.ts": {
-    [KERNEL]: ["libc.unlink(cString(name));"],
+    [KERNEL]: ["libc.unlink(cString(name));", "throw error;"],
   },
   "process/upgrade.ts": {
     [KERNEL]: ["return false;"],
