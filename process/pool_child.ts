@@ -119,9 +119,8 @@ export class PoolChild {
     if (this.state === "serving") this.#post({ do: "look" }).catch(() => {});
   }
 
-  /** Lets it finish, and ends it after the grace, in milliseconds. */
+  /** Lets it finish, if it has not ended, and ends it after the grace, in milliseconds. */
   async drain(grace: number): Promise<void> {
-    if (this.state === "ended") return;
     if (this.state !== "draining") this.#post({ do: "drain" }).catch(() => {});
     this.state = "draining";
     const timer = grace === Infinity ? undefined : setTimeout(() => this.child.kill(), grace);

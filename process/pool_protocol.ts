@@ -50,7 +50,8 @@ export type FromChild =
 export function refuseToServe(link: Link): void {
   link.onPacket = ({ type, body }, sockets) => {
     for (const socket of sockets) socket.close();
-    if (type !== "pool" || (body as FromChild).is !== "ready") return;
-    link.post({ type: "pool", body: { do: "refuse" } satisfies ToChild }).catch(() => {});
+    if (type === "pool" && (body as FromChild).is === "ready") {
+      link.post({ type: "pool", body: { do: "refuse" } satisfies ToChild }).catch(() => {});
+    }
   };
 }

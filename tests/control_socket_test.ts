@@ -10,7 +10,8 @@ import { PARENT_VARIABLE } from "../process/names.ts";
 import { ProcessTransport } from "../process/process_transport.ts";
 import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
 import { ControlServer } from "../process/upgrade.ts";
-import { ask, ECHO, moduleOf, NATIVE, oneKindTest, spawn } from "./_process.ts";
+import { untilRefused } from "./_pool.ts";
+import { ask, childTest, ECHO, moduleOf, NATIVE, next, oneKindTest, spawn } from "./_process.ts";
 import { decode, ROOT, runDeno, socketTest } from "./_util.ts";
 
 /** Where a child finds its parent. */
@@ -126,6 +127,18 @@ for (
     assertEquals((await ask(good, "after")).message.message, "after");
   });
 }
+
+childTest("what a child sends to a pool that there is not is closed, and nobody else is told", async (kind) => {
+  const module = moduleOf(`
+    import { thePort } from "${new URL("process/parent.ts", ROOT)}";
+    const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+    const { port } = listener.addr;
+    await thePort().link.post({ type: "pool", body: { is: "full" } }, [listener]);
+    await parent().send(port);
+  `);
+  await using child = spawn(kind, module);
+  await untilRefused(Number((await next(child.messages())).message));
+});
 
 oneKindTest("process", "Pool takes no messages at its control socket, and closes what comes with them", async () => {
   const folder = await Deno.makeTempDir();

@@ -21,6 +21,7 @@ import {
 } from "@std/assert";
 import { delay } from "@std/async";
 import net from "node:net";
+import { setImmediate } from "node:timers";
 import { Descriptors, kernel, MSG_OOB } from "./_kernel.ts";
 import { namespaceTest } from "./_namespace.ts";
 import { encode, eventually, Pair, readToEnd, runDeno, withoutLeaks } from "./_util.ts";
@@ -590,6 +591,20 @@ muxTest("a closed multiplexer refuses everything, and close() may be called twic
   await p.client.writeAll(encode("x"));
   assertEquals(await p.server.read(new Uint8Array(9)), 1);
 });
+
+muxTest("Multiplexer.close() wakes a wait that has just found nothing on this thread", async ({ open, pair }) => {
+  using p = await pair();
+  const mux = open();
+  mux.register(p.server, { readable: true });
+  // After one that was fruitful the next is made on this thread, with a turn of the event loop after it.
+  const wait = mux.wait();
+  await delay(5);
+  await p.client.writeAll(encode("x"));
+  assertEquals((await wait).length, 1);
+  p.server.tryRead(new Uint8Array(9));
+  setImmediate(() => mux.close());
+  await assertRejects(() => mux.wait(), Deno.errors.Interrupted);
+}, ["epoll"]);
 
 muxTest("Multiplexer.close() wakes a wait with Interrupted, and ends a loop", async ({ open, pair }) => {
   using p = await pair();

@@ -35,6 +35,18 @@ Deno.test("Peers: random peers, each many times, are who they are, as objects an
   );
 });
 
+Deno.test("Addresses: senders from all ports are not remembered, and each is who it is", () => {
+  const known = new Addresses();
+  for (const hostname of ["192.0.2.1", "192.0.2.2"]) {
+    for (let port = 1; port < 10_000; port++) {
+      const address = known.of(hostname, port);
+      if (port % 100 === 0) assertEquals(address, { transport: "udp", hostname, port });
+    }
+  }
+  assertStrictEquals(known.of("192.0.2.2", 9_999), known.of("192.0.2.2", 9_999));
+  assertEquals(known.of("192.0.2.1", 9_999).hostname, "192.0.2.1");
+});
+
 Deno.test("Peers: 20,000 spoofed senders are not remembered, and hurt no known one", () => {
   const peers = new Peers();
   const bytes = new Uint8Array(SOCKADDR_SIZE);

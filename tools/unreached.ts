@@ -51,6 +51,9 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
       'if (end < 0) throw syscallError("getdents64", lastErrno());',
     ],
   },
+  "process/pool.ts": {
+    [GUARD]: ['if (state === "ended") return [];'],
+  },
   "process/proc_net.ts": {
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
   },
