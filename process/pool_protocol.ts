@@ -50,7 +50,7 @@ export type FromChild =
 export function refuseToServe(link: Link): void {
   link.onPacket = ({ type, body }, sockets) => {
     for (const socket of sockets) socket.close();
-    if (type === "pool" && (body as FromChild).is === "ready") {
+    if (type === "pool" && (body as FromChild | undefined)?.is === "ready") {
       link.post({ type: "pool", body: { do: "refuse" } satisfies ToChild }).catch(() => {});
     }
   };

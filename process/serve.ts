@@ -372,7 +372,8 @@ export function serve(handler: ServeHandler, options: ServeOptions = {}): Promis
   port.waitUntil(mine.done.finally(() => port.release()));
   if (port.kind === "process") leaveSignalsToThePool(mine);
   port.link.post({ type: "pool", body: { is: "ready" } satisfies FromChild }).catch(() => {});
-  return mine.done;
+  // One that nobody has looked at yet: a child that was refused and does not look fails.
+  return mine.done.then(() => {});
 }
 
 /** Ctrl-C reaches all processes of a terminal: the pool says what is to be done. SIGTERM to this one is for this one. */

@@ -87,8 +87,7 @@ export class Supervisor {
       await child.ready;
       this.#checkOpen();
       child.check(this.#listeners());
-      const start = this.#startOf(child, once);
-      await child.start(start, start.mode === "accept" ? duplicate(this.#listenersOf(slot)) : []);
+      await this.#start(child, once);
     } catch (error) {
       child.kill();
       this.#others.delete(child);
@@ -180,6 +179,17 @@ export class Supervisor {
     if (child.state === "ended") this.#ended(child);
     else if (child.state === "draining") this.#retire(child);
     else this.wake();
+  }
+
+  async #start(child: PoolChild, once: boolean): Promise<void> {
+    const start = this.#startOf(child, once);
+    const copies = start.mode === "accept" ? duplicate(this.#listenersOf(child.slot)) : [];
+    try {
+      await child.start(start, copies);
+    } finally {
+      // If it has ended meanwhile they are still here, and nobody would accept from them.
+      for (const copy of copies) copy.close();
+    }
   }
 
   #startOf({ slot, child: { id } }: PoolChild, once: boolean): Start {

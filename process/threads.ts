@@ -4,12 +4,15 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { libc } from "../internal/libc.ts";
 import { belongingsOf, endOwner, freeOwner, threadOf } from "../internal/owner.ts";
 import { linkOf } from "../internal/socket.ts";
+import { lastErrno } from "../internal/syscall.ts";
+import { constants } from "node:os";
 import { ProgramEnd } from "./program_end.ts";
 import { cString } from "./unix_socket.ts";
 
 // asm-generic/fcntl.h
 const O_CLOEXEC = 0o2000000;
 const F_DUPFD_CLOEXEC = 1030;
+const { ENOENT, ESRCH } = constants.errno;
 
 /** Milliseconds between two looks whether a thread has ended, and how long it is looked for. */
 const LOOK_INTERVAL = 2;
@@ -21,7 +24,9 @@ const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
 
 /** Needs no descriptor, of which none may be left. */
 function isRunning(thread: number): boolean {
-  return libc.readlink(cString(`/proc/self/task/${thread}/cwd`), new Uint8Array(1), 1) >= 0;
+  if (libc.readlink(cString(`/proc/self/task/${thread}/cwd`), new Uint8Array(1), 1) >= 0) return true;
+  const errno = lastErrno();
+  return errno !== ENOENT && errno !== ESRCH;
 }
 
 /** More than any descriptor that is open: the size of this process's table, `FDSize` of proc_pid_status(5). */

@@ -1,7 +1,7 @@
 /** Pools under load, while children are killed and replaced, and programs by other programs. */
 
 import type { Balance } from "@c10k/sockets/process";
-import { assert, assertEquals, assertLess } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { assertGone, Client, Load, startPool, untilRefused } from "./_pool.ts";
 import { childTest, isAlive, type Kind, oneKindTest } from "./_process.ts";
@@ -216,17 +216,3 @@ for (const balance of ["shared", "round-robin"] satisfies Balance[]) {
     await assertGone(pids, 1_000);
   });
 }
-
-Deno.test("[process] Pool takes a signal that comes twice at once for one, and a later one for haste", async () => {
-  const program = await startProgram({ kind: "process", size: 1, listen: { hostname: "127.0.0.1", port: 0 } });
-  using client = await Client.open(program.port);
-  for (let i = 0; i < 2; i++) {
-    Deno.kill(program.pid, "SIGINT");
-    await delay(30);
-  }
-  await client.echo("still served");
-  await delay(600);
-  const start = performance.now();
-  assertEquals(await program.stop("SIGINT"), 0);
-  assertLess(performance.now() - start, 4_000, "milliseconds until the end");
-});

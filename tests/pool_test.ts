@@ -355,6 +355,11 @@ childTest("serve() in a child that no pool has started says so", async (kind) =>
   await using child = spawn(kind, module);
   const { message } = await next(child.messages());
   assertEquals(message, "Cannot serve: the parent is no Pool, take what it sends by parent().messages()");
+  // Nor does it go unnoticed.
+  const careless = moduleOf(`import { serve } from "${PROCESS}"; serve(() => {});`);
+  await using other = spawn(kind, careless, { stderr: "null" });
+  const { success, code } = await deadline(other.closed, 10_000);
+  assertEquals([success, code], [false, 1]);
 });
 
 Deno.test("serve() checks its arguments, and that it is called in a child", () => {

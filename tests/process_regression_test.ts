@@ -8,13 +8,22 @@ import { deadline } from "@std/async";
 import { SOCK_STREAM } from "../internal/socket.ts";
 import { AF_INET, encodeSockaddr } from "../internal/sockaddr.ts";
 import { kernel } from "./_kernel.ts";
-import { assertDescriptors, descriptorLinks, NATIVE, runStarved, withoutOrphans } from "./_process.ts";
-import { eventually, readText, withoutLeaks } from "./_util.ts";
+import {
+  assertDescriptors,
+  descendants,
+  descriptorLinks,
+  isAlive,
+  NATIVE,
+  runStarved,
+  withoutOrphans,
+} from "./_process.ts";
+import { eventually, readText, replaced, withoutLeaks } from "./_util.ts";
 import { duplicate } from "../process/pool_listeners.ts";
 import { checkPoolOptions } from "../process/pool_options.ts";
 import type { FromChild } from "../process/pool_protocol.ts";
 import { Restarts } from "../process/restarts.ts";
 import { WorkerChild } from "../process/spawn_worker.ts";
+import { Signals } from "../process/signals.ts";
 import { Supervisor } from "../process/supervisor.ts";
 import { ControlServer, takeOver } from "../process/upgrade.ts";
 
@@ -136,7 +145,7 @@ Deno.test({
       const libc = Deno.dlopen("libc.so.6", { usleep: { parameters: ["u32"], result: "i32" } });
       const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
       postMessage({ packet: { type: "message", body: listener.addr.port }, sockets: [] });
-      setTimeout(() => libc.symbols.usleep(3_500_000), 10);
+      libc.symbols.usleep(3_500_000);
     `)
     }`;
     const { stdout, stderr } = await runStarved(`
@@ -241,4 +250,50 @@ nativeTest("Pool.close() [round-robin] serves what the kernel has accepted and n
   assertMatch(await readText(client) ?? "", /^\d+ \d+ /);
   client.close();
   await closing;
+});
+
+Deno.test("Signals takes a signal that comes again within half a second for the same one", () => {
+  const heard = new Map<Deno.Signal, () => void>();
+  using _add = replaced(Deno, "addSignalListener", (signal: Deno.Signal, fn: () => void) => heard.set(signal, fn));
+  using _remove = replaced(Deno, "removeSignalListener", (signal: Deno.Signal) => heard.delete(signal));
+  let now = 0;
+  using _now = replaced(performance, "now", () => now);
+  let ends = 0;
+  const signals = new Signals(() => ends++, () => Promise.resolve());
+  signals.listen();
+  for (const [time, expected] of [[1_000, 1], [1_001, 1], [1_499, 1], [1_500, 2], [1_600, 2], [9_000, 3]] as const) {
+    now = time;
+    heard.get("SIGINT")?.();
+    assertEquals(ends, expected, `at ${time} ms`);
+  }
+  signals.stop();
+  assertEquals(heard.size, 0);
+});
+
+nativeTest("Pool.start() leaves no listener open if a child ends before it is told how to serve", async () => {
+  const module = `data:text/javascript,${
+    encodeURIComponent(`
+    import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+    serve(() => {});
+    setTimeout(() => Deno.kill(Deno.pid, "SIGKILL"), 10);
+  `)
+  }`;
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  const options = {
+    kind: "process",
+    module,
+    size: 1,
+    signals: false,
+    balance: "shared",
+    listener,
+    stderr: "null",
+  } as const;
+  const starting = assertRejects(() => Pool.start({ ...options, restart: { limit: 1 } }));
+  // It says that it is ready, and ends, before anybody here can hear it.
+  await eventually(() => descendants(Deno.pid).length > 0 ? true : undefined);
+  const end = performance.now() + 1_000;
+  while (performance.now() < end && descendants(Deno.pid).some(isAlive));
+  await starting;
+  await assertRejects(() => TcpConn.connect({ port }), Deno.errors.ConnectionRefused);
 });

@@ -283,6 +283,23 @@ Deno.test("[runtime] UdpEndpoint.close() wakes receives in their order, also one
   }
 });
 
+Deno.test("[runtime] UdpEndpoint.recvFrom() settles in the order of the calls, also behind one whose own has failed", async () => {
+  for (const peek of [true, false]) {
+    const outcomes = [
+      Promise.reject(new Deno.errors.ConnectionReset("made up")),
+      Promise.resolve(1),
+      Promise.resolve(2),
+      Promise.resolve(3),
+    ];
+    const { endpoint } = endpointOver(outcomes);
+    const done: number[] = [];
+    const calls = [0, 1, 2].map((i) => endpoint.recvFrom(new Uint8Array(9), { peek }).then(() => done.push(i)));
+    await deadline(Promise.all(calls), 5_000);
+    assertEquals(done, [0, 1, 2]);
+    endpoint.close();
+  }
+});
+
 Deno.test("[runtime] UdpEndpoint.sendTo() refuses port 0 also of a sender that has it", async () => {
   const { endpoint } = endpointOver([Promise.resolve(3)], 0);
   const { data, address } = await endpoint.recvFrom(new Uint8Array(9));

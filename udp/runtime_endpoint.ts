@@ -32,6 +32,8 @@ import {
 /** Largest payload of a datagram, in bytes (RFC 768): over IPv4 the length of the packet counts its header, too. */
 const LARGEST_OVER_IPV4 = 65_507;
 const LARGEST_OVER_IPV6 = 65_527;
+/** Turns of the microtask queue from when a call that was put back is settled until who has made it is told. */
+const PUT_BACK_TURNS = 4;
 /** Sends that may be on their way when one more is tried. */
 const MOST_SENDS = 1024;
 
@@ -412,9 +414,20 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       } catch (error) {
         call.reject(error);
       }
+      if (call === this.#putBack) {
+        this.#goOnLater();
+        break;
+      }
     }
     this.#updateRef();
     this.#watchers.changed();
+  }
+
+  /** Lets a call that was put back settle before those behind it. */
+  async #goOnLater(): Promise<void> {
+    this.#putBack = undefined;
+    for (let i = 0; i < PUT_BACK_TURNS; i++) await undefined;
+    this.#changed();
   }
 
   #take(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -531,11 +544,11 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     if (this.#closed) throw this.#closedError(action);
   }
 
-  /** Wakes the line of a closed endpoint; a call that was put back settles some microtasks after its waiter. */
+  /** Wakes the line of a closed endpoint. */
   async #interruptAll(): Promise<void> {
     for (const call of this.#waiting.drain()) {
       call.reject(this.#interrupted());
-      if (call === this.#putBack) { for (let i = 0; i < 4; i++) await undefined; }
+      if (call === this.#putBack) { for (let i = 0; i < PUT_BACK_TURNS; i++) await undefined; }
     }
   }
 
