@@ -285,7 +285,8 @@ Deno.test({
   ignore: !ENGINES.includes("native"),
   fn: () =>
     withoutOrphans(async () => {
-      const program = { command: "cat", args: [], environment: [`PATH=${Deno.env.get("PATH")}`], cwd: undefined };
+      // One that does nothing until the signal comes; cat(1) would end by itself, as the pipe does not block.
+      const program = { command: "sleep", args: ["60"], environment: [`PATH=${Deno.env.get("PATH")}`], cwd: undefined };
       using descriptors = new Descriptors();
       const [reading, writing] = descriptors.pipe();
       const pid = startProgram(program, [reading, writing]);
