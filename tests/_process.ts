@@ -48,7 +48,7 @@ export function spawn(kind: Kind, module: string | URL, options: ProcessOptions 
 }
 
 const IMPORTS = [
-  `import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";`,
+  `import { parent, serve } from "${import.meta.resolve("@c10k/sockets/process")}";`,
   `import { TcpConn, TcpListener } from "${import.meta.resolve("@c10k/sockets/tcp")}";`,
   `import { UdpEndpoint } from "${import.meta.resolve("@c10k/sockets/udp")}";`,
 ].join("\n");

@@ -92,10 +92,7 @@ oneKindTest(
   "a thread without ffi is given no socket of the native engine, and no pool serves by it",
   async () => {
     const permissions = `{ net: true, read: true, ffi: false }`;
-    const module = moduleOf(`
-    import { serve } from "@c10k/sockets/process";
-    serve(() => {});
-  `);
+    const module = moduleOf("serve(() => {});");
     const { stdout, stderr } = await runDeno(
       ["--allow-all", "--unstable-worker-options"],
       `

@@ -162,7 +162,6 @@ childTest("Pool [shared] divides maxConnections among its children to the last o
 // In a process of its own, since such a thread stays.
 Deno.test("Pool.close() ends although a thread never returns to its event loop", async () => {
   const module = moduleOf(`
-    import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
     serve(async (conn) => {
       await conn.writeAll(new Uint8Array(1));
       setTimeout(() => { while (true); });
@@ -388,7 +387,6 @@ oneKindTest("process", "Pool.reload() replaces a new child that gets SIGTERM bef
 childTest("Pool.close() replaces no child that asks to be drained at that very moment", async (kind) => {
   // A child says so when it gets SIGTERM; this one says it late.
   const module = moduleOf(`
-    import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
     import { thePort } from "${new URL("process/parent.ts", ROOT)}";
     serve((_, { signal }) =>
       new Promise((resolve) =>

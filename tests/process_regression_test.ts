@@ -13,6 +13,7 @@ import {
   descendants,
   descriptorLinks,
   isAlive,
+  moduleOf,
   NATIVE,
   runStarved,
   withoutOrphans,
@@ -66,9 +67,7 @@ for (const left of [0, 1]) {
 
 nativeTest("Supervisor.renew() that fails forgets a new child that has ended before the others were up", async () => {
   const folder = await Deno.makeTempDir();
-  const module = `data:text/javascript,${
-    encodeURIComponent(`
-    import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+  const module = moduleOf(`
     const exists = (name) => [...Deno.readDirSync(${JSON.stringify(folder)})].some((entry) => entry.name === name);
     const isBad = exists("bad");
     let isFirst = !isBad;
@@ -79,8 +78,7 @@ nativeTest("Supervisor.renew() that fails forgets a new child that has ended bef
     }
     serve(() => {});
     if (isBad) setTimeout(() => close(), 20);
-  `)
-  }`;
+  `);
   const listen = { hostname: "127.0.0.1", port: 0 };
   const settings = checkPoolOptions({
     kind: "worker",
@@ -139,15 +137,12 @@ Deno.test({
   name: "[worker] Child.kill() leaves a thread that never returns what it has, also when descriptors have run out",
   ignore: !NATIVE,
   async fn() {
-    const module = `data:text/javascript,${
-      encodeURIComponent(`
-      import { TcpListener } from "${import.meta.resolve("@c10k/sockets/tcp")}";
+    const module = moduleOf(`
       const libc = Deno.dlopen("libc.so.6", { usleep: { parameters: ["u32"], result: "i32" } });
       const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
       postMessage({ packet: { type: "message", body: listener.addr.port }, sockets: [] });
       libc.symbols.usleep(3_500_000);
-    `)
-    }`;
+    `);
     const { stdout, stderr } = await runStarved(`
       import { spawnWorker } from "@c10k/sockets/process";
       import { TcpConn } from "@c10k/sockets/tcp";
@@ -271,13 +266,10 @@ Deno.test("Signals takes a signal that comes again within half a second for the 
 });
 
 nativeTest("Pool.start() leaves no listener open if a child ends before it is told how to serve", async () => {
-  const module = `data:text/javascript,${
-    encodeURIComponent(`
-    import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+  const module = moduleOf(`
     serve(() => {});
     setTimeout(() => Deno.kill(Deno.pid, "SIGKILL"), 10);
-  `)
-  }`;
+  `);
   const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
   const options = {
