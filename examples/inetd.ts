@@ -26,10 +26,15 @@ function refuse(problem: string): never {
 
 const flags = parseArgs(Deno.args, {
   string: ["host", "port", "max"],
+  boolean: ["help"],
   default: { host: "127.0.0.1", port: "8080", max: "100" },
   "--": true,
   unknown: (arg) => refuse(`Unknown argument "${arg}"`),
 });
+if (flags.help) {
+  console.log(USAGE);
+  Deno.exit(0);
+}
 const [command = "cat", ...args] = flags["--"] as string[];
 
 function whole(flag: "port" | "max"): number {

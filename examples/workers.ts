@@ -63,9 +63,14 @@ function listen(hostname: string, port: number): TcpListener {
 async function accept(): Promise<void> {
   const flags = parseArgs(Deno.args, {
     string: ["host", "port", "threads"],
+    boolean: ["help"],
     default: { host: "127.0.0.1", port: "8080", threads: String(navigator.hardwareConcurrency) },
     unknown: (arg) => refuse(`Unknown argument "${arg}"`),
   });
+  if (flags.help) {
+    console.log(USAGE);
+    Deno.exit(0);
+  }
   const count = whole(flags.threads, "threads") || refuse("--threads takes a number from 1");
   const listener = listen(String(flags.host), whole(flags.port, "port"));
   const threads = Array.from({ length: count }, () => spawnWorker(import.meta.url));

@@ -64,6 +64,13 @@ export class NativeSocket extends Descriptor implements Pollable {
     }
   }
 
+  /** Ends the registration, while nobody waits. */
+  unregister(): void {
+    if (!this.#registered) return;
+    this.#registered = false;
+    this.reactor.unregister(this.fd);
+  }
+
   /** Makes system calls in the words of this library; `action` ends in what the socket is called. */
   attempt<T>(action: string, call: (fd: number) => T): T {
     try {
@@ -94,14 +101,8 @@ export class NativeSocket extends Descriptor implements Pollable {
 
   /** Gives the descriptor away; closing does so, too. */
   override detach(): number {
-    this.#unregister();
-    return super.detach();
-  }
-
-  #unregister(): void {
     if (this.isOpen) this.#watchers?.closing();
-    if (!this.#registered) return;
-    this.#registered = false;
-    this.reactor.unregister(this.fd);
+    this.unregister();
+    return super.detach();
   }
 }

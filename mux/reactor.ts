@@ -115,6 +115,11 @@ class Reactor {
     return this.#budget-- > 0;
   }
 
+  /** A call did what others need `calls` more for. */
+  spend(calls: number): void {
+    this.#budget -= calls;
+  }
+
   /** Calls `proceed` after a turn of the event loop; somebody must be waiting. */
   defer(proceed: () => void): void {
     this.#deferred.push(proceed);

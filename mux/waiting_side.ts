@@ -11,17 +11,30 @@ interface Call extends Waiter<unknown> {
   readonly attempt: () => unknown;
 }
 
+/** Calls in a row without one that would have blocked, after which a side is busy. */
+const BUSY = 64;
+
 /** One side of a native socket whose calls are done whole or not at all. */
 export class WaitingSide {
   readonly #socket: NativeSocket;
+  readonly #onBusy: (() => void) | undefined;
   readonly #line = new WaiterQueue<Call>();
   #ready = true;
   #holds = false;
   #deferred = false;
   #ref = true;
+  /** Calls since the last that would have blocked. */
+  #straight = 0;
 
-  constructor(socket: NativeSocket) {
+  /** `onBusy` is called after each {@linkcode BUSY} calls in a row that found what they needed. */
+  constructor(socket: NativeSocket, onBusy?: () => void) {
     this.#socket = socket;
+    this.#onBusy = onBusy;
+  }
+
+  /** Somebody waits, for the kernel or for a turn. */
+  get isWaitedFor(): boolean {
+    return this.#holds;
   }
 
   /** Makes a call that does not wait; `attempt` returns `undefined` if it would block. */
@@ -35,7 +48,10 @@ export class WaitingSide {
     if (!this.#holds && this.#ready && this.#socket.reactor.mayProceed()) {
       try {
         const result = attempt();
-        if (result !== undefined) return Promise.resolve(result);
+        if (result !== undefined) {
+          if (++this.#straight % BUSY === 0) this.#onBusy?.();
+          return Promise.resolve(result);
+        }
         this.#ready = false;
       } catch (error) {
         return Promise.reject(error);
@@ -47,11 +63,9 @@ export class WaitingSide {
     });
     this.#line.push(Object.assign(waiter, { attempt }) as unknown as Call);
     this.#updateHold();
-    const refusal = this.#socket.register();
-    if (refusal !== undefined) {
-      waiter.reject(refusal);
-      this.#updateHold();
-    } else if (this.#ready) this.#defer();
+    // What only waits for its turn need not be told of anything.
+    if (this.#ready) this.#defer();
+    else this.#register();
     return waiter.promise;
   }
 
@@ -68,6 +82,13 @@ export class WaitingSide {
     if (this.#holds) this.#socket.reactor.hold(on);
   }
 
+  /** Has the reactor tell of news. */
+  #register(): void {
+    this.#straight = 0;
+    const refusal = this.#socket.register();
+    if (refusal !== undefined) this.close(() => refusal);
+  }
+
   /** Wakes all who wait. */
   close(error: () => Error): void {
     for (const call of this.#line.drain()) call.reject(error());
@@ -82,8 +103,11 @@ export class WaitingSide {
       }
       try {
         const result = call.attempt();
-        if (result === undefined) this.#ready = false;
-        else call.resolve(result);
+        if (result !== undefined) call.resolve(result);
+        else {
+          this.#ready = false;
+          this.#register();
+        }
       } catch (error) {
         call.reject(error);
       }

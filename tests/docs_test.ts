@@ -141,6 +141,18 @@ socketTest("docs: deno task example:nc talks to a server", async () => {
   assertEquals(await feed(Deno.execPath(), args, "hello\n"), "hello\n");
 });
 
+Deno.test("docs: every example says with --help how to call it, and needs no permission for that", async () => {
+  const programs = new Set(
+    [...TASKS.keys()].filter((task) => task.startsWith("example:"))
+      .map((task) => argumentsOf(task).find((arg) => arg.endsWith(".ts")) ?? task),
+  );
+  await Promise.all([...programs].map(async (program) => {
+    const { code, stdout } = await run(["run", "--no-prompt", "--quiet", program, "--help"]);
+    assertEquals(code, 0, program);
+    assertMatch(stdout, new RegExp(`^Usage: ${program.replace("examples/", "")}`));
+  }));
+});
+
 Deno.test("docs: the commands of README that are no servers say what they do", async () => {
   const { code, stdout } = await run(["task", "--quiet", "bench", "--help"]);
   assertEquals(code, 0);

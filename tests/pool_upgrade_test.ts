@@ -182,6 +182,24 @@ controlTest("takeOver() is told why the other one has nothing to give", async (c
   server.close();
 });
 
+controlTest("a control socket closes what it has copied for one who is gone before the answer", async (control) => {
+  using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  const server = new ControlServer(control, () => duplicate([listener]), () => {});
+  server.publish();
+  const before = openDescriptors();
+  const link = new Link("the pool");
+  link.attach(new ProcessTransport(UnixSocket.connect(control, "the pool"), link, () => {}));
+  await link.post({ type: "pool", body: { ask: "listeners" } }, []);
+  link.close(new Error("The test is over"));
+  // This one asks after that.
+  const takeover = await takeOver(control);
+  assertEquals(takeover?.listeners.length, 1);
+  for (const taken of takeover?.listeners ?? []) taken.close();
+  takeover?.close();
+  await eventually(() => openDescriptors() <= before ? true : undefined);
+  server.close();
+});
+
 controlTest("takeOver() closes what comes with a refusal, and drain() says why it was refused", async (control) => {
   for (const last of ["refused", "cut"]) {
     const forger = new UnixListener(control).publish();

@@ -3,6 +3,7 @@
 import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
+import { setImmediate } from "node:timers";
 import { namespaceTest } from "./_namespace.ts";
 import { kernel } from "./_kernel.ts";
 import { LOCAL, native, nativeTest, Two } from "./_udp.ts";
@@ -55,6 +56,24 @@ engineTest("what a batch has received can be sent back as it stands", async (eng
   }
   const p = new Uint8Array(64);
   for (let i = 0; i < 20; i++) assertEquals(decode((await two.a.recvFrom(p)).data), `message ${i}`);
+});
+
+engineTest("others get their turn while large batches come and go", async (engine) => {
+  using two = new Two(engine);
+  const batch = new DatagramBatch({ capacity: 256, datagramSize: 1 });
+  for (let i = 0; i < 256; i++) batch.set(i, new Uint8Array(1), two.b.addr);
+  const received = new DatagramBatch({ capacity: 256, datagramSize: 1 });
+  let turns = 0;
+  let isOver = false;
+  const count = () => isOver || (turns++, setImmediate(count));
+  setImmediate(count);
+  // 128 calls, as many as of single datagrams are made between two turns.
+  for (let i = 0; i < 64; i++) {
+    await two.a.sendBatch(batch);
+    for (let n = 0; n < 200; n += await two.b.recvBatch(received));
+  }
+  isOver = true;
+  assert(turns >= 3, `${turns} turns`);
 });
 
 Deno.test("DatagramBatch refuses what does not fit", () => {

@@ -75,6 +75,45 @@ for (const first of ["receives", "datagrams"] as const) {
   });
 }
 
+/** Whether an epoll instance of this process watches a descriptor. */
+function isWatched(fd: number | undefined): boolean {
+  return [...Deno.readDirSync("/proc/self/fdinfo")].some(({ name }) => {
+    try {
+      return new RegExp(`^tfd: +${fd} `, "m").test(Deno.readTextFileSync(`/proc/self/fdinfo/${name}`));
+    } catch {
+      return false; // the descriptor of this very listing
+    }
+  });
+}
+
+nativeTest(
+  "an endpoint is watched from its first wait until it is busy, and wakes all who wait after that",
+  async () => {
+    using two = new Two("native");
+    const { a, b } = two;
+    const p = new Uint8Array(1);
+    const send = () => a.trySendTo(p, b.addr);
+    await a.sendTo(p, b.addr);
+    await b.recvFrom(p);
+    assertEquals(isWatched(b.fd), false);
+    for (let round = 0; round < 3; round++) {
+      const waiting = b.recvFrom(p);
+      await delay(2);
+      assertEquals(isWatched(b.fd), true);
+      // However busy the other side is, somebody waits on this one.
+      for (let i = 0; i < 200; i++) await b.sendTo(p, a.addr);
+      assertEquals(isWatched(b.fd), true);
+      send();
+      assertEquals((await waiting).size, 1);
+      for (let i = 0; i < 200; i++) {
+        send();
+        await b.recvFrom(p);
+      }
+      assertEquals(isWatched(b.fd), false);
+    }
+  },
+);
+
 engineTest("UdpEndpoint.recvFrom() tells of a datagram that was cut, and its size", async (engine) => {
   using two = new Two(engine);
   await two.a.sendTo(encode("hello world"), two.b.addr);
