@@ -5,7 +5,8 @@
  * early would wait before the answers are sent.
  *
  * **Fairness.** A call that need not wait goes ahead at once, {@linkcode BUDGET}
- * times between two turns of the event loop; then it, too, waits for a turn.
+ * times between two turns of the event loop; then it, too, waits for a turn. A
+ * batch counts as several. Those that wait for a turn are served in their order.
  *
  * Nothing is pending when nobody waits: the process can end.
  */
@@ -115,8 +116,8 @@ class Reactor {
     return this.#budget-- > 0;
   }
 
-  /** A call did what others need `calls` more for. */
-  spend(calls: number): void {
+  /** Counts a call as `calls` more, because it took as long; what is overdrawn is forgiven with the next turn. */
+  charge(calls: number): void {
     this.#budget -= calls;
   }
 
@@ -124,6 +125,7 @@ class Reactor {
   defer(proceed: () => void): void {
     this.#deferred.push(proceed);
     if (this.#wait.isElsewhere) this.#wakeup.signal();
+    if (!this.#running) this.#pollSoon();
   }
 
   async #run(): Promise<void> {
@@ -167,7 +169,7 @@ class Reactor {
     this.#turned();
   }
 
-  /** The event loop has had a turn: who was put off may go on. */
+  /** The event loop has had a turn: who was put off may go on, as far as the budget goes. */
   #turned(): void {
     this.#turns++;
     this.#isAway = false;
@@ -175,7 +177,10 @@ class Reactor {
     const deferred = this.#deferred;
     if (deferred.length === 0) return;
     this.#deferred = [];
-    for (const proceed of deferred) proceed();
+    let next = 0;
+    while (next < deferred.length && this.#budget > 0) deferred[next++]?.();
+    // For whom nothing was left comes before who has had some and asks for more.
+    if (next < deferred.length) this.#deferred = [...deferred.slice(next), ...this.#deferred];
   }
 
   /** Tells the sources of the events that a wait has found; returns whether there were any. */
@@ -197,8 +202,14 @@ class Reactor {
       this.#take(this.#selector.select(0));
       this.#turned();
       if (this.#waitingUnref > 0 && !this.#running) this.#pollLater();
-    }, UNREF_POLL);
+    }, this.#deferred.length > 0 ? 0 : UNREF_POLL);
     Deno.unrefTimer(this.#poll as unknown as number);
+  }
+
+  /** Somebody waits for a turn of the event loop, and for nothing else. */
+  #pollSoon(): void {
+    this.#stopPolling();
+    this.#pollLater();
   }
 
   #stopPolling(): void {

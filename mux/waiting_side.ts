@@ -11,30 +11,17 @@ interface Call extends Waiter<unknown> {
   readonly attempt: () => unknown;
 }
 
-/** Calls in a row without one that would have blocked, after which a side is busy. */
-const BUSY = 64;
-
 /** One side of a native socket whose calls are done whole or not at all. */
 export class WaitingSide {
   readonly #socket: NativeSocket;
-  readonly #onBusy: (() => void) | undefined;
   readonly #line = new WaiterQueue<Call>();
   #ready = true;
   #holds = false;
   #deferred = false;
   #ref = true;
-  /** Calls since the last that would have blocked. */
-  #straight = 0;
 
-  /** `onBusy` is called after each {@linkcode BUSY} calls in a row that found what they needed. */
-  constructor(socket: NativeSocket, onBusy?: () => void) {
+  constructor(socket: NativeSocket) {
     this.#socket = socket;
-    this.#onBusy = onBusy;
-  }
-
-  /** Somebody waits, for the kernel or for a turn. */
-  get isWaitedFor(): boolean {
-    return this.#holds;
   }
 
   /** Makes a call that does not wait; `attempt` returns `undefined` if it would block. */
@@ -49,7 +36,7 @@ export class WaitingSide {
       try {
         const result = attempt();
         if (result !== undefined) {
-          if (++this.#straight % BUSY === 0) this.#onBusy?.();
+          this.#socket.proceeded();
           return Promise.resolve(result);
         }
         this.#ready = false;
@@ -77,14 +64,13 @@ export class WaitingSide {
 
   ref(on: boolean): void {
     if (on === this.#ref) return;
-    if (this.#holds) this.#socket.reactor.release(this.#ref);
+    if (this.#holds) this.#socket.release(this.#ref);
     this.#ref = on;
-    if (this.#holds) this.#socket.reactor.hold(on);
+    if (this.#holds) this.#socket.hold(on);
   }
 
   /** Has the reactor tell of news. */
   #register(): void {
-    this.#straight = 0;
     const refusal = this.#socket.register();
     if (refusal !== undefined) this.close(() => refusal);
   }
@@ -129,7 +115,7 @@ export class WaitingSide {
     const holds = this.#line.first !== undefined;
     if (holds === this.#holds) return;
     this.#holds = holds;
-    if (holds) this.#socket.reactor.hold(this.#ref);
-    else this.#socket.reactor.release(this.#ref);
+    if (holds) this.#socket.hold(this.#ref);
+    else this.#socket.release(this.#ref);
   }
 }

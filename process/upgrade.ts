@@ -15,6 +15,8 @@ import { UnixListener, UnixSocket } from "./unix_socket.ts";
 
 /** Milliseconds within which the running program must answer. */
 const ANSWER_LIMIT = 10_000;
+/** Milliseconds until the end of another program has been noticed, if it has ended. */
+const NOTICE = 50;
 
 type Question = { readonly ask: "listeners" | "drain" };
 type Answer = { readonly tell: "listeners" | "draining" } | { readonly tell: "refused"; readonly why: string };
@@ -163,10 +165,10 @@ export class ControlServer {
     link.attach(transport);
   }
 
-  #answer(link: Link, question: Question["ask"]): void {
-    if (this.#successor !== undefined && this.#successor !== link) {
-      return this.#tell(link, { tell: "refused", why: "another one takes over already" });
-    }
+  async #answer(link: Link, question: Question["ask"]): Promise<void> {
+    const isTaken = () => this.#successor !== undefined && this.#successor !== link;
+    if (isTaken()) await new Promise((resolve) => setTimeout(resolve, NOTICE));
+    if (isTaken()) return this.#tell(link, { tell: "refused", why: "another one takes over already" });
     if (question === "listeners") {
       let listeners: MovableSocket[];
       try {

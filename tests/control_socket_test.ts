@@ -230,6 +230,25 @@ socketTest("Link.post() carries what does not fit in one packet, and its sockets
   for (const link of [near, far]) link.close(new Error("The test is over"));
 }, !NATIVE);
 
+socketTest("a Unix socket that is busy receiving wakes the send that waits for room", async () => {
+  const [a, b] = UnixSocket.pair();
+  using near = Object.assign(new UnixSocket(a, "near"), { [Symbol.dispose]: () => near.close() });
+  using far = Object.assign(new UnixSocket(b, "far"), { [Symbol.dispose]: () => far.close() });
+  const packet = new Uint8Array(1000);
+  for (let round = 0; round < 3; round++) {
+    let held = 0;
+    while (near.trySend(packet, () => [], () => held++)) { /* there is room */ }
+    const waiting = near.send(packet, () => [], () => {});
+    for (let i = 0; i < 200; i++) {
+      far.trySend(new Uint8Array(1), () => [], () => {});
+      assertEquals((await near.receive()).data.length, 1);
+    }
+    for (let i = 0; i < held; i++) assertEquals((await far.receive()).data.length, 1000);
+    await waiting;
+    assertEquals((await far.receive()).data.length, 1000);
+  }
+}, !NATIVE);
+
 Deno.test("Link tells who waits that it has ended, and closes a transport that comes later", async () => {
   const link = new Link("nobody");
   const posted = link.post({ type: "pool" });

@@ -22,7 +22,7 @@ Deno.test("unexplained() lets a reason stand for its block, and for nothing behi
   const known = "poll(): number {";
   assertEquals(await foundIn(file, known, `throw new TypeError("the kernel is asked");`), []);
   assertEquals(await foundIn(file, known, "override detach(): number {"), ["override detach(): number {"]);
-  assertEquals((await foundIn(file, known, "return super.detach();")).length, 3);
+  assertEquals((await foundIn(file, known, "return super.detach();")).length, 4);
   assertEquals(await foundIn(file, "return super.detach();", "return super.detach();"), ["return super.detach();"]);
   // Also where a comment stands in the block.
   assertEquals(

@@ -49,8 +49,8 @@ const SK_MEMINFO_VARS = 9;
 const SK_MEMINFO_DROPS = 8;
 const AF_UNSPEC = 0;
 
-/** Datagrams of a batch that count as one call. */
-const CALL_SIZE = 64;
+/** Datagrams of a batch that count as one call, so that timers wait for some 5 ms at most while nothing else does. */
+const CALL_SIZE = 16;
 
 const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
 const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
@@ -79,12 +79,8 @@ export class NativeEndpoint implements UdpDriver, Source {
     this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
     this.#bound = this.#addr.hostname;
     this.#socket = new NativeSocket(fd, this, () => `UDP endpoint ${formatAddress(this.#addr)}`);
-    // To tell of each datagram that comes or has gone costs the kernel 4 % of what it takes to send and receive it.
-    const onBusy = () => {
-      if (!this.#receiving.isWaitedFor && !this.#sending.isWaitedFor) this.#socket.unregister();
-    };
-    this.#receiving = new WaitingSide(this.#socket, onBusy);
-    this.#sending = new WaitingSide(this.#socket, onBusy);
+    this.#receiving = new WaitingSide(this.#socket);
+    this.#sending = new WaitingSide(this.#socket);
   }
 
   static bind({ hostname, port, options }: NativeBindOptions): NativeEndpoint {
@@ -231,7 +227,7 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
-    return this.#receiving.call(() => this.#receiveBatch(batch), signal);
+    return this.#receiving.call(() => this.#charge(this.#receiveBatch(batch)), signal);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
@@ -244,7 +240,7 @@ export class NativeEndpoint implements UdpDriver, Source {
     let failure: Error | undefined;
     for (let i = 0; i < count;) {
       const start = i;
-      const sent = await this.#sending.call(() => this.#sendBatch(batch, start, count), signal);
+      const sent = await this.#sending.call(() => this.#charge(this.#sendBatch(batch, start, count)), signal);
       // One that cannot be reached is no event for the others.
       if (typeof sent !== "number") failure ??= sent;
       i += typeof sent === "number" ? sent : 1;
@@ -360,9 +356,7 @@ export class NativeEndpoint implements UdpDriver, Source {
   #receiveBatch(batch: DatagramBatch): number | undefined {
     const memory = memoryOf(batch);
     if (memory.gro !== this.#joins) this.#join(memory.gro);
-    const n = this.#result(kernelBatch(memory).receive(this.#socket.fd), "recvmmsg");
-    if (n !== undefined) this.#spend(n);
-    return n;
+    return this.#result(kernelBatch(memory).receive(this.#socket.fd), "recvmmsg");
   }
 
   /** Sets `UDP_GRO`, before the first receive that asks for it. */
@@ -389,18 +383,15 @@ export class NativeEndpoint implements UdpDriver, Source {
     const permitted = mayReachAll(this.#socket.reactor.moment) ? end : this.#permitBatch(batch, start, end);
     if (typeof permitted !== "number") return permitted;
     const n = kernelBatch(memory).send(this.#socket.fd, start, permitted);
-    if (n === -EAGAIN) return undefined;
-    if (n >= 0) {
-      this.#spend(n);
-      return n;
-    }
+    if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
     const to = memory.nameLengths[start] === 0 ? undefined : batch.address(start);
     return socketError(this.#sendingTo(to), syscallError("sendmmsg", -n));
   }
 
-  /** A large batch is worth several calls, lest timers and others wait for long. */
-  #spend(datagrams: number): void {
-    this.#socket.reactor.spend(Math.ceil(datagrams / CALL_SIZE) - 1);
+  /** Counts a batch as the calls that it was made instead of, lest others wait for long; returns what it is given. */
+  #charge<T extends number | Error | undefined>(datagrams: T): T {
+    if (typeof datagrams === "number") this.#socket.reactor.charge(Math.ceil(datagrams / CALL_SIZE) - 1);
+    return datagrams;
   }
 
   /** How far datagrams may be sent, or why not even the first. */

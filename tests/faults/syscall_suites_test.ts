@@ -20,6 +20,8 @@ const EXCEPT = [
   "goes on at `start`",
   "also when nobody waits for them",
   "maxEvents are all told of within two rounds",
+  "watched from its first wait",
+  "refuses after a busy time",
   // Times, memory and the table of descriptors, which faults change or do not reach.
   "starves? ",
   "timers and other I/O",
