@@ -16,6 +16,11 @@ export class NativeSocket extends Descriptor implements Pollable {
   readonly reactor: Reactor = reactor();
   /** Others wait for the same socket, and one of all is enough to be woken. */
   isShared = false;
+  /**
+   * It is registered no longer once it is busy: the kernel would tell of each message that comes, and of each that has
+   * gone, which costs it 4 % of what a datagram does. Registering anew can be refused as the first time.
+   */
+  leavesWhenBusy = false;
   readonly #source: Source;
   readonly #describe: () => string;
   #registered = false;
@@ -83,12 +88,9 @@ export class NativeSocket extends Descriptor implements Pollable {
     this.reactor.release(ref);
   }
 
-  /**
-   * A call did not have to wait. A socket that is busy is registered no longer: the kernel would tell of each message
-   * that comes, and of each that has gone, which costs it 4 % of what a datagram does.
-   */
+  /** A call on one side found what it needed, and did not wait. */
   proceeded(): void {
-    if (++this.#straight < BUSY || this.#waiting > 0) return;
+    if (!this.leavesWhenBusy || ++this.#straight < BUSY || this.#waiting > 0) return;
     this.#straight = 0;
     this.#unregister();
   }

@@ -125,7 +125,7 @@ class Reactor {
   defer(proceed: () => void): void {
     this.#deferred.push(proceed);
     if (this.#wait.isElsewhere) this.#wakeup.signal();
-    if (!this.#running) this.#pollSoon();
+    if (!this.#running && this.#deferred.length === 1) this.#pollSoon();
   }
 
   async #run(): Promise<void> {
@@ -206,7 +206,7 @@ class Reactor {
     Deno.unrefTimer(this.#poll as unknown as number);
   }
 
-  /** Somebody waits for a turn of the event loop, and for nothing else. */
+  /** The first of those who wait for a turn of the event loop, and for nothing else, brings the next look forward. */
   #pollSoon(): void {
     this.#stopPolling();
     this.#pollLater();

@@ -15,8 +15,8 @@ import { UnixListener, UnixSocket } from "./unix_socket.ts";
 
 /** Milliseconds within which the running program must answer. */
 const ANSWER_LIMIT = 10_000;
-/** Milliseconds until the end of another program has been noticed, if it has ended. */
-const NOTICE = 50;
+/** Milliseconds after which who was refused asks once more: another one that has just ended is missed by then. */
+const ASK_AGAIN = 50;
 
 type Question = { readonly ask: "listeners" | "drain" };
 type Answer = { readonly tell: "listeners" | "draining" } | { readonly tell: "refused"; readonly why: string };
@@ -94,8 +94,17 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
     link.close(new Deno.errors.BadResource("The takeover is over"));
     transport.close();
   };
+  const take = async () => {
+    try {
+      return await ask({ ask: "listeners" });
+    } catch (refusal) {
+      if (!(refusal instanceof Deno.errors.Busy)) throw refusal;
+      await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
+      return await ask({ ask: "listeners" }).catch(() => Promise.reject(refusal));
+    }
+  };
   try {
-    return { listeners: await ask({ ask: "listeners" }), drain, close };
+    return { listeners: await take(), drain, close };
   } catch (error) {
     close();
     throw error;
@@ -165,10 +174,10 @@ export class ControlServer {
     link.attach(transport);
   }
 
-  async #answer(link: Link, question: Question["ask"]): Promise<void> {
-    const isTaken = () => this.#successor !== undefined && this.#successor !== link;
-    if (isTaken()) await new Promise((resolve) => setTimeout(resolve, NOTICE));
-    if (isTaken()) return this.#tell(link, { tell: "refused", why: "another one takes over already" });
+  #answer(link: Link, question: Question["ask"]): void {
+    if (this.#successor !== undefined && this.#successor !== link) {
+      return this.#tell(link, { tell: "refused", why: "another one takes over already" });
+    }
     if (question === "listeners") {
       let listeners: MovableSocket[];
       try {

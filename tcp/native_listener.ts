@@ -101,8 +101,7 @@ export class NativeListener implements ListenerDriver, Source {
     if (refusal !== undefined) {
       waiter.reject(refusal);
       this.#updateHold();
-    }
-    if (this.#mayTry()) this.#defer();
+    } else if (this.#mayTry()) this.#defer();
     return waiter.promise;
   }
 

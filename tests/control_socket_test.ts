@@ -244,7 +244,7 @@ socketTest("a Unix socket that is busy receiving wakes the send that waits for r
       assertEquals((await near.receive()).data.length, 1);
     }
     for (let i = 0; i < held; i++) assertEquals((await far.receive()).data.length, 1000);
-    await waiting;
+    await deadline(waiting, 20_000);
     assertEquals((await far.receive()).data.length, 1000);
   }
 }, !NATIVE);

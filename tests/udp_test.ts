@@ -5,6 +5,7 @@ import { Multiplexer } from "@c10k/sockets/mux";
 import { assertEquals, assertGreater, assertLess, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import dns from "node:dns";
+import { setImmediate } from "node:timers";
 import { LOCAL, nativeTest, Two } from "./_udp.ts";
 import {
   checksum,
@@ -18,6 +19,7 @@ import {
   replaced,
   resolvedTo,
   ServerProcess,
+  spendTurn,
 } from "./_util.ts";
 
 engineTest("UdpEndpoint carries datagrams of 0, 1, 1,472 and 65,507 bytes, and refuses 65,508", async (engine) => {
@@ -103,13 +105,43 @@ nativeTest("an endpoint is watched from its first wait until it is busy", async 
       await b.sendTo(p, a.addr);
       assertEquals(isWatched(b.fd), true);
     }
-    for (let i = 0; i < 200; i++) {
-      a.trySendTo(p, b.addr);
-      await b.recvFrom(p);
+    let rounds = 0;
+    while (isWatched(b.fd) && rounds++ < 100) {
+      for (let i = 0; i < 64; i++) {
+        a.trySendTo(p, b.addr);
+        await b.recvFrom(p);
+      }
     }
     assertEquals(isWatched(b.fd), false);
   }
 });
+
+nativeTest(
+  "an endpoint that was unref'd has its turn at once, also if others come to wait for theirs",
+  async (engine) => {
+    using sender = UdpEndpoint.bind({ hostname: LOCAL, engine });
+    const endpoints = Array.from({ length: 100 }, () => UdpEndpoint.bind({ hostname: LOCAL, engine }));
+    for (const endpoint of endpoints) {
+      endpoint.unref();
+      sender.trySendTo(new Uint8Array(1), endpoint.addr);
+    }
+    spendTurn();
+    let turns = 0;
+    const settled: number[] = [];
+    const receiving: Promise<unknown>[] = [];
+    for (const endpoint of endpoints) {
+      receiving.push(endpoint.recvFrom(new Uint8Array(1)).then(() => settled.push(turns)));
+      const until = performance.now() + 0.5;
+      while (performance.now() < until) { /* the program has other work */ }
+      await new Promise((resolve) => setImmediate(resolve));
+      turns++;
+    }
+    await Promise.all(receiving);
+    for (const endpoint of endpoints) endpoint.close();
+    // 0.5 ms each; while it waits for nothing else it would be looked at every 10 ms.
+    assertLess(settled[0] ?? Infinity, 8);
+  },
+);
 
 engineTest("an endpoint that is busy on one side wakes who waits on the other, and who waits later", async (engine) => {
   using two = new Two(engine);
@@ -119,7 +151,7 @@ engineTest("an endpoint that is busy on one side wakes who waits on the other, a
     const waiting = b.recvFrom(p);
     for (let i = 0; i < 200; i++) await b.sendTo(new Uint8Array(1), a.addr);
     await a.sendTo(new Uint8Array([round]), b.addr);
-    assertEquals((await waiting).data, new Uint8Array([round]));
+    assertEquals((await deadline(waiting, 20_000)).data, new Uint8Array([round]));
     for (let i = 0; i < 200; i++) {
       await a.sendTo(new Uint8Array([i]), b.addr);
       assertEquals((await b.recvFrom(p)).data, new Uint8Array([i]));
@@ -150,8 +182,8 @@ for (const [loops, size] of [[140, 1], [9, 1024]] as const) {
       await deadline(receiving, 20_000);
     } finally {
       isOver = true;
+      await Promise.all(sending);
     }
-    await Promise.all(sending);
   });
 }
 

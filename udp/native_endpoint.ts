@@ -79,6 +79,7 @@ export class NativeEndpoint implements UdpDriver, Source {
     this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
     this.#bound = this.#addr.hostname;
     this.#socket = new NativeSocket(fd, this, () => `UDP endpoint ${formatAddress(this.#addr)}`);
+    this.#socket.leavesWhenBusy = true;
     this.#receiving = new WaitingSide(this.#socket);
     this.#sending = new WaitingSide(this.#socket);
   }
