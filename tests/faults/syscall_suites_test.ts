@@ -69,10 +69,12 @@ for (const seed of seeds(1)) {
       }
       const { stdout, given } = outcome;
       assert(Number(/ok \| (\d+) passed/.exec(stdout)?.[1]) > 150, stdout);
-      // The faults were there.
-      for (const fault of ["recv EINTR", "recv EAGAIN", "recv part", "send part", "sendto EAGAIN", "accept4 EMFILE"]) {
-        assert((given.get(fault) ?? 0) > 0, `${fault} was not given`);
+      // The faults were there; each shortage of accept4 comes a few times only, or not at all.
+      for (const fault of ["recv EINTR", "recv EAGAIN", "recv part", "send part", "sendto EAGAIN"]) {
+        assert(given.has(fault), `${fault} was not given`);
       }
+      const shortages = ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"].filter((name) => given.has(`accept4 ${name}`));
+      assert(shortages.length > 0, "accept4 was never short of anything");
     },
   });
 }
