@@ -110,7 +110,7 @@ nativeTest("detach() gives the descriptor away whole, and fromFd() takes it over
     },
     Deno.errors.Interrupted,
   );
-  await delay(5);
+  await eventually(() => pair.server.queues().receive === 0 ? true : undefined);
   const fd = pair.server.detach();
   await waiting;
   assertEquals(pair.server.fd, undefined);
