@@ -136,7 +136,10 @@ nativeTest(
       await new Promise((resolve) => setImmediate(resolve));
       turns++;
     }
+    // The endpoints do not keep the program alive.
+    const alive = setTimeout(() => endpoints.forEach((endpoint) => endpoint.close()), 20_000);
     await Promise.all(receiving);
+    clearTimeout(alive);
     for (const endpoint of endpoints) endpoint.close();
     // 0.5 ms each; while it waits for nothing else it would be looked at every 10 ms.
     assertLess(settled[0] ?? Infinity, 8);
