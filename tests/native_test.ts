@@ -426,7 +426,8 @@ clientTest(["ss"], "[native] TcpConn.info() agrees with ss", async () => {
   await readExactly(pair.server, 5000);
   // One byte more is that of SYN; what comes back later would change the figures.
   await eventually(() => pair.client.info().bytesAcknowledged > 5000 ? true : undefined);
-  const shown = await output("ss", "-Hnti", `sport = :${pair.client.localAddr.port}`);
+  const { localAddr, remoteAddr } = pair.client;
+  const shown = await output("ss", "-Hnti", `sport = :${localAddr.port} and dport = :${remoteAddr.port}`);
   const info = pair.client.info();
   assertEquals(Number(/cwnd:(\d+)/.exec(shown)?.[1]), info.congestionWindow);
   assertEquals(Number(/\bmss:(\d+)/.exec(shown)?.[1]), info.sendSegmentSize);
