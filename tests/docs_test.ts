@@ -221,7 +221,7 @@ Deno.test("fourWays() shows what deno task example:four-ways --json has written"
 
 Deno.test("examplesIn() finds blocks in comments and in Markdown", () => {
   const source = "/**\n * @example One\n * ```ts\n * a();\n * ```\n */\n";
-  const one = { path: "x.ts", line: 4, title: "One", code: "a();", file: undefined, flags: undefined };
+  const one = { path: "x.ts", line: 4, title: "One", code: "a();", file: undefined, flags: undefined, isNative: false };
   assertEquals(examplesIn("x.ts", source), [one]);
 
   const markdown = "# Two\n\n```ts\n// deno run --allow-net --allow-ffi b.ts\n\nb();\n```\n\n```sh\nls\n```\n";
@@ -232,6 +232,9 @@ Deno.test("examplesIn() finds blocks in comments and in Markdown", () => {
     "c.ts",
     undefined,
   ]]);
+
+  const marked = ["# One", "**native**. So.", "```ts", "```", "# Two", "```ts", "```"].join("\n");
+  assertEquals(examplesIn("x.md", marked).map(({ isNative }) => isNative), [true, false]);
 
   assertThrows(() => examplesIn("x.md", "```ts ignore\n```\n"), Error, "x.md:1: a block with attributes");
   assertThrows(() => examplesIn("x.md", "```ts\n"), Error, "not closed");

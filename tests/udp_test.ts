@@ -751,7 +751,8 @@ nativeTest("UdpEndpoint.connect() talks to one peer, and hears that nobody liste
   assertEquals(decode(p.subarray(0, 4)), "peer");
   two.b.close();
   await two.a.send(encode("gone?"));
-  await assertRejects(() => two.a.recvFrom(p), Deno.errors.ConnectionRefused, "ECONNREFUSED");
+  const refused = `from ${LOCAL}:${two.b.addr.port}: connection refused (ECONNREFUSED)`;
+  await assertRejects(() => two.a.recvFrom(p), Deno.errors.ConnectionRefused, refused);
   two.a.disconnect();
   assertEquals([two.a.peer, two.a.addr.hostname], [undefined, LOCAL]);
   await assertRejects(() => two.a.send(p), Error, "EDESTADDRREQ");

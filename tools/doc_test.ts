@@ -2,6 +2,7 @@
  * Runs the examples of documentation comments and Markdown files as tests.
  * They are what `deno test --doc` runs, too; that gives each of them a runtime
  * of its own, which takes minutes for all. Here they are modules of one test.
+ * Recipes that are not marked as native run a second time, without the right to.
  *
  *     deno task test:doc
  *     deno run --allow-all tools/doc_test.ts docs/recipes.md tcp/
@@ -25,11 +26,12 @@ function filesOf(path: string): string[] {
   );
 }
 
-/** The test that imports every example, each by itself. */
-function suite(examples: readonly Example[]): string {
-  const tests = examples.map(({ path, line, title }, i) => {
+/** The test that imports every example that is chosen, each by itself. */
+function suite(examples: readonly Example[], chosen = examples): string {
+  const tests = chosen.map((example) => {
+    const { path, line, title } = example;
     const name = JSON.stringify(`${path}:${line} ${title}`);
-    return `Deno.test(${name}, async () => void await import("./example_${i}.ts"));`;
+    return `Deno.test(${name}, async () => void await import("./example_${examples.indexOf(example)}.ts"));`;
   });
   // The C library stays loaded, and is no leak of the test that comes first.
   return ['import { engineSupport } from "@c10k/sockets/tcp";', "engineSupport();", ...tests].join("\n");
@@ -49,11 +51,24 @@ try {
   // `export {}` makes it a module, whatever it imports.
   examples.forEach(({ code }, i) => Deno.writeTextFileSync(`${folder}/example_${i}.ts`, `${code}\nexport {};\n`));
   Deno.writeTextFileSync(`${folder}/examples_test.ts`, suite(examples));
+  const everywhere = examples.filter(({ path, isNative }) => path === "docs/recipes.md" && !isNative);
+  Deno.writeTextFileSync(`${folder}/everywhere_test.ts`, suite(examples, everywhere));
   const config = ["--no-lock", "--config", new URL("deno.json", ROOT).pathname];
   const file = `${folder}/examples_test.ts`;
+  const test = ["test", "--quiet", "--no-check", "--no-prompt", ...config];
   // Apart, or each Worker that an example starts would have its own modules checked, too.
   Deno.exitCode = await deno("check", "--quiet", ...config, file) ||
-    await deno("test", "--quiet", "--no-check", "--no-prompt", "--allow-all", ...config, file);
+    await deno(...test, "--allow-all", file) ||
+    await deno(
+      ...test,
+      "--allow-net",
+      "--allow-read",
+      "--allow-write",
+      "--allow-run",
+      "--allow-env",
+      "--allow-sys",
+      `${folder}/everywhere_test.ts`,
+    );
 } finally {
   Deno.removeSync(folder, { recursive: true });
 }

@@ -12,6 +12,8 @@ export interface Example {
   readonly file: string | undefined;
   /** The flags of that command; `undefined` if it is no program by itself. */
   readonly flags: readonly string[] | undefined;
+  /** Its section of a Markdown file says that it is for the native engine. */
+  readonly isNative: boolean;
 }
 
 const FENCE = /^(\s*)```(\w*)\s*$/;
@@ -27,12 +29,15 @@ export function examplesIn(path: string, text: string): Example[] {
   const isMarkdown = path.endsWith(".md");
   const examples: Example[] = [];
   let title = "";
+  let isNative = false;
   let block: { language: string; line: number; lines: string[]; indent: string } | undefined;
   for (const [i, raw] of text.split("\n").entries()) {
     const comment = /^\s*\* ?(.*)$/.exec(raw)?.[1];
     if (!isMarkdown && comment === undefined) continue;
     const line = isMarkdown ? raw : comment ?? "";
     if (block === undefined) {
+      if (isMarkdown && line.startsWith("#")) isNative = false;
+      if (line.includes("**native**")) isNative = true;
       title = (isMarkdown ? /^#+ (.*)$/ : /^@example (.*)$/).exec(line)?.[1] ?? title;
       const fence = FENCE.exec(line);
       if (fence !== null) block = { language: fence[2] ?? "", line: i + 2, lines: [], indent: fence[1] ?? "" };
@@ -43,7 +48,7 @@ export function examplesIn(path: string, text: string): Example[] {
       if (block.language === "ts") {
         const [, flags, file] = /^\/\/ (?:deno run (.*) )?(\w+\.ts)$/.exec(block.lines[0] ?? "") ?? [];
         const code = block.lines.join("\n");
-        examples.push({ path, line: block.line, title, code, file, flags: flags?.split(" ") });
+        examples.push({ path, line: block.line, title, code, file, flags: flags?.split(" "), isNative });
       }
       block = undefined;
     }

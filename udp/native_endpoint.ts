@@ -385,7 +385,7 @@ export class NativeEndpoint implements UdpDriver, Source {
     if (typeof permitted !== "number") return permitted;
     const n = kernelBatch(memory).send(this.#socket.fd, start, permitted);
     if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    const to = memory.nameLengths[start] === 0 ? undefined : batch.address(start);
+    const to = memory.nameLengths[start] === 0 ? this.peer : batch.address(start);
     return socketError(this.#sendingTo(to), syscallError("sendmmsg", -n));
   }
 
@@ -420,14 +420,15 @@ export class NativeEndpoint implements UdpDriver, Source {
   #transmit(p: Uint8Array, peer: Peer | undefined): number | undefined {
     const n = transmitTo(this.#socket.fd, p, MSG_NOSIGNAL, peer === undefined ? null : peer.sockaddr);
     if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    throw socketError(this.#sendingTo(peer?.address), syscallError("sendto", -n));
+    throw socketError(this.#sendingTo(peer?.address ?? this.peer), syscallError("sendto", -n));
   }
 
   /** What a call returned; `undefined` if it would block. */
   #result(n: number, call: "recvfrom" | "recvmmsg"): number | undefined {
     if (n >= 0) return n;
     if (n === -EAGAIN) return undefined;
-    throw socketError(`receive on ${this.#socket.name}`, syscallError(call, -n));
+    const from = this.peer === undefined ? "" : ` from ${formatAddress(this.peer)}`;
+    throw socketError(`receive on ${this.#socket.name}${from}`, syscallError(call, -n));
   }
 
   async #sendToName(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
