@@ -77,7 +77,11 @@ export class NativeWriter {
   }
 
   end(): Promise<void> {
-    return this.#ended ??= this.#wait(NOTHING, 0, undefined, false, true).then(() => {});
+    return this.#ended ??= this.#wait(NOTHING, 0, undefined, false, true).then(() => {}, (error) => {
+      // FIN was not sent, and can be asked for again.
+      this.#ended = undefined;
+      throw error;
+    });
   }
 
   /** The reactor tells of room, or of an error. */
@@ -111,11 +115,6 @@ export class NativeWriter {
     const first = !this.#holds;
     this.#updateHold();
     if (first) this.#serve();
-    const refusal = waiter.settled ? undefined : this.#socket.register();
-    if (refusal !== undefined) {
-      waiter.reject(refusal);
-      this.#updateHold();
-    }
     return waiter.promise;
   }
 
@@ -152,6 +151,16 @@ export class NativeWriter {
         job.reject(error);
       }
     }
+    this.#updateHold();
+    // What only waits for its turn need not be told of anything.
+    if (this.#holds && !this.#deferred) this.#register();
+  }
+
+  /** Has the reactor tell of room. */
+  #register(): void {
+    const refusal = this.#socket.register();
+    if (refusal === undefined) return;
+    for (const job of this.#line.drain()) job.reject(refusal);
     this.#updateHold();
   }
 

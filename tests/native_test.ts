@@ -22,6 +22,7 @@ import {
   Pair,
   readExactly,
   readText,
+  readToEnd,
   resolvedTo,
   run,
   runDeno,
@@ -444,6 +445,32 @@ nativeTest("TcpConn.reset() sends RST, and the peer's calls say so", async () =>
   await assertRejects(() => pair.server.writeAll(encode("x")), Deno.errors.BrokenPipe);
   await assertRejects(() => pair.client.read(new Uint8Array(1)), Deno.errors.BadResource);
 });
+
+nativeTest(
+  "TcpConn.closeWrite() that fails can be made again, and is not refused while it waits for its turn",
+  async () => {
+    using pair = await Pair.open("native");
+    const { client, server } = pair;
+    // Its number is taken in the table of what is watched: no call of `client` can wait for the kernel.
+    const other = TcpConn.fromFd(client.fd as number);
+    const ended = assertRejects(() => other.read(new Uint8Array(1)), Deno.errors.Interrupted);
+    try {
+      for (let full = 0; full < 5;) {
+        full = other.tryWrite(new Uint8Array(100_000)) === undefined ? full + 1 : 0;
+        await delay(5);
+      }
+      spendTurn();
+      const calls = [client.write(new Uint8Array(1)), client.closeWrite()];
+      for (const call of calls) await assertRejects(async () => void await call, Deno.errors.AlreadyExists, "(EEXIST)");
+      spendTurn();
+      await client.closeWrite();
+    } finally {
+      other.detach();
+      await ended;
+    }
+    assertGreater(await readToEnd(server), 0);
+  },
+);
 
 nativeTest("TcpConn.shutdown() closes the side that is asked for", async () => {
   using pair = await Pair.open("native");

@@ -35,14 +35,16 @@ function expectRefusal(error: unknown): void {
 
 /** Makes a call again until it does not fail. */
 async function insist<T>(call: () => T | Promise<T>): Promise<T> {
+  let cause: unknown;
   for (let tries = 0; tries < 1_000; tries++) {
     try {
       return await call();
     } catch (error) {
       expectRefusal(error);
+      cause = error;
     }
   }
-  throw new Error("the call failed 1,000 times");
+  throw new Error("the call failed 1,000 times", { cause });
 }
 
 /** Numbers from a seed; what the faults draw does not disturb them. */
