@@ -213,6 +213,29 @@ controlTest("a control socket closes what it has copied for one who is gone befo
   server.close();
 });
 
+controlTest("a control socket closes what comes with a question", async (control) => {
+  const server = new ControlServer(control, () => [], () => {});
+  server.publish();
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  const { port } = listener.addr;
+  const link = new Link("the pool");
+  link.attach(new ProcessTransport(UnixSocket.connect(control, "the pool"), link, () => {}));
+  await link.post({ type: "pool", body: { ask: "drain" } }, [listener]);
+  await untilRefused(port);
+  link.close(new Error("The test is over"));
+  server.close();
+});
+
+controlTest("takeOver() says that the other one has ended instead of an answer", async (control) => {
+  const forger = new UnixListener(control).publish();
+  const ended = assertRejects(() => takeOver(control), Error, "it has ended");
+  const socket = await forger.accept();
+  await socket.receive();
+  socket.close();
+  await ended;
+  forger.close();
+});
+
 controlTest("takeOver() closes what comes with a refusal, and drain() says why it was refused", async (control) => {
   for (const last of ["refused", "cut"]) {
     const forger = new UnixListener(control).publish();
