@@ -88,8 +88,8 @@ function look(pid: number, at: number, open: number): Look {
 }
 
 /**
- * By how much the second half is over the first, after settling. Garbage that waits for its collection goes up and down
- * over minutes, so what is compared is where that begins (0.1) or ends (0.9).
+ * By how much the second half is over the first, after settling. Memory goes up and down over minutes, so what is
+ * compared is a low (0.1) or a high quantile (0.9) of each.
  */
 function growth(looks: readonly Look[], key: "rss" | "childRss" | "threads", share: number): number {
   const half = Math.max(1, Math.floor(looks.length / 2));
