@@ -59,16 +59,7 @@ try {
   // Apart, or each Worker that an example starts would have its own modules checked, too.
   Deno.exitCode = await deno("check", "--quiet", ...config, file) ||
     await deno(...test, "--allow-all", file) ||
-    await deno(
-      ...test,
-      "--allow-net",
-      "--allow-read",
-      "--allow-write",
-      "--allow-run",
-      "--allow-env",
-      "--allow-sys",
-      `${folder}/everywhere_test.ts`,
-    );
+    await deno(...test, "--allow-all", "--deny-ffi", `${folder}/everywhere_test.ts`);
 } finally {
   Deno.removeSync(folder, { recursive: true });
 }

@@ -36,8 +36,7 @@ export function examplesIn(path: string, text: string): Example[] {
     if (!isMarkdown && comment === undefined) continue;
     const line = isMarkdown ? raw : comment ?? "";
     if (block === undefined) {
-      if (isMarkdown && line.startsWith("#")) isNative = false;
-      if (line.includes("**native**")) isNative = true;
+      if (isMarkdown) isNative = line.includes("**native**") || (isNative && !line.startsWith("#"));
       title = (isMarkdown ? /^#+ (.*)$/ : /^@example (.*)$/).exec(line)?.[1] ?? title;
       const fence = FENCE.exec(line);
       if (fence !== null) block = { language: fence[2] ?? "", line: i + 2, lines: [], indent: fence[1] ?? "" };
