@@ -7,6 +7,7 @@
  */
 
 import { constants } from "node:os";
+import { sizeOf } from "./bytes.ts";
 import { SyscallError } from "./errors.ts";
 import { type Libc, libc } from "./libc.ts";
 
@@ -59,7 +60,7 @@ export const LARGEST_TRANSFER = 0x7ffff000;
 /** recv(2); returns the number of bytes, or errno as a negative number. */
 export function receive(fd: number, p: Uint8Array, flags: number): number {
   while (true) {
-    const n = libc.recv(fd, p as Uint8Array<ArrayBuffer>, Math.min(p.byteLength, LARGEST_TRANSFER), flags);
+    const n = libc.recv(fd, p as Uint8Array<ArrayBuffer>, Math.min(sizeOf(p), LARGEST_TRANSFER), flags);
     if (n >= 0) return n;
     const errno = lastErrno();
     if (errno !== EINTR) return -errno;
@@ -69,7 +70,7 @@ export function receive(fd: number, p: Uint8Array, flags: number): number {
 /** send(2); returns the number of bytes, or errno as a negative number. */
 export function transmit(fd: number, p: Uint8Array, flags: number): number {
   while (true) {
-    const n = libc.send(fd, p as Uint8Array<ArrayBuffer>, Math.min(p.byteLength, LARGEST_TRANSFER), flags);
+    const n = libc.send(fd, p as Uint8Array<ArrayBuffer>, Math.min(sizeOf(p), LARGEST_TRANSFER), flags);
     if (n >= 0) return n;
     const errno = lastErrno();
     if (errno !== EINTR) return -errno;
@@ -83,7 +84,7 @@ const peerLengthBytes = new Uint8Array(peerLength.buffer);
 export function receiveFrom(fd: number, p: Uint8Array, flags: number, peer: Uint8Array<ArrayBuffer>): number {
   while (true) {
     peerLength[0] = peer.byteLength;
-    const n = libc.recvfrom(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags, peer, peerLengthBytes);
+    const n = libc.recvfrom(fd, p as Uint8Array<ArrayBuffer>, sizeOf(p), flags, peer, peerLengthBytes);
     if (n >= 0) return n;
     const errno = lastErrno();
     if (errno !== EINTR) return -errno;
@@ -93,7 +94,7 @@ export function receiveFrom(fd: number, p: Uint8Array, flags: number, peer: Uint
 /** sendto(2), or send(2) if `peer` is null; returns the number of bytes, or errno as a negative number. */
 export function transmitTo(fd: number, p: Uint8Array, flags: number, peer: Uint8Array<ArrayBuffer> | null): number {
   while (true) {
-    const n = libc.sendto(fd, p as Uint8Array<ArrayBuffer>, p.byteLength, flags, peer, peer?.byteLength ?? 0);
+    const n = libc.sendto(fd, p as Uint8Array<ArrayBuffer>, sizeOf(p), flags, peer, peer?.byteLength ?? 0);
     if (n >= 0) return n;
     const errno = lastErrno();
     if (errno !== EINTR) return -errno;

@@ -5,6 +5,7 @@
  */
 
 import { hostKind } from "./address.ts";
+import { isBytes, memoryOf, sizeOf } from "./bytes.ts";
 import { SocketOption } from "./socket_option.ts";
 
 /** Returns a value as an error message quotes it. */
@@ -57,18 +58,23 @@ export function checkHostname(value: unknown, name = "hostname"): string {
   return hostname;
 }
 
+/** Whether a buffer was transferred away; shared memory never is. */
+function isDetached(memory: ArrayBufferLike): boolean {
+  return memory instanceof ArrayBuffer && memory.detached;
+}
+
 /** Checks a buffer. */
 export function checkBytes(value: unknown, name = "p"): asserts value is Uint8Array {
-  if (!(value instanceof Uint8Array)) throw new TypeError(`${name} must be a Uint8Array, received ${quote(value)}`);
-  // Asked of empty ones only: to ask for the buffer of a small array makes one.
-  if (value.length === 0 && (value.buffer as ArrayBuffer).detached) {
+  if (!isBytes(value)) throw new TypeError(`${name} must be a Uint8Array, received ${quote(value)}`);
+  // Checked for empty ones only: reading the buffer of a small array allocates one.
+  if (sizeOf(value) === 0 && isDetached(memoryOf(value))) {
     throw new TypeError(`${name} must not be detached: its buffer was transferred away`);
   }
 }
 
 /** Checks a buffer once more after a wait: an emptied one would lose a datagram, or send nothing. */
 export function checkSameLength(p: Uint8Array, length: number): void {
-  if (p.length !== length) throw new TypeError("p was resized or transferred while the call waited");
+  if (sizeOf(p) !== length) throw new TypeError("p was resized or transferred while the call waited");
 }
 
 /** Checks an options bag. */
