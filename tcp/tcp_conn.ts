@@ -68,9 +68,12 @@ export interface TcpConnectOptions extends WaitOptions {
    * @default {Infinity}
    */
   timeout?: number;
-  /** The local address to connect from; needs `--allow-net` for it, too. Native engine only. */
+  /**
+   * The local address to connect from, an IPv6 one with or without brackets; needs `--allow-net` for it, too. Its port
+   * is shared with connections to other servers (`IP_BIND_ADDRESS_NO_PORT`). Native engine only.
+   */
   localAddress?: string;
-  /** The local port to connect from. Native engine only. */
+  /** The local port to connect from, from 0 to 65535; 0 lets the kernel choose. Native engine only. */
   localPort?: number;
   /**
    * Send small segments at once (`TCP_NODELAY`).
@@ -146,6 +149,10 @@ export class TcpConn implements Deno.TcpConn {
   /**
    * Connects to a server: socket(2), connect(2).
    *
+   * A socket never connects to itself, which happens to who tries again and again to reach a local port that the kernel
+   * may choose as local port, too (`net.ipv4.ip_local_port_range`): that is refused as any other port at which nobody
+   * listens, unless `localPort` has chosen this port.
+   *
    * Requires `--allow-net` for the host and port.
    *
    * @param options Where to connect, and how.
@@ -174,9 +181,9 @@ export class TcpConn implements Deno.TcpConn {
     const timeout = checkDuration(options.timeout ?? Infinity, "timeout");
     const noDelay = checkBoolean(options.noDelay ?? false, "noDelay");
     const keepAlive = checkKeepAlive(options.keepAlive ?? false);
-    const { localAddress, localPort } = options;
-    if (localAddress !== undefined) checkHostname(localAddress, "localAddress");
-    if (localPort !== undefined) checkPort(localPort, "localPort");
+    const { localAddress: address, localPort: ownPort } = options;
+    const localAddress = address === undefined ? undefined : checkHostname(address, "localAddress");
+    const localPort = ownPort === undefined ? undefined : checkPort(ownPort, "localPort");
     const engine = chooseEngine(options.engine, "connect TCP");
     const signal = checkSignal(options);
     if (engine === "runtime") {
@@ -797,9 +804,14 @@ function checkKeepAlive(value: unknown): { on: boolean; times: KeepAliveTimes | 
   if (typeof value !== "object" || value === null) {
     throw new TypeError(`keepAlive must be a boolean or an object, received ${quote(value)}`);
   }
-  const times = value as KeepAliveTimes;
-  if (times.idle !== undefined) checkInteger(times.idle, "idle", 1, 32767);
-  if (times.interval !== undefined) checkInteger(times.interval, "interval", 1, 32767);
-  if (times.count !== undefined) checkInteger(times.count, "count", 1, 127);
-  return { on: true, times };
+  const { idle, interval, count } = value as KeepAliveTimes;
+  return {
+    on: true,
+    // Those that were checked, not those of an object that may say something else later.
+    times: {
+      ...(idle === undefined ? {} : { idle: checkInteger(idle, "idle", 1, 32767) }),
+      ...(interval === undefined ? {} : { interval: checkInteger(interval, "interval", 1, 32767) }),
+      ...(count === undefined ? {} : { count: checkInteger(count, "count", 1, 127) }),
+    },
+  };
 }

@@ -177,36 +177,37 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
     checkOptions(options);
     const port = checkPort(options.port);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
-    if (options.backlog !== undefined) checkInteger(options.backlog, "backlog", 0, 2 ** 31 - 1);
+    // Each is read once: what is used is what was checked.
+    const { backlog, ipv6Only, receiveBufferSize, sendBufferSize, deferAccept, fastOpen, onAcceptError } = options;
+    if (backlog !== undefined) checkInteger(backlog, "backlog", 0, 2 ** 31 - 1);
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
     const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");
-    if (options.ipv6Only !== undefined) checkBoolean(options.ipv6Only, "ipv6Only");
-    for (const name of ["receiveBufferSize", "sendBufferSize"] as const) {
-      if (options[name] !== undefined) checkInteger(options[name], name, 1, 2 ** 30);
-    }
-    if (options.deferAccept !== undefined) checkInteger(options.deferAccept, "deferAccept", 0, 32767);
-    if (options.fastOpen !== undefined) checkInteger(options.fastOpen, "fastOpen", 0, 65535);
-    const { onAcceptError } = options;
+    if (ipv6Only !== undefined) checkBoolean(ipv6Only, "ipv6Only");
+    if (receiveBufferSize !== undefined) checkInteger(receiveBufferSize, "receiveBufferSize", 1, 2 ** 30);
+    if (sendBufferSize !== undefined) checkInteger(sendBufferSize, "sendBufferSize", 1, 2 ** 30);
+    if (deferAccept !== undefined) checkInteger(deferAccept, "deferAccept", 0, 32767);
+    if (fastOpen !== undefined) checkInteger(fastOpen, "fastOpen", 0, 65535);
     if (onAcceptError !== undefined && typeof onAcceptError !== "function") {
       throw new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`);
     }
     const engine = chooseEngine(options.engine, "bind TCP listener");
     if (engine === "native") {
-      const { backlog = DEFAULT_BACKLOG, ipv6Only = false } = options;
       const socketOptions: [SocketOption, number | undefined][] = [
         ["SO_REUSEADDR", Number(reuseAddress)],
         ["SO_REUSEPORT", Number(reusePort)],
-        ["IPV6_V6ONLY", Number(ipv6Only)],
-        ["SO_RCVBUF", options.receiveBufferSize],
-        ["SO_SNDBUF", options.sendBufferSize],
-        ["TCP_DEFER_ACCEPT", options.deferAccept],
-        ["TCP_FASTOPEN", options.fastOpen],
+        ["IPV6_V6ONLY", Number(ipv6Only ?? false)],
+        ["SO_RCVBUF", receiveBufferSize],
+        ["SO_SNDBUF", sendBufferSize],
+        ["TCP_DEFER_ACCEPT", deferAccept],
+        ["TCP_FASTOPEN", fastOpen],
       ];
       const given = socketOptions.filter((option): option is [SocketOption, number] => option[1] !== undefined);
-      return new TcpListener(bindNative({ hostname, port, backlog, options: given, onAcceptError }));
+      const bound = { hostname, port, backlog: backlog ?? DEFAULT_BACKLOG, options: given, onAcceptError };
+      return new TcpListener(bindNative(bound));
     }
+    const nativeOptions = { backlog, ipv6Only, receiveBufferSize, sendBufferSize, deferAccept, fastOpen };
     for (const [name, what] of Object.entries(NATIVE_OPTIONS)) {
-      const value = options[name as keyof typeof NATIVE_OPTIONS];
+      const value = nativeOptions[name as keyof typeof NATIVE_OPTIONS];
       if (value !== undefined && value !== false) throw needsNative(`set ${what}`);
     }
     if (!reuseAddress) throw needsNative("bind without SO_REUSEADDR");

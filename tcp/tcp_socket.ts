@@ -76,6 +76,8 @@ export interface TcpSocketConnectOptions extends WaitOptions {
 export class TcpSocket implements Disposable {
   readonly #descriptor: Descriptor;
   readonly #family: "IPv4" | "IPv6";
+  /** The local port was chosen by the caller. */
+  #hasOwnPort = false;
 
   private constructor(fd: number, family: "IPv4" | "IPv6") {
     this.#descriptor = new Descriptor(fd);
@@ -130,8 +132,8 @@ export class TcpSocket implements Disposable {
    * ```
    */
   getOption(o: SocketOption): number {
-    checkSocketOption(o);
-    return this.#attempt(`get ${o} of TCP socket`, (fd) => getSocketOption(fd, o));
+    const option = checkSocketOption(o);
+    return this.#attempt(`get ${option} of TCP socket`, (fd) => getSocketOption(fd, option));
   }
 
   /**
@@ -150,9 +152,9 @@ export class TcpSocket implements Disposable {
    * ```
    */
   setOption(o: SocketOption, value: number): void {
-    checkSocketOption(o);
-    checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1);
-    this.#attempt(`set ${o} on TCP socket`, (fd) => setSocketOption(fd, o, value));
+    const option = checkSocketOption(o);
+    const to = checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1);
+    this.#attempt(`set ${option} on TCP socket`, (fd) => setSocketOption(fd, option, to));
   }
 
   /**
@@ -181,6 +183,7 @@ export class TcpSocket implements Disposable {
     this.#attempt(action, (fd) => {
       const { sockaddr } = permittedLocal(address, action);
       syscall("bind", fd, sockaddr, sockaddr.length);
+      this.#hasOwnPort = address.port !== 0;
     });
   }
 
@@ -216,7 +219,7 @@ export class TcpSocket implements Disposable {
   }
 
   /**
-   * Connects to a server: connect(2).
+   * Connects to a server: connect(2). To itself a socket connects only if {@linkcode TcpSocket.bind} has chosen its port.
    *
    * Requires `--allow-net` for the host and port.
    *
@@ -254,7 +257,7 @@ export class TcpSocket implements Disposable {
           if (to === undefined) throw new SyscallError("connect", "EAFNOSUPPORT");
           refuseDenied(to, action);
           over.throwIfAborted();
-          return await shakeHands(owner.detach(), to, over);
+          return await shakeHands(owner.detach(), to, this.#hasOwnPort, over);
         } catch (error) {
           throw error instanceof SyscallError ? socketError(action, error) : error;
         } finally {

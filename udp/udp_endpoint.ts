@@ -961,13 +961,18 @@ function checkMulticast(options: MulticastOptions): MulticastOptions {
   const { group, source, interface: local } = options;
   const kind = isMulticast(group);
   if (kind === undefined) throw new TypeError(`group must be a multicast address, received ${quote(group)}`);
-  if (source !== undefined && hostKind(checkHostname(source, "source")) !== kind) {
+  const from = source === undefined ? undefined : checkHostname(source, "source");
+  if (from !== undefined && hostKind(from) !== kind) {
     throw new TypeError(`source must be an ${kind} address, received ${quote(source)}`);
   }
   if (local !== undefined && (typeof local !== "string" || local === "")) {
     throw new TypeError(`interface must be the name of an interface, received ${quote(local)}`);
   }
-  return options;
+  return {
+    group,
+    ...(from === undefined ? {} : { source: from }),
+    ...(local === undefined ? {} : { interface: local }),
+  };
 }
 
 /** The family of a multicast address; `undefined` if it is none. */
