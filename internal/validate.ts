@@ -72,6 +72,19 @@ export function checkSameLength(p: Uint8Array, length: number): void {
   if (sizeOf(p) !== length) throw new TypeError("p was resized or transferred while the call waited");
 }
 
+/**
+ * Returns a plain copy of an array, each item read once. A getter, a `Proxy` or a subclass can say something else the
+ * second time, and after the check.
+ */
+export function copyOfArray(value: readonly unknown[], length: number = value.length): unknown[] {
+  return Array.from({ length }, (_, i) => value[i]);
+}
+
+/** Returns whether a value is an array of strings. */
+export function isStrings(value: readonly unknown[]): value is string[] {
+  return value.every((item) => typeof item === "string");
+}
+
 /** Checks an options bag. */
 export function checkOptions(value: unknown, name = "options"): void {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {

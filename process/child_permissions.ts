@@ -1,7 +1,7 @@
 /** What a child may do: never more than its parent, and less if it is told so. */
 
 import { loadedLibc } from "../internal/libc.ts";
-import { checkOptions, quote } from "../internal/validate.ts";
+import { checkOptions, copyOfArray, quote } from "../internal/validate.ts";
 import type { ChildPermissions, SpawnOptions } from "./child.ts";
 
 const KINDS = ["env", "ffi", "import", "net", "read", "run", "sys", "write"] as const;
@@ -33,16 +33,22 @@ export function checkPermissions(value: unknown): NonNullable<SpawnOptions["perm
     throw new TypeError(`permissions must be "inherit", "none" or an object, received ${quote(value)}`);
   }
   checkOptions(value, "permissions");
-  for (const [kind, what] of Object.entries(value as object)) {
-    if (!(KINDS as readonly string[]).includes(kind)) {
-      throw new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(kind)}`);
-    }
+  const unknown = Object.keys(value as object).find((kind) => !(KINDS as readonly string[]).includes(kind));
+  if (unknown !== undefined) {
+    throw new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(unknown)}`);
+  }
+  // What is used is what was read once and checked, whatever the caller's own object says later.
+  const checked: { [kind in Kind]?: unknown } = {};
+  for (const kind of KINDS) {
+    const given: unknown = (value as ChildPermissions)[kind];
+    const what: unknown = Array.isArray(given) ? copyOfArray(given) : given;
     const isList = Array.isArray(what) && what.every((item) => typeof item === "string" && item !== "");
     if (what !== undefined && typeof what !== "boolean" && what !== "inherit" && !isList) {
       throw new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`);
     }
+    if (what !== undefined) checked[kind] = what;
   }
-  return value as ChildPermissions;
+  return checked as ChildPermissions;
 }
 
 /**

@@ -2,7 +2,7 @@
 
 import { Descriptor } from "../internal/descriptor.ts";
 import { notSupportedError } from "../internal/errors.ts";
-import { quote } from "../internal/validate.ts";
+import { copyOfArray, quote } from "../internal/validate.ts";
 import { NativeConn } from "../tcp/native_conn.ts";
 import { TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
@@ -46,11 +46,12 @@ export function kindOf(socket: MovableSocket): SocketKind {
 export function checkSockets(value: unknown, action: string): readonly MovableSocket[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw new TypeError(`sockets must be an array, received ${quote(value)}`);
-  if (value.length > MOST_SOCKETS) {
-    throw new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${value.length}`);
-  }
+  const { length } = value;
+  if (length > MOST_SOCKETS) throw new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${length}`);
+  // The caller can change its own array while the message waits.
+  const sockets = copyOfArray(value, length) as MovableSocket[];
   const seen = new Set<unknown>();
-  for (const socket of value) {
+  for (const socket of sockets) {
     if (!(socket instanceof TcpConn || socket instanceof TcpListener || socket instanceof UdpEndpoint)) {
       throw new TypeError(`sockets must hold TcpConn, TcpListener or UdpEndpoint, received ${quote(socket)}`);
     }
@@ -60,7 +61,7 @@ export function checkSockets(value: unknown, action: string): readonly MovableSo
       throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
     }
   }
-  return value;
+  return sockets;
 }
 
 /** The descriptors of native sockets, which stay with them. */

@@ -5,7 +5,8 @@ export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
 
 /** The absolute address of a module, of which a relative path is looked for in the current folder. */
 export function moduleUrl(module: unknown): URL {
-  if (module instanceof URL) return module;
+  // A copy: what the caller's own object says can change.
+  if (module instanceof URL) return new URL(module);
   if (typeof module !== "string") throw new TypeError(`module must be a string or a URL, received ${typeof module}`);
   if (URL.canParse(module)) return new URL(module);
   const folder = Deno.cwd().replaceAll("\\", "/");

@@ -2,7 +2,7 @@
 
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { syscall } from "../internal/syscall.ts";
-import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
+import { checkDuration, checkOptions, copyOfArray, quote } from "../internal/validate.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
 import { type Child, type ChildStatus, GRACE, newId, type ShutdownOptions } from "./child.ts";
@@ -137,17 +137,23 @@ class RelayedProgram extends ProgramChild {
   readonly #child: Deno.ChildProcess;
   readonly #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
 
-  constructor(driver: RuntimeConn, { command, args, cwd }: Program, options: SpawnForOptions, action: string) {
+  constructor(
+    driver: RuntimeConn,
+    { command, args, cwd }: Program,
+    env: Record<string, string> | undefined,
+    stderr: "inherit" | "null",
+    action: string,
+  ) {
     super(command);
     driver.checkMove();
     try {
       this.#child = new Deno.Command(command, {
         args: [...args],
-        ...(options.env === undefined ? {} : { env: options.env }),
+        ...(env === undefined ? {} : { env }),
         ...(cwd === undefined ? {} : { cwd }),
         stdin: "piped",
         stdout: "piped",
-        stderr: options.stderr ?? "inherit",
+        stderr,
       }).spawn();
     } catch (error) {
       throw fromRuntimeError(error, action, "execve");
@@ -257,23 +263,31 @@ function isText(value: unknown): value is string {
   return typeof value === "string" && !value.includes("\0");
 }
 
-function checkProgram(command: unknown, options: SpawnForOptions): { program: Omit<Program, "environment"> } {
+/** Checks what is to be started. Each option is read once: what is started is what was checked. */
+function checkProgram(
+  command: unknown,
+  options: SpawnForOptions,
+): { program: Omit<Program, "environment">; env: Record<string, string> | undefined; stderr: "inherit" | "null" } {
   if (!isText(command) || command === "") {
     throw new TypeError(`command must be the name or path of a program, received ${quote(command)}`);
   }
-  const { args = [], env = {}, cwd, stderr = "inherit" }: { [K in keyof SpawnForOptions]: unknown } = options;
-  if (!Array.isArray(args) || !args.every(isText)) {
-    throw new TypeError(`args must be an array of strings without zeros, received ${quote(args)}`);
+  const { args: list = [], env, cwd, stderr = "inherit" }: { [K in keyof SpawnForOptions]: unknown } = options;
+  const args = Array.isArray(list) ? copyOfArray(list) : undefined;
+  if (args === undefined || !args.every(isText)) {
+    throw new TypeError(`args must be an array of strings without zeros, received ${quote(list)}`);
   }
   const isRecord = typeof env === "object" && env !== null;
-  if (!isRecord || !Object.entries(env).every(([name, value]) => isText(value) && /^[^=\0]+$/.test(name))) {
+  const variables: [string, unknown][] = isRecord ? Object.entries(env) : [];
+  const areTexts = variables.every(([name, value]) => isText(value) && /^[^=\0]+$/.test(name));
+  if (env !== undefined && !(isRecord && areTexts)) {
     throw new TypeError(`env must have strings without zeros, received ${quote(env)}`);
   }
   if (cwd !== undefined && !isText(cwd)) throw new TypeError(`cwd must be a path, received ${quote(cwd)}`);
   if (stderr !== "inherit" && stderr !== "null") {
     throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
   }
-  return { program: { command, args, cwd } };
+  const checked = env === undefined ? undefined : Object.fromEntries(variables) as Record<string, string>;
+  return { program: { command, args, cwd }, env: checked, stderr };
 }
 
 /** This program's variables with more of them. */
@@ -331,13 +345,13 @@ function environmentWith(more: Record<string, string> = {}): string[] {
 export function spawnFor(conn: TcpConn, command: string, options: SpawnForOptions = {}): Child {
   if (!(conn instanceof TcpConn)) throw new TypeError(`conn must be a TcpConn, received ${quote(conn)}`);
   checkOptions(options);
-  const { program } = checkProgram(command, options);
+  const { program, env, stderr } = checkProgram(command, options);
   const action = `start ${command}${program.cwd === undefined ? "" : ` in ${program.cwd}`}`;
   const driver = driverOf(conn);
   if (driver instanceof RuntimeConn) {
-    return new RelayedProgram(driver, { ...program, environment: [] }, options, action);
+    return new RelayedProgram(driver, { ...program, environment: [] }, env, stderr, action);
   }
-  const environment = environmentWith(options.env);
+  const environment = environmentWith(env);
   requireRun(program, environment, action);
-  return new NativeProgram(conn, { ...program, environment }, options.stderr ?? "inherit", action);
+  return new NativeProgram(conn, { ...program, environment }, stderr, action);
 }

@@ -5,7 +5,7 @@ import { constants } from "node:os";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscallError } from "../internal/syscall.ts";
-import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
+import { checkDuration, checkOptions, copyOfArray, isStrings, quote } from "../internal/validate.ts";
 import {
   type Child,
   type ChildStatus,
@@ -34,8 +34,8 @@ export class ProcessChild implements Child {
   readonly #child: Deno.ChildProcess;
   #isEnding = false;
 
-  constructor(module: string | URL, options: ProcessOptions) {
-    checkProcessOptions(options);
+  constructor(module: string | URL, given: ProcessOptions) {
+    const options = checkProcessOptions(given);
     const url = moduleUrl(module);
     this.name = childName(this.kind, this.id, url, options.name);
     const action = `start ${this.name}`;
@@ -202,13 +202,23 @@ class ControlSocket {
   }
 }
 
-function checkProcessOptions(options: ProcessOptions): void {
-  checkOptions(options);
+/** Returns the options, each read once: what the child is started with is what was checked. */
+function checkProcessOptions(given: ProcessOptions): ProcessOptions {
+  checkOptions(given);
+  const { name, permissions, args, env, cwd, flags, stdout, stderr } = given;
+  const options: ProcessOptions = Object.fromEntries(
+    Object.entries({ name, permissions, args, env, cwd, flags, stdout, stderr }).filter(([, value]) =>
+      value !== undefined
+    ),
+  );
   for (const name of ["args", "flags"] as const) {
     const value: unknown = options[name];
-    if (value !== undefined && !(Array.isArray(value) && value.every((item) => typeof item === "string"))) {
+    if (value === undefined) continue;
+    const list = Array.isArray(value) ? copyOfArray(value) : undefined;
+    if (list === undefined || !isStrings(list)) {
       throw new TypeError(`${name} must be an array of strings, received ${quote(value)}`);
     }
+    options[name] = list;
   }
   // What a child may do is said in one place only, where it is checked.
   // Letters can stand together: -qA.
@@ -216,6 +226,7 @@ function checkProcessOptions(options: ProcessOptions): void {
   if (flag !== undefined) {
     throw new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`);
   }
+  return options;
 }
 
 /**
