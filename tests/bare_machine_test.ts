@@ -30,20 +30,19 @@ function nameOf(locked: string): string {
   return locked.slice(0, locked.indexOf("@", 1));
 }
 
+function foldersIn(folder: string): string[] {
+  return [...Deno.readDirSync(folder)].filter(({ isDirectory }) => isDirectory).map(({ name }) => name);
+}
+
 /** The packages of a cache, as `deno-std@1.4.0`. */
 function packagesIn(cache: string): string[] {
-  const packages: string[] = [];
-  const look = (folder: string, name: string) => {
-    for (const entry of Deno.readDirSync(folder)) {
-      if (!entry.isDirectory) continue;
-      if (entry.name.startsWith("@")) look(`${folder}/${entry.name}`, `${entry.name}/`);
-      else {for (const version of Deno.readDirSync(`${folder}/${entry.name}`)) {
-          if (version.isDirectory) packages.push(`${name}${entry.name}@${version.name}`);
-        }}
-    }
-  };
-  for (const { name: registry } of Deno.readDirSync(`${cache}/npm`)) look(`${cache}/npm/${registry}`, "");
-  return packages.sort();
+  const registries = foldersIn(`${cache}/npm`).map((name) => `${cache}/npm/${name}`);
+  return registries.flatMap((registry) => {
+    const names = foldersIn(registry).flatMap((name) =>
+      name.startsWith("@") ? foldersIn(`${registry}/${name}`).map((part) => `${name}/${part}`) : [name]
+    );
+    return names.flatMap((name) => foldersIn(`${registry}/${name}`).map((version) => `${name}@${version}`));
+  }).sort();
 }
 
 /** Bytes that a folder takes, as du(1) counts them. */
@@ -126,7 +125,7 @@ Deno.test("deno.bench.json differs from deno.json in its packages only, and each
   const apart = ({ imports }: Config, others: Config) =>
     Object.fromEntries(Object.entries(imports).filter(([name]) => name in others.imports));
   assertEquals(apart(bench, config), apart(config, bench));
-  // Those that are written out in an import, with their version, are in a lock, too.
+  // A lock also has those that a module names with their version.
   const inline = ["npm:deno-std@1.4.0", "npm:@types/cli-progress@3"];
   for (const [{ imports }, path] of [[config, "deno.lock"], [bench, "deno.bench.lock"]] as const) {
     const locked = Object.keys(read<Lock>(path).specifiers).filter((specifier) => !inline.includes(specifier));

@@ -33,15 +33,15 @@ function moduleOf(text: string): string {
 }
 
 /**
- * The environment of programs that do not inherit this one's by themselves. Among it is what tells Deno where its cache
- * is (`DENO_DIR`, `HOME`, `XDG_CACHE_HOME`): one that finds no package there would have to download it.
+ * The environment of programs that do not inherit that of this process. It says where Deno's cache is (`DENO_DIR`,
+ * `HOME`, `XDG_CACHE_HOME`): a program that looks elsewhere finds no packages, and has to download them.
  */
-const ENVIRONMENT: Record<string, string> = Object.fromEntries(
-  Object.entries({ ...Deno.env.toObject(), NO_COLOR: "1" }).filter(([name]) => !name.startsWith("LISTEN_")),
+const ENVIRONMENT: Readonly<Record<string, string>> = Object.fromEntries(
+  Object.entries({ ...Deno.env.toObject(), NO_COLOR: "1" }).filter(([name]) => /^(?!LISTEN_)[A-Za-z_]\w*$/.test(name)),
 );
 
-/** Options of `systemd-socket-activate`, which passes nothing on but `PATH`, `HOME`, `USER` and `TERM`. */
-const PASSED_ON = Object.entries(ENVIRONMENT).map(([name, value]) => `--setenv=${name}=${value}`);
+/** Options of `systemd-socket-activate`, which passes on nothing but `PATH`, `HOME`, `USER` and `TERM`. */
+const PASSED_ON = Object.keys(ENVIRONMENT).map((name) => `--setenv=${name}`);
 
 /**
  * Starts a Deno program with descriptors from 3 on, as a service manager does, and returns the lines that it prints.
@@ -223,6 +223,7 @@ clientTest(["systemd-socket-activate"], "listenFds() takes what systemd has open
           await client.writeAll(new TextEncoder().encode(web.addr.port + " " + admin.addr.port + " " + listenFds().length));
         `),
       ],
+      env: ENVIRONMENT,
       stderr: "null",
     }).spawn();
     await whenListening(launcher.pid, 2);
@@ -246,6 +247,7 @@ clientTest(
           ...["--allow-ffi", "--allow-run=sort", "examples/inetd.ts", "--", "sort"],
         ],
         cwd: ROOT,
+        env: ENVIRONMENT,
         stdout: "null",
         stderr: "null",
       }).spawn();
