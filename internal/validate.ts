@@ -42,6 +42,16 @@ export function checkDuration(value: unknown, name: string): number {
   return value;
 }
 
+/**
+ * Checks a value that can be left out. Takes the value, not the options bag: a property must be read once, since a
+ * getter can return something else the second time.
+ *
+ * @returns What `check` returns, or `undefined` if the value is left out.
+ */
+export function optional<T>(value: unknown, check: (value: unknown) => T): T | undefined {
+  return value === undefined ? undefined : check(value);
+}
+
 /** Checks a flag. */
 export function checkBoolean(value: unknown, name: string): boolean {
   if (typeof value !== "boolean") throw new TypeError(`${name} must be a boolean, received ${quote(value)}`);
