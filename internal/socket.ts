@@ -67,6 +67,7 @@ const OPTIONS: Readonly<Record<SocketOption, readonly [level: number, number: nu
   IPV6_V6ONLY: [IPPROTO_IPV6, 26],
   IPV6_TCLASS: [IPPROTO_IPV6, 67],
 };
+const IP_BIND_ADDRESS_NO_PORT = 24;
 const TCP_CONGESTION = 13;
 /** Longest name of a congestion control with its final zero, in bytes (linux/tcp.h). */
 const TCP_CA_NAME_MAX = 16;
@@ -102,6 +103,20 @@ export function setSocketOption(fd: number, option: SocketOption, to: number): v
   } else {
     value[0] = to;
     syscall("setsockopt", fd, level, number, valueBytes, 4);
+  }
+}
+
+/**
+ * Lets a bind to port 0 that follows fix the address alone: `IP_BIND_ADDRESS_NO_PORT` of ip(7), for both families.
+ * connect(2) then picks a port that is free for its destination, where bind(2) would need one that is free for all.
+ */
+export function leavePortToConnect(fd: number): void {
+  value[0] = 1;
+  try {
+    syscall("setsockopt", fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, valueBytes, 4);
+  } catch (error) {
+    // A kernel before 4.2, or one that only looks like Linux: bind picks the port.
+    if (!(error instanceof SyscallError)) throw error;
   }
 }
 
