@@ -50,6 +50,16 @@ export class RuntimeWriter {
   #gathered: Uint8Array = NOTHING;
   #size = 0;
 
+  /** Settles the write that Deno is busy with; there is one at a time. */
+  #resolve: (n: number) => void = () => {};
+  #reject: (reason: unknown) => void = () => {};
+  readonly #capture = (resolve: (n: number) => void, reject: (reason: unknown) => void): void => {
+    this.#resolve = resolve;
+    this.#reject = reject;
+  };
+  readonly #onWritten = (n: number): void => this.#resolve(n);
+  readonly #onFailure = (error: unknown): void => this.#reject(error);
+
   constructor(conn: RuntimeSocket, name: string) {
     this.#conn = conn;
     this.#name = name;
@@ -72,10 +82,10 @@ export class RuntimeWriter {
     // As #push does, with one promise less in the common case that nothing else is going on.
     this.#busy = true;
     try {
-      let sent = await this.#conn.write(plainOf(p));
+      let sent = await this.#give(plainOf(p));
       while (sent < size) {
         checkSize(p, size);
-        sent += await this.#conn.write(viewOf(p, sent));
+        sent += await this.#give(viewOf(p, sent));
       }
     } catch (error) {
       throw this.#failed(error);
@@ -130,13 +140,24 @@ export class RuntimeWriter {
   close(close: () => void): void {
     this.#closed = true;
     for (const job of this.#waiting.drain()) job.reject(this.#interrupted(job.end));
-    if (this.#sending === undefined) return close();
+    if (this.#sending === undefined) {
+      close();
+      // Deno before 2.9 leaves a write pending forever when its connection is closed.
+      this.#reject(this.#interrupted(false));
+      return;
+    }
     // What tryWrite took is sent after close(), as the kernel does with what is in its buffer.
     const timer = setTimeout(close, LINGER);
     this.#sending.then(() => {
       clearTimeout(timer);
       close();
     });
+  }
+
+  /** Has Deno write what fits; `close()` ends the wait. */
+  #give(p: Uint8Array): Promise<number> {
+    this.#conn.write(p).then(this.#onWritten, this.#onFailure);
+    return new Promise(this.#capture);
   }
 
   #isFree(signal: AbortSignal | undefined): boolean {
@@ -234,7 +255,7 @@ export class RuntimeWriter {
     try {
       do {
         checkSize(p, size);
-        sent += await this.#conn.write(sent === 0 ? plainOf(p) : viewOf(p, sent));
+        sent += await this.#give(sent === 0 ? plainOf(p) : viewOf(p, sent));
       } while (all && sent < size);
     } catch (error) {
       throw this.#failed(error);
