@@ -103,8 +103,10 @@ const SYMBOLS = {
   memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
   /** {@linkcode memcpy} to an address, the other way round. */
   memcpy_to: { name: "memcpy", parameters: ["usize", "buffer", "u32"], result: "pointer" },
-  calloc: { parameters: ["u32", "u32"], result: "usize" },
-  free: { parameters: ["usize"], result: "void" },
+  /** memfd_create(2), which not every glibc has a name for. */
+  memfd_create: { name: "syscall", parameters: ["i64", "buffer", "u32"], result: FD },
+  ftruncate: { parameters: [FD, "i64"], result: "i32" },
+  mmap: { parameters: ["usize", "usize", "i32", "i32", FD, "i64"], result: "usize" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The functions of the C library that are called here. */
