@@ -1,5 +1,7 @@
 /** What a parent tells its children about itself, before they can talk. */
 
+import { checkText } from "../internal/c_string.ts";
+
 /** The variable in which a process finds the socket of its parent. */
 export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
 
@@ -7,6 +9,7 @@ export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
 export function moduleUrl(module: unknown): URL {
   if (module instanceof URL) return module;
   if (typeof module !== "string") throw new TypeError(`module must be a string or a URL, received ${typeof module}`);
+  checkText(module, "module");
   if (URL.canParse(module)) return new URL(module);
   const folder = Deno.cwd().replaceAll("\\", "/");
   const path = encodeURI(module.replaceAll("\\", "/")).replace(/[?#]/g, encodeURIComponent);

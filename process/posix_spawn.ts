@@ -4,10 +4,11 @@
  */
 
 import { constants } from "node:os";
+import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
+import { SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
-import { cString } from "./unix_socket.ts";
 
 // spawn.h; the structs have 80 and 336 bytes.
 const POSIX_SPAWN_SETSIGDEF = 0x04;
@@ -28,6 +29,9 @@ const WEXITED = 4;
 const SIGINFO_SIZE = 128;
 const CLD_EXITED = 1;
 
+/** What runs scripts that do not say what runs them. */
+const SHELL = "/bin/sh";
+
 /** How a program has ended. */
 export interface Ended {
   readonly code: number;
@@ -36,7 +40,10 @@ export interface Ended {
 
 /** What is started. */
 export interface Program {
+  /** What it is called by: its first argument. */
   readonly command: string;
+  /** The absolute path of its file. */
+  readonly file: string;
   readonly args: readonly string[];
   /** `NAME=value` each. */
   readonly environment: readonly string[];
@@ -46,12 +53,21 @@ export interface Program {
 /**
  * Starts a program; `files[n]` becomes its descriptor n. It begins with all
  * signals as they are by default: Deno ignores SIGPIPE, which programs in a
- * pipeline die of.
+ * pipeline die of. A script without `#!` is run by the shell, as by execvp(3).
  *
  * @returns Its process.
  * @throws {SyscallError} If it cannot be started: ENOENT, EACCES and so on.
  */
-export function spawn({ command, args, environment, cwd }: Program, files: readonly number[]): number {
+export function spawn(program: Program, files: readonly number[]): number {
+  try {
+    return start(program, files);
+  } catch (error) {
+    if (!(error instanceof SyscallError && error.code === "ENOEXEC")) throw error;
+    return start({ ...program, command: SHELL, file: SHELL, args: [program.file, ...program.args] }, files);
+  }
+}
+
+function start({ command, file, args, environment, cwd }: Program, files: readonly number[]): number {
   const actions = new Uint8Array(FILE_ACTIONS_SIZE);
   const attributes = new Uint8Array(ATTRIBUTES_SIZE);
   check(libc.posix_spawn_file_actions_init(actions));
@@ -60,7 +76,7 @@ export function spawn({ command, args, environment, cwd }: Program, files: reado
     try {
       files.forEach((fd, n) => check(libc.posix_spawn_file_actions_adddup2(actions, fd, n)));
       if (cwd !== undefined) {
-        check(libc.posix_spawn_file_actions_addchdir_np?.(actions, cString(cwd)) ?? constants.errno.ENOSYS);
+        check(libc.posix_spawn_file_actions_addchdir_np?.(actions, cString(cwd, "cwd")) ?? constants.errno.ENOSYS);
       }
       check(libc.posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK));
       check(libc.posix_spawnattr_setsigmask(attributes, new Uint8Array(SIGSET_SIZE)));
@@ -72,9 +88,9 @@ export function spawn({ command, args, environment, cwd }: Program, files: reado
       const argv = new StringArray([command, ...args]);
       const envp = new StringArray(environment);
       check(
-        libc.posix_spawnp(
+        libc.posix_spawn(
           new Uint8Array(pid.buffer),
-          cString(command),
+          cString(file, "command"),
           actions,
           attributes,
           argv.pointers,
@@ -102,7 +118,7 @@ class StringArray {
   readonly texts: Uint8Array<ArrayBuffer>;
 
   constructor(texts: readonly string[]) {
-    const encoded = texts.map(cString);
+    const encoded = texts.map((text) => cString(text));
     this.texts = new Uint8Array(new ArrayBuffer(Math.max(encoded.reduce((sum, { length }) => sum + length, 0), 128)));
     const pointers = new BigUint64Array(new ArrayBuffer(Math.max((texts.length + 1) * 8, 128)));
     let address = BigInt(libc.memcpy_address(this.texts, null, 0));

@@ -1,5 +1,7 @@
 /** Any program serves a connection, as inetd has it: on its standard input and output. */
 
+import { resolve } from "node:path/posix";
+import { isText } from "../internal/c_string.ts";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { syscall } from "../internal/syscall.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
@@ -12,6 +14,7 @@ import { giveAway } from "./moving.ts";
 import { PARENT_VARIABLE } from "./names.ts";
 import { openNull, openPidfd, type Program, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
 import { ProgramEnd } from "./program_end.ts";
+import { findProgram, hasRelativeFolders } from "./program_file.ts";
 
 // fcntl.h
 const F_GETFL = 3;
@@ -137,17 +140,19 @@ class RelayedProgram extends ProgramChild {
   readonly #child: Deno.ChildProcess;
   readonly #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
 
-  constructor(driver: RuntimeConn, { command, args, cwd }: Program, options: SpawnForOptions, action: string) {
+  constructor(driver: RuntimeConn, { command, args, cwd, env, stderr }: Checked, action: string) {
     super(command);
     driver.checkMove();
+    // A path as Deno checks it, whatever the links in it lead to.
+    const isPath = command.includes("/") && Deno.build.os !== "windows";
     try {
-      this.#child = new Deno.Command(command, {
+      this.#child = new Deno.Command(isPath ? resolve(cwd ?? "", command) : command, {
         args: [...args],
-        ...(options.env === undefined ? {} : { env: options.env }),
+        env,
         ...(cwd === undefined ? {} : { cwd }),
         stdin: "piped",
         stdout: "piped",
-        stderr: options.stderr ?? "inherit",
+        stderr,
       }).spawn();
     } catch (error) {
       throw fromRuntimeError(error, action, "execve");
@@ -216,29 +221,17 @@ function isLoaderVariable(variable: string): boolean {
   return /^(LD_|DYLD_)[^=]*=./.test(variable);
 }
 
-/**
- * Which file a command is: relative paths are looked for in the program's own folder to be, not in this one's.
- *
- * @throws {Deno.errors.NotCapable} If that depends on folders of `PATH` that are relative, too.
- */
-function fileOf(
-  { command, cwd }: Omit<Program, "environment">,
-  environment: readonly string[],
-  action: string,
-): string {
-  if (cwd === undefined || command.startsWith("/")) return command;
-  if (command.includes("/")) return `${cwd}/${command}`;
-  const path = environment.find((variable) => variable.startsWith("PATH="))?.slice("PATH=".length) ?? "";
-  const { state, partial } = Deno.permissions.querySync({ name: "run" });
-  if (path.split(":").every((folder) => folder.startsWith("/")) || (state === "granted" && !partial)) return command;
-  throw new Deno.errors.NotCapable(
-    `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
-  );
-}
-
 /** A foreign call goes around `--allow-run`, so the library asks for the very program itself, and refuses as Deno does. */
-function requireRun(program: Omit<Program, "environment">, environment: readonly string[], action: string): void {
-  const wanted: Deno.RunPermissionDescriptor = { name: "run", command: fileOf(program, readEnvironment(), action) };
+function requireRun({ command, file, cwd, environment }: Program, action: string): void {
+  if (cwd !== undefined && !command.includes("/") && hasRelativeFolders(environment)) {
+    const { state, partial } = Deno.permissions.querySync({ name: "run" });
+    if (state !== "granted" || partial) {
+      throw new Deno.errors.NotCapable(
+        `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+      );
+    }
+  }
+  const wanted: Deno.RunPermissionDescriptor = { name: "run", command: file };
   let { state } = Deno.permissions.querySync(wanted);
   if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
   if (state !== "granted") {
@@ -253,31 +246,38 @@ function requireRun(program: Omit<Program, "environment">, environment: readonly
   }
 }
 
-function isText(value: unknown): value is string {
-  return typeof value === "string" && !value.includes("\0");
+function isVariable(variable: [string, unknown]): variable is [string, string] {
+  return variable.every(isText) && variable[0] !== "" && !variable[0].includes("=");
 }
 
-function checkProgram(command: unknown, options: SpawnForOptions): { program: Omit<Program, "environment"> } {
+/** The options, checked: what is checked here is what is used. */
+interface Checked extends Pick<Program, "command" | "args" | "cwd"> {
+  readonly env: Record<string, string>;
+  readonly stderr: "inherit" | "null";
+}
+
+function checkProgram(command: unknown, options: SpawnForOptions): Checked {
   if (!isText(command) || command === "") {
     throw new TypeError(`command must be the name or path of a program, received ${quote(command)}`);
   }
   const { args = [], env = {}, cwd, stderr = "inherit" }: { [K in keyof SpawnForOptions]: unknown } = options;
-  if (!Array.isArray(args) || !args.every(isText)) {
-    throw new TypeError(`args must be an array of strings without zeros, received ${quote(args)}`);
+  const list: unknown[] = Array.isArray(args) ? [...args] : [undefined];
+  if (!list.every(isText)) {
+    throw new TypeError(`args must be an array of strings without zeros and lone surrogates, received ${quote(args)}`);
   }
-  const isRecord = typeof env === "object" && env !== null;
-  if (!isRecord || !Object.entries(env).every(([name, value]) => isText(value) && /^[^=\0]+$/.test(name))) {
-    throw new TypeError(`env must have strings without zeros, received ${quote(env)}`);
+  const variables: [string, unknown][] = typeof env === "object" && env !== null ? Object.entries(env) : [["", env]];
+  if (!variables.every(isVariable)) {
+    throw new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`);
   }
   if (cwd !== undefined && !isText(cwd)) throw new TypeError(`cwd must be a path, received ${quote(cwd)}`);
   if (stderr !== "inherit" && stderr !== "null") {
     throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
   }
-  return { program: { command, args, cwd } };
+  return { command, args: list, cwd, env: Object.fromEntries(variables), stderr };
 }
 
 /** This program's variables with more of them. */
-function environmentWith(more: Record<string, string> = {}): string[] {
+function environmentWith(more: Record<string, string>): string[] {
   const kept = readEnvironment().filter((variable) => {
     const name = variable.slice(0, variable.indexOf("="));
     return name !== PARENT_VARIABLE && !Object.hasOwn(more, name);
@@ -295,7 +295,9 @@ function environmentWith(more: Record<string, string> = {}): string[] {
  * the bytes go through this program: end-of-file of the peer closes the
  * program's input, and the end of its output closes the write side.
  *
- * The program is looked for in `PATH`. It goes on if this one ends, as it may
+ * A command with a slash is a path, a relative one in `cwd`. Any other is looked for in the `PATH` that the program
+ * gets, as Deno does it: `~` is the home folder, and a relative folder one of this program's. The file that is found
+ * is the one that the permission is asked for and that is started. It goes on if this one ends, as it may
  * with inetd, but for Ctrl-C, which a terminal sends to both. It takes no
  * messages: `send` rejects.
  *
@@ -331,13 +333,16 @@ function environmentWith(more: Record<string, string> = {}): string[] {
 export function spawnFor(conn: TcpConn, command: string, options: SpawnForOptions = {}): Child {
   if (!(conn instanceof TcpConn)) throw new TypeError(`conn must be a TcpConn, received ${quote(conn)}`);
   checkOptions(options);
-  const { program } = checkProgram(command, options);
+  const program = checkProgram(command, options);
   const action = `start ${command}${program.cwd === undefined ? "" : ` in ${program.cwd}`}`;
   const driver = driverOf(conn);
   if (driver instanceof RuntimeConn) {
-    return new RelayedProgram(driver, { ...program, environment: [] }, options, action);
+    return new RelayedProgram(driver, program, action);
   }
-  const environment = environmentWith(options.env);
-  requireRun(program, environment, action);
-  return new NativeProgram(conn, { ...program, environment }, options.stderr ?? "inherit", action);
+  const environment = environmentWith(program.env);
+  const file = findProgram(program.command, program.cwd, environment, action);
+  const { args, cwd, stderr } = program;
+  const started: Program = { command, file, args, environment, cwd };
+  requireRun(started, action);
+  return new NativeProgram(conn, started, stderr, action);
 }

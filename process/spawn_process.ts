@@ -1,5 +1,6 @@
 /** A child that is a process. */
 
+import { isText } from "../internal/c_string.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { constants } from "node:os";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
@@ -206,9 +207,18 @@ function checkProcessOptions(options: ProcessOptions): void {
   checkOptions(options);
   for (const name of ["args", "flags"] as const) {
     const value: unknown = options[name];
-    if (value !== undefined && !(Array.isArray(value) && value.every((item) => typeof item === "string"))) {
-      throw new TypeError(`${name} must be an array of strings, received ${quote(value)}`);
+    if (value !== undefined && !(Array.isArray(value) && value.every(isText))) {
+      throw new TypeError(
+        `${name} must be an array of strings without zeros and lone surrogates, received ${quote(value)}`,
+      );
     }
+  }
+  const { env = {}, cwd }: { [K in keyof ProcessOptions]: unknown } = options;
+  if (typeof env !== "object" || env === null || !Object.entries(env).every((variable) => variable.every(isText))) {
+    throw new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`);
+  }
+  if (cwd !== undefined && !(cwd instanceof URL) && !isText(cwd)) {
+    throw new TypeError(`cwd must be a path or a URL, received ${quote(cwd)}`);
   }
   // What a child may do is said in one place only, where it is checked.
   // Letters can stand together: -qA.

@@ -1,5 +1,6 @@
 /** The connected socket. */
 
+import { checkText } from "../internal/c_string.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import {
   checkBoolean,
@@ -678,8 +679,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   setCongestion(name: string): void {
-    if (typeof name !== "string") throw new TypeError(`name must be a string, received ${quote(name)}`);
-    this.#driver.setCongestion(name);
+    this.#driver.setCongestion(checkText(name, "name"));
   }
 
   /**

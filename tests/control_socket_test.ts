@@ -4,7 +4,6 @@ import { TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { deadline } from "@std/async";
-import { SyscallError } from "../internal/errors.ts";
 import { Link } from "../process/link.ts";
 import { PARENT_VARIABLE } from "../process/names.ts";
 import { ProcessTransport } from "../process/process_transport.ts";
@@ -280,34 +279,4 @@ socketTest("a message that never ends is refused", async () => {
   link.close(new Error("The test is over"));
   assertInstanceOf(await deadline(sending, 10_000), Error);
   forger.close();
-}, !NATIVE);
-
-socketTest("UnixListener removes its path if it cannot be put in its place, and is closed once", async () => {
-  const folder = await Deno.makeTempDir();
-  try {
-    const names = () => [...Deno.readDirSync(folder)].map(({ name }) => name);
-    await Deno.mkdir(`${folder}/taken`);
-    const listener = new UnixListener(`${folder}/taken`);
-    assertEquals(names().length, 2);
-    assertThrows(() => listener.publish(), SyscallError, "EISDIR");
-    assertEquals(names(), ["taken"]);
-    listener.close();
-    // One that nobody was told of, and one that was.
-    new UnixListener(`${folder}/control`).close();
-    assertEquals(names(), ["taken"]);
-    const published = new UnixListener(`${folder}/control`).publish();
-    assertEquals(names().sort(), ["control", "taken"]);
-    published.close();
-    await Deno.writeTextFile(`${folder}/control`, "another's");
-    published.close();
-    assertEquals(names().sort(), ["control", "taken"]);
-    assertThrows(
-      () => new UnixListener(`${folder}/${"x".repeat(108)}`),
-      RangeError,
-      "path must have less than 108 bytes",
-    );
-    assertThrows(() => UnixSocket.connect("x".repeat(108), "nobody"), RangeError, "path must have less than 108 bytes");
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
 }, !NATIVE);

@@ -108,10 +108,10 @@ nativeTest("Pool.start() refuses a control path that is too long for a Unix sock
     signals: false,
     listen: { hostname: "127.0.0.1", port: 0 },
   } as const;
-  const why = "control must have at most 99 bytes, has 100";
-  await assertRejects(() => Pool.start({ ...options, control: `/tmp/${"c".repeat(95)}` }), RangeError, why);
+  const why = "control must have at most 107 bytes, has 108";
+  await assertRejects(() => Pool.start({ ...options, control: `/tmp/${"c".repeat(103)}` }), RangeError, why);
   const folder = await Deno.makeTempDir();
-  const control = `${folder}/${"c".repeat(98 - folder.length)}`;
+  const control = `${folder}/${"c".repeat(106 - folder.length)}`;
   await using _pool = await Pool.start({ ...options, control });
   assertEquals(Deno.lstatSync(control).isSocket, true);
   await Deno.remove(folder, { recursive: true });
