@@ -6,6 +6,7 @@ import { fromRuntimeError, socketError, SyscallError } from "../internal/errors.
 import type { ConnDriver } from "./driver.ts";
 import { connectNative } from "./native_connect.ts";
 import { RuntimeConn } from "./runtime_conn.ts";
+import { connectRuntime } from "./runtime_connect.ts";
 
 /** The longest time that a timer can be set to, in milliseconds: some 24 days. */
 const MAX_TIMER = 2 ** 31 - 1;
@@ -52,8 +53,7 @@ export function connect(options: ConnectOptions): Promise<ConnDriver> {
   return withDeadline<ConnDriver>(action, options, async (signal) => {
     if (engine === "native") return await connectNative(options, signal);
     try {
-      // Deno resolves the name and races its addresses (RFC 8305).
-      return new RuntimeConn(await Deno.connect({ hostname, port, signal }));
+      return new RuntimeConn(await connectRuntime({ hostname, port }, signal));
     } catch (error) {
       throw signal.aborted ? error : fromRuntimeError(error, action, "connect");
     }
