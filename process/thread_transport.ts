@@ -149,15 +149,17 @@ export class ThreadTransport implements Transport {
   }
 
   #asStreams(conn: RuntimeConn): MovedConn {
+    // The other side cancels and closes when its connection is closed, and what it has written must still be sent.
     const streams = new ConnStreams({
-      read: (p, { signal }) => conn.read(p, signal),
-      writeAll: (p) => conn.writeAll(p, undefined),
+      read: (p, signal) => conn.read(p, signal),
+      readChunk: () => conn.readChunk(),
+      writeAll: (p, signal) => conn.writeAll(p, signal),
       closeWrite: () => conn.closeWrite(),
       close: () => {
         this.#flowing.delete(conn);
         conn.close();
       },
-    });
+    }, false);
     this.#flowing.set(conn, streams);
     const { readable, writable } = streams;
     return { readable, writable, localAddr: conn.localAddr, remoteAddr: conn.remoteAddr };

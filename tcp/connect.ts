@@ -53,8 +53,7 @@ export function connect(options: ConnectOptions): Promise<ConnDriver> {
   return withDeadline<ConnDriver>(action, options, async (signal) => {
     if (engine === "native") return await connectNative(options, signal);
     try {
-      // Deno resolves the name and races its addresses (RFC 8305).
-      return new RuntimeConn(await connectToOther({ hostname, port, signal }));
+      return new RuntimeConn(await connectToOther({ hostname, port }, signal));
     } catch (error) {
       if (error instanceof SyscallError) throw socketError(action, error);
       throw signal.aborted ? error : fromRuntimeError(error, action, "connect");

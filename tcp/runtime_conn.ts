@@ -77,6 +77,11 @@ export class RuntimeConn implements ConnDriver, Pollable {
     return this.#reader.peek(p, signal);
   }
 
+  readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
+    if (this.#closed) return Promise.reject(this.#closedError("read from"));
+    return this.#reader.readChunk();
+  }
+
   tryRead(p: Uint8Array): number | null | undefined {
     if (this.#closed) throw this.#closedError("read from");
     return this.#reader.tryRead(p);

@@ -11,11 +11,15 @@ import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
+import { CHUNK } from "./chunk.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 
 /** Smallest and largest read that runs ahead, in bytes. */
 const MIN_AHEAD = 16 * 1024;
 const MAX_AHEAD = 64 * 1024;
+
+/** The smallest chunk of a stream, in bytes. */
+const MIN_CHUNK = 4 * 1024;
 
 const NOTHING = new Uint8Array(0);
 
@@ -76,6 +80,8 @@ export class RuntimeReader {
   #finished = false;
   /** A read-ahead's failure, kept for the next call. */
   #failure: Error | undefined;
+  /** Size of the next chunk of a stream, in bytes. */
+  #chunkSize = MIN_CHUNK;
   #wantsRef = true;
   #isRef = true;
 
@@ -95,6 +101,20 @@ export class RuntimeReader {
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
     if (sizeOf(p) === 0) return Promise.resolve(0);
     return this.#wait(p, signal, true);
+  }
+
+  /**
+   * Reads into new memory. Deno needs the buffer before there are bytes, so its size follows those that came before:
+   * an idle connection holds a small one.
+   */
+  async readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
+    const size = this.#chunkSize;
+    const p = new Uint8Array(size);
+    const n = await this.read(p, undefined);
+    if (n === null) return null;
+    if (n === size) this.#chunkSize = Math.min(size * 4, CHUNK);
+    else if (n <= size / 4) this.#chunkSize = Math.max(size / 4, MIN_CHUNK);
+    return n < size / 2 ? p.slice(0, n) : p.subarray(0, n);
   }
 
   tryRead(p: Uint8Array): number | null | undefined {

@@ -33,8 +33,12 @@ import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
  * ```
  */
 export interface TcpListenOptions {
-  /** The port to listen on, from 0 to 65535; with 0 the kernel picks a free one. */
-  port: number;
+  /**
+   * The port to listen on, from 0 to 65535; with 0 the kernel picks a free one.
+   *
+   * @default {0}
+   */
+  port?: number;
   /**
    * The local IP address or name to listen on. `0.0.0.0` is every IPv4
    * interface, `::` every interface with both families.
@@ -174,9 +178,12 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * console.log(`listening on port ${listener.addr.port}`);
    * ```
    */
-  static bind(options: TcpListenOptions): TcpListener {
+  static bind(options: TcpListenOptions = {}): TcpListener {
     checkOptions(options);
-    const port = checkPort(options.port);
+    // With every option optional, what is meant for a Unix socket of Deno.listen would open a port.
+    const { transport = "tcp" } = options as { transport?: unknown };
+    if (transport !== "tcp") throw new TypeError(`transport must be "tcp", received ${quote(transport)}`);
+    const port = checkPort(options.port ?? 0);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
     const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");
