@@ -3,7 +3,7 @@
 import { MSG_NOSIGNAL, MSG_TRUNC } from "../internal/socket.ts";
 import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import { receiveMany, transmitMany } from "../internal/syscall.ts";
-import { type BatchMemory, NAME_SIZE } from "./datagram_batch.ts";
+import type { BatchMemory } from "./datagram_batch.ts";
 import {
   addressOf,
   HEADER_WORDS,
@@ -17,6 +17,7 @@ import {
   setPointer,
 } from "../internal/msghdr.ts";
 import { OffloadBatch } from "./offload_batch.ts";
+import { NAME_SIZE } from "./peers.ts";
 
 /** A batch as the kernel takes it. Both calls return a number of datagrams, or errno as a negative number. */
 export interface KernelBatch {
@@ -85,6 +86,8 @@ class NativeBatch implements KernelBatch {
 
 /** The kernel's side of a batch, made at its first use. */
 export function kernelBatch(memory: BatchMemory): KernelBatch {
-  const { gso, gro } = memory;
-  return (memory.kept ??= gso || gro ? new OffloadBatch(memory) : new NativeBatch(memory)) as KernelBatch;
+  const { gso, gro, info } = memory;
+  return (memory.kept ??= gso || gro || info !== undefined
+    ? new OffloadBatch(memory)
+    : new NativeBatch(memory)) as KernelBatch;
 }

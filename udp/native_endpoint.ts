@@ -1,6 +1,7 @@
 /** A UDP socket of the kernel's own. */
 
 import { formatAddress, hostKind, type HostPort, parseIPv4 } from "../internal/address.ts";
+import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { mayReachAll, refuseDenied, requireNet } from "../internal/permissions.ts";
@@ -30,17 +31,29 @@ import type { Pollable } from "../mux/pollable.ts";
 import type { Source } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import { WaitingSide } from "../mux/waiting_side.ts";
-import { type DatagramBatch, memoryOf } from "./datagram_batch.ts";
+import {
+  addressIn,
+  type BatchMemory,
+  type DatagramBatch,
+  hostOf,
+  keepInfo,
+  localIn,
+  localPeer,
+  memoryOf,
+} from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import { kernelBatch } from "./native_batch.ts";
+import { message } from "./native_message.ts";
 import { interfaceNumber, setMembership, setMulticastInterface } from "./native_multicast.ts";
 import { UDP_GRO } from "./offload_batch.ts";
+import { familyOf, hasPacketInfo, setPacketInfo } from "./packet_info.ts";
 import { noAddress, type Peer, Peers } from "./peers.ts";
 
 /** Where and how to bind; checked. */
 export interface NativeBindOptions extends HostPort {
   /** Set before bind, in this order. */
   options: (readonly [SocketOption, number])[];
+  packetInfo: boolean;
 }
 
 // asm-generic/socket.h, linux/sock_diag.h
@@ -73,6 +86,8 @@ export class NativeEndpoint implements UdpDriver, Source {
   #closing: AbortController | undefined;
   /** `UDP_GRO` is set: what can be received are messages of many datagrams. */
   #joins = false;
+  /** `IP_PKTINFO` or `IPV6_RECVPKTINFO` is set: the kernel tells where datagrams were sent to. */
+  #hasInfo = false;
 
   /** Takes over a bound, nonblocking, close-on-exec socket. */
   constructor(fd: number) {
@@ -84,7 +99,7 @@ export class NativeEndpoint implements UdpDriver, Source {
     this.#sending = new WaitingSide(this.#socket);
   }
 
-  static bind({ hostname, port, options }: NativeBindOptions): NativeEndpoint {
+  static bind({ hostname, port, options, packetInfo }: NativeBindOptions): NativeEndpoint {
     const action = `bind UDP endpoint to ${formatAddress({ hostname, port })}`;
     try {
       requireNet({ hostname, port }, action);
@@ -97,8 +112,13 @@ export class NativeEndpoint implements UdpDriver, Source {
           if (option === "IPV6_V6ONLY" && local.family === "IPv4") continue;
           setSocketOption(socket.fd, option, value);
         }
+        if (packetInfo) setPacketInfo(socket.fd, local.family === "IPv6");
         syscall("bind", socket.fd, local.sockaddr, local.sockaddr.length);
-        return socket.passTo((fd) => new NativeEndpoint(fd));
+        return socket.passTo((fd) => {
+          const endpoint = new NativeEndpoint(fd);
+          endpoint.#hasInfo = packetInfo;
+          return endpoint;
+        });
       } finally {
         socket.close();
       }
@@ -111,6 +131,7 @@ export class NativeEndpoint implements UdpDriver, Source {
   static adopt(fd: number): NativeEndpoint {
     adoptUdp(fd);
     const endpoint = new NativeEndpoint(fd);
+    endpoint.#hasInfo = hasPacketInfo(fd, endpoint.#isIPv6);
     try {
       endpoint.#joins = getUdpOption(fd, UDP_GRO) !== 0;
     } catch { /* the kernel has none */ }
@@ -148,7 +169,7 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
-    const { length } = p;
+    const length = sizeOf(p);
     return this.#receiving.call(() => {
       checkSameLength(p, length);
       return this.#receive(p, peek);
@@ -160,32 +181,40 @@ export class NativeEndpoint implements UdpDriver, Source {
     return this.#receiving.tryCall(() => this.#receive(p, peek));
   }
 
-  sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
+  sendTo(
+    p: Uint8Array,
+    to: Deno.NetAddr,
+    localAddress: string | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
     const peer = this.#peers.encode(to.hostname, to.port);
-    if (peer === undefined) return this.#sendToName(p, to, signal);
+    if (peer === undefined) return this.#sendToName(p, to, localAddress, signal);
+    let local: Uint8Array<ArrayBuffer> | undefined;
     try {
-      this.#permit(to);
+      if (localAddress !== undefined) local = localPeer(this.#peers, localAddress, peer);
+      this.#permit(to, localAddress);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#send(p, peer, signal);
+    return this.#send(p, sizeOf(p), peer, local, to, localAddress, signal);
   }
 
-  trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined {
+  trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("send on");
     const peer = this.#peers.encode(to.hostname, to.port);
     if (peer === undefined && hostKind(to.hostname) === "name") {
       throw noAddress(to.hostname);
     }
-    this.#permit(to);
+    const local = localAddress === undefined ? undefined : localPeer(this.#peers, localAddress, peer);
+    this.#permit(to, localAddress);
     if (peer === undefined) throw socketError(this.#sendingTo(to), new SyscallError("if_nametoindex", "ENODEV"));
-    return this.#sending.tryCall(() => this.#transmit(p, peer));
+    return this.#sending.tryCall(() => this.#transmit(p, peer, local));
   }
 
   send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
-    return this.#send(p, undefined, signal);
+    return this.#send(p, sizeOf(p), undefined, undefined, undefined, undefined, signal);
   }
 
   connect(to: HostPort): void {
@@ -342,20 +371,41 @@ export class NativeEndpoint implements UdpDriver, Source {
   /** recvfrom(2); `undefined` if nothing is there. */
   #receive(p: Uint8Array, peek: boolean): Datagram | undefined {
     if (this.#joins) throw this.#joinsError();
+    if (this.#hasInfo) return this.#receiveWithInfo(p, peek);
     const n = receiveFrom(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC, sender);
     if (n >= 0) {
-      const { length } = p;
+      const length = sizeOf(p);
       const address = this.#peers.decode(sender);
       this.lastSender = address.port === 0 ? undefined : address;
-      return { data: n < length ? p.subarray(0, n) : p, size: n, truncated: n > length, address };
+      // An empty buffer may be of memory that is gone.
+      const data = length === 0 ? new Uint8Array(0) : viewOf(p, 0, n < length ? n : length);
+      return { data, size: n, truncated: n > length, address };
     }
     this.#result(n, "recvfrom");
     return undefined;
   }
 
+  /** recvmsg(2); `undefined` if nothing is there. */
+  #receiveWithInfo(p: Uint8Array, peek: boolean): Datagram | undefined {
+    const received = message();
+    const n = received.receive(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC);
+    if (n < 0) {
+      this.#result(n, "recvmsg");
+      return undefined;
+    }
+    const length = sizeOf(p);
+    const address = this.#peers.decode(received.name);
+    this.lastSender = address.port === 0 ? undefined : address;
+    const data = length === 0 ? new Uint8Array(0) : viewOf(p, 0, n < length ? n : length);
+    const localAddress = hostOf(this.#peers, received.info.locals, 0);
+    const destination = hostOf(this.#peers, received.info.destinations, 0);
+    return { data, size: n, truncated: n > length, address, localAddress, destination };
+  }
+
   /** recvmmsg(2); `undefined` if nothing is there. */
   #receiveBatch(batch: DatagramBatch): number | undefined {
     const memory = memoryOf(batch);
+    if (this.#hasInfo) keepInfo(memory);
     if (memory.gro !== this.#joins) this.#join(memory.gro);
     return this.#result(kernelBatch(memory).receive(this.#socket.fd), "recvmmsg");
   }
@@ -378,15 +428,16 @@ export class NativeEndpoint implements UdpDriver, Source {
    * `undefined` if there is no room.
    */
   #sendBatch(batch: DatagramBatch, start: number, end: number): number | Error | undefined {
-    if (end > batch.length) throw new TypeError("The batch was changed while the call waited");
     const memory = memoryOf(batch);
+    if (end > memory.length) throw new TypeError("The batch was changed while the call waited");
     // Each time, since what waits for room can be changed, and permissions too.
-    const permitted = mayReachAll(this.#socket.reactor.moment) ? end : this.#permitBatch(batch, start, end);
+    const isPermitted = memory.info === undefined && mayReachAll(this.#socket.reactor.moment);
+    const permitted = isPermitted ? end : this.#permitBatch(memory, start, end);
     if (typeof permitted !== "number") return permitted;
     const n = kernelBatch(memory).send(this.#socket.fd, start, permitted);
     if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    const to = memory.nameLengths[start] === 0 ? this.peer : batch.address(start);
-    return socketError(this.#sendingTo(to), syscallError("sendmmsg", -n));
+    const to = memory.nameLengths[start] === 0 ? this.peer : addressIn(memory, start);
+    return this.#sendError(to, localIn(memory, start), "sendmmsg", -n);
   }
 
   /** Counts a batch as the calls that it was made instead of, lest others wait for long; returns what it is given. */
@@ -396,11 +447,14 @@ export class NativeEndpoint implements UdpDriver, Source {
   }
 
   /** How far datagrams may be sent, or why not even the first. */
-  #permitBatch(batch: DatagramBatch, start: number, end: number): number | Error {
-    const { nameLengths } = memoryOf(batch);
+  #permitBatch(memory: BatchMemory, start: number, end: number): number | Error {
     for (let i = start; i < end; i++) {
       try {
-        if (nameLengths[i] !== 0) this.#permit(batch.address(i));
+        const to = memory.nameLengths[i] === 0 ? undefined : addressIn(memory, i);
+        const localAddress = localIn(memory, i);
+        if (to !== undefined || localAddress !== undefined) this.#permit(to, localAddress);
+        // The kernel ignores an address of the other family.
+        if (to === undefined && localAddress !== undefined) localPeer(this.#peers, localAddress, this.#peer);
       } catch (error) {
         return i > start ? i : error as Error;
       }
@@ -408,48 +462,99 @@ export class NativeEndpoint implements UdpDriver, Source {
     return end;
   }
 
-  #send(p: Uint8Array, peer: Peer | undefined, signal: AbortSignal | undefined): Promise<number> {
-    const { length } = p;
-    return this.#sending.call(() => {
-      checkSameLength(p, length);
-      return this.#transmit(p, peer);
+  /**
+   * @param size Bytes of `p` when the call began.
+   * @param to The destination as the caller gave it, whose permission is checked again after a wait.
+   */
+  #send(
+    p: Uint8Array,
+    size: number,
+    peer: Peer | undefined,
+    local: Uint8Array<ArrayBuffer> | undefined,
+    to: HostPort | undefined,
+    localAddress: string | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
+    let waits = false;
+    const sent = this.#sending.call(() => {
+      checkSameLength(p, size);
+      if (waits && to !== undefined) this.#permitPeer(to, localAddress, peer as Peer);
+      return this.#transmit(p, peer, local);
     }, signal);
+    waits = true;
+    return sent;
   }
 
-  /** sendto(2), send(2); `undefined` if there is no room. */
-  #transmit(p: Uint8Array, peer: Peer | undefined): number | undefined {
-    const n = transmitTo(this.#socket.fd, p, MSG_NOSIGNAL, peer === undefined ? null : peer.sockaddr);
+  /** sendto(2), send(2), sendmsg(2); `undefined` if there is no room. */
+  #transmit(p: Uint8Array, peer: Peer | undefined, local: Uint8Array<ArrayBuffer> | undefined): number | undefined {
+    const { fd } = this.#socket;
+    const n = local === undefined
+      ? transmitTo(fd, p, MSG_NOSIGNAL, peer === undefined ? null : peer.sockaddr)
+      : message().send(fd, p, peer?.sockaddr, local, MSG_NOSIGNAL);
     if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    throw socketError(this.#sendingTo(peer?.address ?? this.peer), syscallError("sendto", -n));
+    const from = local === undefined ? undefined : this.#peers.decode(local).hostname;
+    throw this.#sendError(peer?.address ?? this.peer, from, local === undefined ? "sendto" : "sendmsg", -n);
+  }
+
+  #sendError(to: HostPort | undefined, localAddress: string | undefined, call: string, errno: number): Error {
+    const cause = syscallError(call, errno);
+    const action = this.#sendingTo(to);
+    if (localAddress === undefined) return socketError(action, cause);
+    // Which one it is depends on the version of the kernel and the family.
+    const refused = ["EINVAL", "EADDRNOTAVAIL", "ENETUNREACH"].includes(cause.code);
+    const detail = "not an address of this machine from which the destination can be reached";
+    return socketError(`${action} from ${localAddress}`, cause, refused ? detail : undefined);
   }
 
   /** What a call returned; `undefined` if it would block. */
-  #result(n: number, call: "recvfrom" | "recvmmsg"): number | undefined {
+  #result(n: number, call: "recvfrom" | "recvmsg" | "recvmmsg"): number | undefined {
     if (n >= 0) return n;
     if (n === -EAGAIN) return undefined;
     const from = this.peer === undefined ? "" : ` from ${formatAddress(this.peer)}`;
     throw socketError(`receive on ${this.#socket.name}${from}`, syscallError(call, -n));
   }
 
-  async #sendToName(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
+  async #sendToName(
+    p: Uint8Array,
+    to: HostPort,
+    localAddress: string | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
     const action = this.#sendingTo(to);
-    requireNet(to, action);
+    const size = sizeOf(p);
+    // A local address decides which family of the name's is taken.
+    const local = localAddress === undefined ? undefined : localPeer(this.#peers, localAddress, undefined);
+    const family = local === undefined ? undefined : familyOf(local);
+    this.#permit(to, localAddress);
     try {
       const closed = (this.#closing ??= new AbortController()).signal;
       const resolved = await resolveAll(to, signal === undefined ? closed : AbortSignal.any([signal, closed]));
-      const address = resolved.find(({ family }) => this.#isIPv6 || family === "IPv4");
+      const address = resolved.find((one) =>
+        (this.#isIPv6 || one.family === "IPv4") && (family ?? one.family) === one.family
+      );
       if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
-      refuseDenied(address, action);
-      const peer = this.#peers.encode(address.hostname, address.port);
+      const peer = this.#peers.encode(address.hostname, address.port) as Peer;
+      this.#permitPeer(to, localAddress, peer);
       if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
-      return await this.#send(p, peer, signal);
+      return await this.#send(p, size, peer, local, to, localAddress, signal);
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;
     }
   }
 
-  #permit(to: HostPort): void {
-    if (!mayReachAll(this.#socket.reactor.moment)) requireNet(to, this.#sendingTo(to));
+  /** Checks the permission for a destination, and for a local address as binding to it would need it. */
+  #permit(to: HostPort | undefined, localAddress?: string): void {
+    if (mayReachAll(this.#socket.reactor.moment)) return;
+    const action = this.#sendingTo(to);
+    if (to !== undefined) requireNet(to, action);
+    if (localAddress === undefined || localAddress === this.#bound) return;
+    requireNet({ hostname: localAddress, port: this.#addr.port }, `${action} from ${localAddress}`);
+  }
+
+  /** The same after a wait, in which it can be revoked, also for what the name of the destination stands for. */
+  #permitPeer(to: HostPort, localAddress: string | undefined, { address }: Peer): void {
+    this.#permit(to, localAddress);
+    if (address.hostname !== to.hostname) refuseDenied(address, this.#sendingTo(to));
   }
 
   #sendingTo(to: HostPort | undefined): string {
