@@ -1,18 +1,17 @@
 /** A UDP socket of the kernel's own. */
 
-import { formatAddress, hostKind, type HostPort, parseIPv4 } from "../internal/address.ts";
+import { formatAddress, type HostPort, parseIPv4 } from "../internal/address.ts";
 import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
-import { mayReachAll, refuseDenied, requireNet } from "../internal/permissions.ts";
-import { resolveAll, resolveSync } from "../internal/resolve.ts";
+import { refuseDenied, requireNet } from "../internal/permissions.ts";
+import { resolveSync } from "../internal/resolve.ts";
 import {
   addressOf,
   adoptUdp,
   getSocketOption,
   getSocketStruct,
   getUdpOption,
-  MSG_NOSIGNAL,
   MSG_PEEK,
   MSG_TRUNC,
   pendingErrno,
@@ -24,30 +23,22 @@ import {
 } from "../internal/socket.ts";
 import { AF_INET, AF_INET6, encodeSockaddr, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
-import { EAGAIN, receiveFrom, syscall, syscallError, transmitTo } from "../internal/syscall.ts";
+import { EAGAIN, receiveFrom, syscall, syscallError } from "../internal/syscall.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
 import type { Pollable } from "../mux/pollable.ts";
 import type { Source } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import { WaitingSide } from "../mux/waiting_side.ts";
-import {
-  addressIn,
-  type BatchMemory,
-  type DatagramBatch,
-  hostOf,
-  keepInfo,
-  localIn,
-  localPeer,
-  memoryOf,
-} from "./datagram_batch.ts";
+import { type DatagramBatch, hostOf, keepInfo, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
-import { kernelBatch } from "./native_batch.ts";
+import { chargeBatch, kernelBatch } from "./native_batch.ts";
 import { message } from "./native_message.ts";
+import { type NativeSender, NativeSending } from "./native_sending.ts";
 import { interfaceNumber, setMembership, setMulticastInterface } from "./native_multicast.ts";
 import { UDP_GRO } from "./offload_batch.ts";
-import { familyOf, hasPacketInfo, setPacketInfo } from "./packet_info.ts";
-import { noAddress, type Peer, Peers } from "./peers.ts";
+import { hasPacketInfo, setPacketInfo } from "./packet_info.ts";
+import { type Peer, Peers } from "./peers.ts";
 
 /** Where and how to bind; checked. */
 export interface NativeBindOptions extends HostPort {
@@ -62,28 +53,23 @@ const SK_MEMINFO_VARS = 9;
 const SK_MEMINFO_DROPS = 8;
 const AF_UNSPEC = 0;
 
-/** Datagrams of a batch that count as one call, so that timers wait for some 5 ms at most while nothing else does. */
-const CALL_SIZE = 16;
-
 const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
 const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
 
 const sender = new Uint8Array(SOCKADDR_SIZE);
 
 /** {@linkcode UdpDriver} on a descriptor. */
-export class NativeEndpoint implements UdpDriver, Source {
+export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   readonly engine = "native";
   lastSender: Deno.NetAddr | undefined;
   readonly #socket: NativeSocket;
   readonly #receiving: WaitingSide;
-  readonly #sending: WaitingSide;
+  readonly #sending: NativeSending;
   readonly #peers = new Peers();
   #addr: Deno.NetAddr;
   /** The address it was bound to before it was connected. */
-  readonly #bound: string;
+  readonly bound: string;
   #peer: Peer | undefined;
-  /** Ends the look-ups of names, once there was one. */
-  #closing: AbortController | undefined;
   /** `UDP_GRO` is set: what can be received are messages of many datagrams. */
   #joins = false;
   /** `IP_PKTINFO` or `IPV6_RECVPKTINFO` is set: the kernel tells where datagrams were sent to. */
@@ -92,11 +78,11 @@ export class NativeEndpoint implements UdpDriver, Source {
   /** Takes over a bound, nonblocking, close-on-exec socket. */
   constructor(fd: number) {
     this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
-    this.#bound = this.#addr.hostname;
+    this.bound = this.#addr.hostname;
     this.#socket = new NativeSocket(fd, this, () => `UDP endpoint ${formatAddress(this.#addr)}`);
     this.#socket.leavesWhenBusy = true;
     this.#receiving = new WaitingSide(this.#socket);
-    this.#sending = new WaitingSide(this.#socket);
+    this.#sending = new NativeSending(this, this.#socket, this.#peers);
   }
 
   static bind({ hostname, port, options, packetInfo }: NativeBindOptions): NativeEndpoint {
@@ -150,6 +136,10 @@ export class NativeEndpoint implements UdpDriver, Source {
     return this.#peer?.address;
   }
 
+  get peerInfo(): Peer | undefined {
+    return this.#peer;
+  }
+
   get fd(): number | undefined {
     return this.#socket.isOpen ? this.#socket.fd : undefined;
   }
@@ -187,34 +177,23 @@ export class NativeEndpoint implements UdpDriver, Source {
     localAddress: string | undefined,
     signal: AbortSignal | undefined,
   ): Promise<number> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
-    const peer = this.#peers.encode(to.hostname, to.port);
-    if (peer === undefined) return this.#sendToName(p, to, localAddress, signal);
-    let local: Uint8Array<ArrayBuffer> | undefined;
-    try {
-      if (localAddress !== undefined) local = localPeer(this.#peers, localAddress, peer);
-      this.#permit(to, localAddress);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return this.#send(p, sizeOf(p), peer, local, to, localAddress, signal);
+    return this.#sending.sendTo(p, to, localAddress, signal);
   }
 
   trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError("send on");
-    const peer = this.#peers.encode(to.hostname, to.port);
-    if (peer === undefined && hostKind(to.hostname) === "name") {
-      throw noAddress(to.hostname);
-    }
-    const local = localAddress === undefined ? undefined : localPeer(this.#peers, localAddress, peer);
-    this.#permit(to, localAddress);
-    if (peer === undefined) throw socketError(this.#sendingTo(to), new SyscallError("if_nametoindex", "ENODEV"));
-    return this.#sending.tryCall(() => this.#transmit(p, peer, local));
+    return this.#sending.trySendTo(p, to, localAddress);
   }
 
   send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
-    return this.#send(p, sizeOf(p), undefined, undefined, undefined, undefined, signal);
+    return this.#sending.send(p, signal);
+  }
+
+  sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
+    return this.#sending.sendBatch(batch, count, signal);
+  }
+
+  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
+    return this.#sending.trySendBatch(batch, start, count);
   }
 
   connect(to: HostPort): void {
@@ -240,7 +219,7 @@ export class NativeEndpoint implements UdpDriver, Source {
       this.#forgetPeer();
       if (this.#addr.port !== 0) return;
       // The kernel gives up a port that it had picked itself.
-      const local = encodeSockaddr({ hostname: this.#bound, port });
+      const local = encodeSockaddr({ hostname: this.bound, port });
       if (local !== undefined) syscall("bind", fd, local, local.length);
       this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
     });
@@ -257,34 +236,12 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
-    return this.#receiving.call(() => this.#charge(this.#receiveBatch(batch)), signal);
+    return this.#receiving.call(() => chargeBatch(this.#socket, this.#receiveBatch(batch)), signal);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("receive on");
     return this.#receiving.tryCall(() => this.#receiveBatch(batch));
-  }
-
-  async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
-    if (!this.#socket.isOpen) throw this.#closedError("send on");
-    let failure: Error | undefined;
-    for (let i = 0; i < count;) {
-      const start = i;
-      const sent = await this.#sending.call(() => this.#charge(this.#sendBatch(batch, start, count)), signal);
-      // One that cannot be reached is no event for the others.
-      if (typeof sent !== "number") failure ??= sent;
-      i += typeof sent === "number" ? sent : 1;
-    }
-    if (failure !== undefined) throw failure;
-    return count;
-  }
-
-  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError("send on");
-    if (start === count) return 0;
-    const sent = this.#sending.tryCall(() => this.#sendBatch(batch, start, count));
-    if (sent instanceof Error) throw sent;
-    return sent;
   }
 
   setMembership(options: MulticastOptions, join: boolean): void {
@@ -363,9 +320,8 @@ export class NativeEndpoint implements UdpDriver, Source {
   }
 
   #wake(): void {
-    this.#closing?.abort(interruptedError(`send on ${this.#socket.name}`, "endpoint"));
     this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "endpoint"));
-    this.#sending.close(() => interruptedError(`send on ${this.#socket.name}`, "endpoint"));
+    this.#sending.close();
   }
 
   /** recvfrom(2); `undefined` if nothing is there. */
@@ -423,142 +379,12 @@ export class NativeEndpoint implements UdpDriver, Source {
     }
   }
 
-  /**
-   * sendmmsg(2) of the datagrams from `start` to `end`; returns how many it took, why it cannot take the first, or
-   * `undefined` if there is no room.
-   */
-  #sendBatch(batch: DatagramBatch, start: number, end: number): number | Error | undefined {
-    const memory = memoryOf(batch);
-    if (end > memory.length) throw new TypeError("The batch was changed while the call waited");
-    // Each time, since what waits for room can be changed, and permissions too.
-    const isPermitted = memory.info === undefined && mayReachAll(this.#socket.reactor.moment);
-    const permitted = isPermitted ? end : this.#permitBatch(memory, start, end);
-    if (typeof permitted !== "number") return permitted;
-    const n = kernelBatch(memory).send(this.#socket.fd, start, permitted);
-    if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    const to = memory.nameLengths[start] === 0 ? this.peer : addressIn(memory, start);
-    return this.#sendError(to, localIn(memory, start), "sendmmsg", -n);
-  }
-
-  /** Counts a batch as the calls that it was made instead of, lest others wait for long; returns what it is given. */
-  #charge<T extends number | Error | undefined>(datagrams: T): T {
-    if (typeof datagrams === "number") this.#socket.reactor.charge(Math.ceil(datagrams / CALL_SIZE) - 1);
-    return datagrams;
-  }
-
-  /** How far datagrams may be sent, or why not even the first. */
-  #permitBatch(memory: BatchMemory, start: number, end: number): number | Error {
-    for (let i = start; i < end; i++) {
-      try {
-        const to = memory.nameLengths[i] === 0 ? undefined : addressIn(memory, i);
-        const localAddress = localIn(memory, i);
-        if (to !== undefined || localAddress !== undefined) this.#permit(to, localAddress);
-        // The kernel ignores an address of the other family.
-        if (to === undefined && localAddress !== undefined) localPeer(this.#peers, localAddress, this.#peer);
-      } catch (error) {
-        return i > start ? i : error as Error;
-      }
-    }
-    return end;
-  }
-
-  /**
-   * @param size Bytes of `p` when the call began.
-   * @param to The destination as the caller gave it, whose permission is checked again after a wait.
-   */
-  #send(
-    p: Uint8Array,
-    size: number,
-    peer: Peer | undefined,
-    local: Uint8Array<ArrayBuffer> | undefined,
-    to: HostPort | undefined,
-    localAddress: string | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<number> {
-    let waits = false;
-    const sent = this.#sending.call(() => {
-      checkSameLength(p, size);
-      if (waits && to !== undefined) this.#permitPeer(to, localAddress, peer as Peer);
-      return this.#transmit(p, peer, local);
-    }, signal);
-    waits = true;
-    return sent;
-  }
-
-  /** sendto(2), send(2), sendmsg(2); `undefined` if there is no room. */
-  #transmit(p: Uint8Array, peer: Peer | undefined, local: Uint8Array<ArrayBuffer> | undefined): number | undefined {
-    const { fd } = this.#socket;
-    const n = local === undefined
-      ? transmitTo(fd, p, MSG_NOSIGNAL, peer === undefined ? null : peer.sockaddr)
-      : message().send(fd, p, peer?.sockaddr, local, MSG_NOSIGNAL);
-    if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    const from = local === undefined ? undefined : this.#peers.decode(local).hostname;
-    throw this.#sendError(peer?.address ?? this.peer, from, local === undefined ? "sendto" : "sendmsg", -n);
-  }
-
-  #sendError(to: HostPort | undefined, localAddress: string | undefined, call: string, errno: number): Error {
-    const cause = syscallError(call, errno);
-    const action = this.#sendingTo(to);
-    if (localAddress === undefined) return socketError(action, cause);
-    // Which one it is depends on the version of the kernel and the family.
-    const refused = ["EINVAL", "EADDRNOTAVAIL", "ENETUNREACH"].includes(cause.code);
-    const detail = "not an address of this machine from which the destination can be reached";
-    return socketError(`${action} from ${localAddress}`, cause, refused ? detail : undefined);
-  }
-
   /** What a call returned; `undefined` if it would block. */
   #result(n: number, call: "recvfrom" | "recvmsg" | "recvmmsg"): number | undefined {
     if (n >= 0) return n;
     if (n === -EAGAIN) return undefined;
     const from = this.peer === undefined ? "" : ` from ${formatAddress(this.peer)}`;
     throw socketError(`receive on ${this.#socket.name}${from}`, syscallError(call, -n));
-  }
-
-  async #sendToName(
-    p: Uint8Array,
-    to: HostPort,
-    localAddress: string | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<number> {
-    const action = this.#sendingTo(to);
-    const size = sizeOf(p);
-    // A local address decides which family of the name's is taken.
-    const local = localAddress === undefined ? undefined : localPeer(this.#peers, localAddress, undefined);
-    const family = local === undefined ? undefined : familyOf(local);
-    this.#permit(to, localAddress);
-    try {
-      const closed = (this.#closing ??= new AbortController()).signal;
-      const resolved = await resolveAll(to, signal === undefined ? closed : AbortSignal.any([signal, closed]));
-      const address = resolved.find((one) =>
-        (this.#isIPv6 || one.family === "IPv4") && (family ?? one.family) === one.family
-      );
-      if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
-      const peer = this.#peers.encode(address.hostname, address.port) as Peer;
-      this.#permitPeer(to, localAddress, peer);
-      if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
-      return await this.#send(p, size, peer, local, to, localAddress, signal);
-    } catch (error) {
-      throw error instanceof SyscallError ? socketError(action, error) : error;
-    }
-  }
-
-  /** Checks the permission for a destination, and for a local address as binding to it would need it. */
-  #permit(to: HostPort | undefined, localAddress?: string): void {
-    if (mayReachAll(this.#socket.reactor.moment)) return;
-    const action = this.#sendingTo(to);
-    if (to !== undefined) requireNet(to, action);
-    if (localAddress === undefined || localAddress === this.#bound) return;
-    requireNet({ hostname: localAddress, port: this.#addr.port }, `${action} from ${localAddress}`);
-  }
-
-  /** The same after a wait, in which it can be revoked, also for what the name of the destination stands for. */
-  #permitPeer(to: HostPort, localAddress: string | undefined, { address }: Peer): void {
-    this.#permit(to, localAddress);
-    if (address.hostname !== to.hostname) refuseDenied(address, this.#sendingTo(to));
-  }
-
-  #sendingTo(to: HostPort | undefined): string {
-    return `send on ${this.#socket.name}${to === undefined ? "" : ` to ${formatAddress(to)}`}`;
   }
 
   #attempt<T>(action: string, call: (fd: number) => T): T {
