@@ -122,7 +122,7 @@ export class PacketInfo {
     this.#putIPv6(this.destinations, i, control, six);
     const isLocal = isMapped(control, six)
       ? isUnicast(control[six + 3] as number)
-      : (control[six] as number & 0xff) !== 0xff;
+      : ((control[six] as number) & 0xff) !== 0xff;
     if (isLocal) this.#putIPv6(this.locals, i, control, six);
   }
 
