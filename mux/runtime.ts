@@ -4,6 +4,7 @@
  * something for the next `try…`.
  */
 
+import { LONGEST_STEP } from "../internal/timer.ts";
 import type { Pollable } from "./pollable.ts";
 import { Watchers } from "./pollable.ts";
 import { InterestBit, ReadyBit, type Selector } from "./selector.ts";
@@ -101,7 +102,8 @@ export class RuntimeSelector implements Selector {
     if (this.#head === this.#line.length) {
       await new Promise<void>((resolve) => {
         // What runs ahead does not keep the process alive, but this does.
-        const timer = setTimeout(resolve, Math.min(timeout < 0 ? Infinity : Math.ceil(timeout), 2 ** 31 - 1));
+        // A longer wait than a timer can be set to returns early.
+        const timer = setTimeout(resolve, timeout < 0 ? LONGEST_STEP : Math.min(Math.ceil(timeout), LONGEST_STEP));
         this.#end = () => {
           clearTimeout(timer);
           resolve();

@@ -1,5 +1,6 @@
 /** One child of a pool, and what it is known to have done. */
 
+import { Timer } from "../internal/timer.ts";
 import type { TcpConn } from "../tcp/tcp_conn.ts";
 import type { Child, ChildStatus, ProcessOptions } from "./child.ts";
 import type { Link } from "./link.ts";
@@ -42,7 +43,7 @@ export class PoolChild {
   readonly #events: PoolChildEvents;
   readonly #ready = Promise.withResolvers<void>();
   readonly #stopped = Promise.withResolvers<void>();
-  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #timer: Timer;
   #timedOut: Error | undefined;
 
   constructor(
@@ -63,12 +64,10 @@ export class PoolChild {
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
     this.stopped = this.#stopped.promise;
-    if (startTimeout !== Infinity) {
-      this.#timer = setTimeout(() => {
-        this.#timedOut = new Deno.errors.TimedOut(`${this.child.name} has not called serve() in ${startTimeout} ms`);
-        this.child.kill();
-      }, startTimeout);
-    }
+    this.#timer = new Timer(startTimeout, () => {
+      this.#timedOut = new Deno.errors.TimedOut(`${this.child.name} has not called serve() in ${startTimeout} ms`);
+      this.child.kill();
+    });
     this.child.closed.then((status) => this.#end(status));
   }
 
@@ -123,9 +122,9 @@ export class PoolChild {
   async drain(grace: number): Promise<void> {
     if (this.state !== "draining") this.#post({ do: "drain" }).catch(() => {});
     this.state = "draining";
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.child.kill(), grace);
+    const timer = new Timer(grace, () => this.child.kill());
     await this.child.closed;
-    clearTimeout(timer);
+    timer.cancel();
   }
 
   kill(): void {
@@ -139,7 +138,7 @@ export class PoolChild {
   #take(body: FromChild): void {
     switch (body.is) {
       case "ready":
-        clearTimeout(this.#timer);
+        this.#timer.cancel();
         this.#ready.resolve();
         break;
       case "counting":
@@ -164,7 +163,7 @@ export class PoolChild {
   }
 
   #end(status: ChildStatus): void {
-    clearTimeout(this.#timer);
+    this.#timer.cancel();
     const wasAsked = this.state === "draining";
     const early = this.state === "starting" ? " before it called serve()" : "";
     this.state = "ended";

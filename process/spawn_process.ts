@@ -5,6 +5,7 @@ import { constants } from "node:os";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscallError } from "../internal/syscall.ts";
+import { Timer } from "../internal/timer.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import {
   type Child,
@@ -88,11 +89,11 @@ export class ProcessChild implements Child {
     this.#isEnding = true;
     if (this.link.transport === undefined) this.kill("SIGTERM");
     else this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 

@@ -2,6 +2,7 @@
 
 import { engineSupport } from "../internal/engine.ts";
 import { newOwner, WORKER_MARK } from "../internal/owner.ts";
+import { Timer } from "../internal/timer.ts";
 import { checkDuration, checkOptions } from "../internal/validate.ts";
 import {
   type Child,
@@ -87,11 +88,11 @@ export class WorkerChild implements Child {
     checkOptions(options);
     const grace = checkDuration(options.grace ?? GRACE, "grace");
     this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 

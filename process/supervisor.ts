@@ -1,5 +1,6 @@
 /** The children of a pool: started, replaced when they fail, renewed, and ended. */
 
+import { Timer } from "../internal/timer.ts";
 import type { TcpListener } from "../tcp/tcp_listener.ts";
 import { PoolChild } from "./pool_child.ts";
 import { duplicate } from "./pool_listeners.ts";
@@ -19,7 +20,7 @@ export class Supervisor {
   readonly #replaced: number[] = [];
   /** Those that have no slot yet or no more, and those of one connection each. */
   readonly #others = new Set<PoolChild>();
-  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  readonly #timers = new Set<Timer>();
   #changed = Promise.withResolvers<void>();
   #isEnding = false;
 
@@ -142,7 +143,7 @@ export class Supervisor {
   /** Replaces nobody from now on. */
   end(): void {
     this.#isEnding = true;
-    for (const timer of this.#timers) clearTimeout(timer);
+    for (const timer of this.#timers) timer.cancel();
     this.wake();
   }
 
@@ -246,7 +247,7 @@ export class Supervisor {
   }
 
   #fill(slot: number, delay: number): void {
-    const timer = setTimeout(async () => {
+    const timer = new Timer(delay, async () => {
       this.#timers.delete(timer);
       // A reload was faster, before or after.
       if (this.#slots[slot] !== undefined) return;
@@ -259,7 +260,7 @@ export class Supervisor {
       } catch (error) {
         if (!this.#isEnding && this.#slots[slot] === undefined) this.#replace(slot, { hasServed: false, since }, error);
       }
-    }, delay);
+    });
     this.#timers.add(timer);
   }
 }
