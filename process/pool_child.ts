@@ -36,8 +36,12 @@ export class PoolChild {
   state: "starting" | "serving" | "draining" | "ended" = "starting";
   /** Connections that were handed over, or that it has accepted. */
   total = 0;
+  /** It was told how it gets its connections. */
+  hasStarted = false;
   /** Why it has ended, if nobody asked for that. */
   failure: Error | undefined;
+  /** The signal that has ended it. */
+  signal: Deno.Signal | undefined;
   #opened = 0;
   #finished = 0;
   readonly #events: PoolChildEvents;
@@ -45,6 +49,7 @@ export class PoolChild {
   readonly #stopped = Promise.withResolvers<void>();
   readonly #timer: Timer;
   #timedOut: Error | undefined;
+  #isKilled = false;
 
   constructor(
     slot: number,
@@ -100,7 +105,9 @@ export class PoolChild {
   /** Says how it gets its connections; the listeners are given away. */
   async start(settings: Start, listeners: readonly MovableSocket[]): Promise<void> {
     await this.#post(settings, listeners);
-    if (this.state === "starting") this.state = "serving";
+    if (this.state !== "starting") return;
+    this.state = "serving";
+    this.hasStarted = true;
   }
 
   /**
@@ -122,12 +129,13 @@ export class PoolChild {
   async drain(grace: number): Promise<void> {
     if (this.state !== "draining") this.#post({ do: "drain" }).catch(() => {});
     this.state = "draining";
-    const timer = new Timer(grace, () => this.child.kill());
+    const timer = new Timer(grace, () => this.kill());
     await this.child.closed;
     timer.cancel();
   }
 
   kill(): void {
+    this.#isKilled = true;
     this.child.kill();
   }
 
@@ -164,9 +172,10 @@ export class PoolChild {
 
   #end(status: ChildStatus): void {
     this.#timer.cancel();
-    const wasAsked = this.state === "draining";
+    const wasAsked = this.state === "draining" || this.#isKilled;
     const early = this.state === "starting" ? " before it called serve()" : "";
     this.state = "ended";
+    this.signal = status.signal;
     const how = status.signal !== undefined ? `by ${status.signal}` : `with code ${status.code}`;
     const error = this.#timedOut ??
       new Error(

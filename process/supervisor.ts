@@ -2,6 +2,7 @@
 
 import { Timer } from "../internal/timer.ts";
 import type { TcpListener } from "../tcp/tcp_listener.ts";
+import { nextStart, reportDeath } from "./death_notice.ts";
 import { PoolChild } from "./pool_child.ts";
 import { duplicate } from "./pool_listeners.ts";
 import type { PoolSettings } from "./pool_options.ts";
@@ -21,6 +22,8 @@ export class Supervisor {
   /** Those that have no slot yet or no more, and those of one connection each. */
   readonly #others = new Set<PoolChild>();
   readonly #timers = new Set<Timer>();
+  /** Which child an error is about. */
+  readonly #dead = new WeakMap<Error, PoolChild>();
   #changed = Promise.withResolvers<void>();
   #isEnding = false;
 
@@ -125,12 +128,14 @@ export class Supervisor {
   }
 
   /**
-   * A child has failed.
+   * A child has failed, which standard error is told.
    *
    * @returns Milliseconds to wait before the next one; `undefined` if the pool has given up.
    */
   fail(slot: number, failed: Life, error: unknown): number | undefined {
     const delay = this.#restarts.fail(slot, failed, this.all.filter(({ isServing }) => isServing));
+    const dead = error instanceof Error ? this.#dead.get(error) : undefined;
+    reportDeath(dead, error, delay === undefined ? "the pool gives up" : nextStart(delay));
     if (delay !== undefined) return delay;
     const message = error instanceof Error ? error.message : String(error);
     const failures = this.#restarts.failures(slot);
@@ -231,11 +236,15 @@ export class Supervisor {
 
   #ended(child: PoolChild): void {
     const { slot, failure } = child;
+    if (failure !== undefined) this.#dead.set(failure, child);
+    const wasAlone = this.#settings.per === "connection" && this.#others.has(child) && child.hasStarted;
     this.#others.delete(child);
     const wasCurrent = this.#slots[slot] === child;
     if (wasCurrent) this.#slots[slot] = undefined;
     this.wake();
-    if (this.#isEnding || !wasCurrent) return;
+    if (this.#isEnding) return;
+    if (wasAlone && failure !== undefined) reportDeath(child, failure, "the next connection gets another one");
+    if (!wasCurrent) return;
     this.#look(child);
     this.#replace(slot, child, failure);
   }
