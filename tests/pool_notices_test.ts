@@ -1,6 +1,6 @@
 /** What a pool says on standard error about children that end. */
 
-import { Pool, type PoolOptions } from "@c10k/sockets/process";
+import type { Pool, PoolOptions } from "@c10k/sockets/process";
 import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { nextStart } from "../process/death_notice.ts";
