@@ -99,7 +99,7 @@ export class PoolChild {
   /** Throws if connections of these listeners cannot be given to it: a thread may lack the permission to use them. */
   check(listeners: readonly MovableSocket[]): void {
     const native = listeners.filter(({ engine }) => engine === "native");
-    this.child.link.transport?.check({ type: "pool" }, native);
+    this.child.link.transport?.check(native);
   }
 
   /** Says how it gets its connections; the listeners are given away. */

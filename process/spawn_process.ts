@@ -21,7 +21,7 @@ import { dieWithParentModule } from "./die_with_parent.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { childName, moduleUrl, PARENT_VARIABLE } from "./names.ts";
 import { refuseToServe } from "./pool_protocol.ts";
-import { ProcessTransport } from "./process_transport.ts";
+import { ProcessTransport, sealForProcess } from "./process_transport.ts";
 import { cString, UnixListener, type UnixSocket } from "./unix_socket.ts";
 
 /** {@linkcode Child} as a process. */
@@ -45,7 +45,7 @@ export class ProcessChild implements Child {
       throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");
     }
     const flags = permissionFlags(checkPermissions(options.permissions), action);
-    this.link = new Link(this.name);
+    this.link = new Link(this.name, sealForProcess);
     const control = new ControlSocket(action);
     try {
       this.#child = new Deno.Command(Deno.execPath(), {

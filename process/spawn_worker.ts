@@ -17,7 +17,7 @@ import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
-import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
+import { type Envelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
 import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
@@ -49,7 +49,7 @@ export class WorkerChild implements Child {
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
     this.name = childName(this.kind, this.id, url, options.name);
-    this.link = new Link(this.name);
+    this.link = new Link(this.name, sealForThread);
     ({ promise: this.closed, resolve: this.#resolve } = Promise.withResolvers<ChildStatus>());
     this.#owner = engineSupport().engine === "native" ? newOwner() : 0n;
     const settings = {
