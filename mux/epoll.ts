@@ -84,6 +84,11 @@ export class EpollSelector implements Selector {
     return this.#count(libc.epoll_wait(this.#epoll.fd, this.#eventBytes, this.#maxEvents, wholeMilliseconds(timeout)));
   }
 
+  /** Its own descriptor, which is readable when there are events. */
+  get descriptor(): number {
+    return this.#epoll.fd;
+  }
+
   get finestWait(): number {
     return this.#fine ? 0.001 : 1;
   }

@@ -80,7 +80,7 @@ export class RuntimeSelector implements Selector {
       const entry = this.#line[this.#head++] as Entry;
       entry.queued = false;
       if (entry.silent || this.#entries[entry.fd] !== entry) continue;
-      const ready = entry.pollable.poll(entry.interest);
+      const ready = entry.pollable.poll(entry.interest) & reportable(entry.interest);
       if (ready === 0) continue;
       this.#events[count] = entry;
       this.#ready[count] = ready;
@@ -140,6 +140,14 @@ export class RuntimeSelector implements Selector {
     this.#line.push(entry);
     this.#end?.();
   }
+}
+
+/** What is reported for an interest: errors and the end of both sides always, as the kernel's backends have it. */
+function reportable(interest: number): number {
+  let bits = ReadyBit.ERROR | ReadyBit.WRITE_CLOSED | ReadyBit.READ_CLOSED;
+  if (interest & InterestBit.READABLE) bits |= ReadyBit.READABLE;
+  if (interest & InterestBit.WRITABLE) bits |= ReadyBit.WRITABLE;
+  return bits;
 }
 
 /** {@linkcode Wakeup} without a descriptor, within one thread. */
