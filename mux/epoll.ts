@@ -1,6 +1,7 @@
 /** epoll(7): the kernel keeps the list, and hands out what is ready. */
 
 import { Descriptor } from "../internal/descriptor.ts";
+import { ForeignMemory } from "../internal/foreign_memory.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { constants } from "node:os";
@@ -38,6 +39,8 @@ export class EpollSelector implements Selector {
   readonly #maxEvents: number;
   readonly #events: Int32Array<ArrayBuffer>;
   readonly #eventBytes: Uint8Array<ArrayBuffer>;
+  /** For waits elsewhere. */
+  readonly #memory = new ForeignMemory();
   readonly #change = new Int32Array(WORDS);
   readonly #changeBytes = new Uint8Array(this.#change.buffer);
   /** For waits of less than a millisecond. */
@@ -95,7 +98,12 @@ export class EpollSelector implements Selector {
 
   async selectElsewhere(timeout: number): Promise<number> {
     const { fd } = this.#epoll;
-    const n = await libc.epoll_wait_elsewhere(fd, this.#eventBytes, this.#maxEvents, wholeMilliseconds(timeout));
+    const address = this.#memory.lend(this.#eventBytes.length);
+    const n = await libc.epoll_wait_elsewhere(fd, address, this.#maxEvents, wholeMilliseconds(timeout));
+    if (n > 0) {
+      this.#memory.copyTo(n === this.#maxEvents ? this.#eventBytes : this.#eventBytes.subarray(0, n * WORDS * 4));
+    }
+    this.#memory.takeBack();
     // Its errno is another thread's: what is worse than EINTR is met here again.
     return n < 0 ? this.select(0) : n;
   }
@@ -114,6 +122,7 @@ export class EpollSelector implements Selector {
 
   close(): void {
     this.#epoll.close();
+    this.#memory.free();
   }
 
   #control(operation: number, fd: number, generation: number, interest: number): void {

@@ -9,6 +9,7 @@
  */
 
 import { constants } from "node:os";
+import { ForeignMemory } from "../internal/foreign_memory.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { EventList } from "./event_list.ts";
@@ -33,6 +34,7 @@ const SETS = [InterestBit.READABLE, InterestBit.WRITABLE, InterestBit.PRIORITY];
 /** The sets for reading, for writing, and for what is exceptional. */
 class Sets {
   readonly words = new Int32Array(3 * WORDS);
+  readonly bytes: Uint8Array<ArrayBuffer> = new Uint8Array(this.words.buffer);
   readonly read: Uint8Array<ArrayBuffer> = new Uint8Array(this.words.buffer, 0, WORDS * 4);
   readonly write: Uint8Array<ArrayBuffer> = new Uint8Array(this.words.buffer, WORDS * 4, WORDS * 4);
   readonly except: Uint8Array<ArrayBuffer> = new Uint8Array(this.words.buffer, WORDS * 8, WORDS * 4);
@@ -53,6 +55,8 @@ export class SelectSelector extends EventList implements Selector {
   readonly #interests = new Int32Array(FD_SETSIZE);
   /** Those that are not to be read. */
   readonly #trouble = new TroubleWatch();
+  /** For waits elsewhere. */
+  readonly #memory = new ForeignMemory();
   /** `struct timeval`, which the kernel overwrites too. */
   readonly #time = new BigInt64Array(2);
   readonly #timeBytes = new Uint8Array(this.#time.buffer);
@@ -121,7 +125,13 @@ export class SelectSelector extends EventList implements Selector {
     answer.words.set(this.#asked.words);
     this.#generationsElsewhere.set(this.#generations);
     const time = this.#timeout(timeout);
-    const n = await libc.select_elsewhere(this.#end, answer.read, answer.write, answer.except, time);
+    const read = this.#memory.lend(answer.bytes.length + this.#timeBytes.length);
+    const [write, except, end] = [1n, 2n, 3n].map((n) => read + n * BigInt(WORDS * 4)) as [bigint, bigint, bigint];
+    this.#memory.copyFrom(answer.bytes);
+    if (time !== null) this.#memory.copyFrom(time, answer.bytes.length);
+    const n = await libc.select_elsewhere(this.#end, read, write, except, time === null ? 0n : end);
+    if (n > 0) this.#memory.copyTo(answer.bytes);
+    this.#memory.takeBack();
     // Its errno is another thread's: what is worse than EINTR is met here again.
     return n < 0 ? this.select(0) : this.#collect(answer, this.#generationsElsewhere, n);
   }
@@ -131,6 +141,7 @@ export class SelectSelector extends EventList implements Selector {
     this.#asked.words.fill(0);
     this.#end = 0;
     this.#trouble.close();
+    this.#memory.free();
   }
 
   #write(fd: number, generation: number, interest: number): void {

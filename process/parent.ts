@@ -259,6 +259,8 @@ function joinProcess(): Port {
     socket.close();
     throw noParent();
   }
+  // A parent that finds it closed ends the child, which is about to end with an exit code.
+  socket.outlive();
   const port = new Port("process", () => transport.ref(false));
   const transport = new ProcessTransport(socket, port.link, () => {
     // The line is cut: the parent has ended.

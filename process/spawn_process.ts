@@ -6,6 +6,7 @@ import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscallError } from "../internal/syscall.ts";
 import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import {
   type Child,
@@ -22,6 +23,7 @@ import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./l
 import { childName, moduleUrl, PARENT_VARIABLE } from "./names.ts";
 import { refuseToServe } from "./pool_protocol.ts";
 import { ProcessTransport, sealForProcess } from "./process_transport.ts";
+import { awaitEnd } from "./posix_spawn.ts";
 import { cString, UnixListener, type UnixSocket } from "./unix_socket.ts";
 
 /** {@linkcode Child} as a process. */
@@ -70,9 +72,14 @@ export class ProcessChild implements Child {
       throw fromRuntimeError(error, action, "execve");
     }
     this.pid = this.#child.pid;
+    // It ends with this process; with a program that is run again in the same one, it is ended.
+    const forget = [
+      whenUnloaded(Unload.END, () => this.kill()),
+      whenUnloaded(Unload.AWAIT, () => awaitEnd(this.pid)),
+    ];
     this.closed = this.#run(control);
     // Whoever is interested awaits it.
-    this.closed.catch(() => {});
+    this.closed.catch(() => {}).finally(() => forget.forEach((take) => take()));
   }
 
   send(message: unknown, options?: SendOptions): Promise<void> {

@@ -3,6 +3,7 @@
 import { engineSupport } from "../internal/engine.ts";
 import { newOwner, WORKER_MARK } from "../internal/owner.ts";
 import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { checkDuration, checkOptions } from "../internal/validate.ts";
 import {
   type Child,
@@ -18,7 +19,7 @@ import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./l
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
 import { type Envelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
-import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts";
+import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
@@ -43,6 +44,8 @@ export class WorkerChild implements Child {
   /** Messages that have come. */
   #received = 0;
   #hasEnded = false;
+  /** Takes back what is to be done when this program is unloaded. */
+  readonly #forget: (() => void)[];
 
   constructor(module: string | URL, options: SpawnOptions) {
     checkOptions(options);
@@ -64,6 +67,10 @@ export class WorkerChild implements Child {
       if (this.#owner !== 0n) closeLeftOpen(this.#owner);
       throw error;
     }
+    this.#forget = [
+      whenUnloaded(Unload.END, () => this.#worker.terminate()),
+      whenUnloaded(Unload.AWAIT, () => this.#owner !== 0n && closeLeftOpenNow(this.#owner)),
+    ];
     this.#worker.onmessage = ({ data }) => this.#receive(data);
     this.#worker.onerror = (event) => {
       // Else the error would end this program, too.
@@ -132,6 +139,7 @@ export class WorkerChild implements Child {
     }
     this.#worker.terminate();
     this.#worker.onmessage = null;
+    for (const forget of this.#forget) forget();
     this.link.end();
     if (!isOver) closeLeftOpenLater(this.#owner);
     else if (this.#owner !== 0n) closeLeftOpen(this.#owner);

@@ -1,6 +1,7 @@
 /** The children of a pool: started, replaced when they fail, renewed, and ended. */
 
 import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import type { TcpListener } from "../tcp/tcp_listener.ts";
 import { nextStart, reportDeath } from "./death_notice.ts";
 import { PoolChild } from "./pool_child.ts";
@@ -26,6 +27,7 @@ export class Supervisor {
   readonly #dead = new WeakMap<Error, PoolChild>();
   #changed = Promise.withResolvers<void>();
   #isEnding = false;
+  readonly #forget: () => void;
 
   /** `gaveUp` is told once children have failed too often; nothing is replaced any more then. */
   constructor(
@@ -38,6 +40,7 @@ export class Supervisor {
     this.#restarts = restarts;
     this.#listeners = listeners;
     this.#gaveUp = gaveUp;
+    this.#forget = whenUnloaded(Unload.END, () => this.end());
   }
 
   /** Resolves when a child has come, has gone, or has told of its connections. */
@@ -148,6 +151,7 @@ export class Supervisor {
   /** Replaces nobody from now on. */
   end(): void {
     this.#isEnding = true;
+    this.#forget();
     for (const timer of this.#timers) timer.cancel();
     this.wake();
   }

@@ -7,6 +7,7 @@
 
 import { SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
 import { Link } from "./link.ts";
 import type { MovableSocket } from "./moving.ts";
@@ -117,6 +118,7 @@ export class ControlServer {
   readonly #listeners: () => MovableSocket[];
   readonly #drain: () => void;
   readonly #links = new Set<Link>();
+  readonly #forget: () => void;
   /** The one that takes over, until it has ended. */
   #successor: Link | undefined;
 
@@ -126,6 +128,7 @@ export class ControlServer {
     this.#drain = () => void drain();
     this.#listener = new UnixListener(path);
     this.#listener.ref(false);
+    this.#forget = whenUnloaded(Unload.END, () => this.close());
     this.#run();
   }
 
@@ -134,6 +137,7 @@ export class ControlServer {
   }
 
   close(): void {
+    this.#forget();
     // The path may be the successor's by now, and if not, it is taken from one that nobody serves.
     this.#listener.close(this.#successor !== undefined);
     // Who was told that this one drains has its answer first.
