@@ -10,9 +10,9 @@ import { type Incoming, Link, type MessagesOptions, type Packet, type SendOption
 import type { MovableSocket } from "./moving.ts";
 import { PARENT_VARIABLE } from "./names.ts";
 import { readVariable } from "./environment.ts";
-import { ProcessTransport } from "./process_transport.ts";
+import { ProcessTransport, sealForProcess } from "./process_transport.ts";
 import type { Hello } from "./spawn_worker.ts";
-import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
+import { type Envelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
 import { UnixSocket } from "./unix_socket.ts";
 
 /**
@@ -66,7 +66,7 @@ export interface ParentPort {
 /** {@linkcode ParentPort}, and what the library itself needs of it. */
 export class Port implements ParentPort {
   readonly kind: "worker" | "process";
-  readonly link: Link = new Link("the parent");
+  readonly link: Link;
   readonly #end: () => void;
   readonly #abort = new AbortController();
   readonly #work = new Set<Promise<unknown>>();
@@ -76,6 +76,7 @@ export class Port implements ParentPort {
 
   constructor(kind: "worker" | "process", end: () => void) {
     this.kind = kind;
+    this.link = new Link("the parent", kind === "worker" ? sealForThread : sealForProcess);
     this.#end = end;
     this.link.onPacket = (packet, sockets) => this.#take(packet, sockets);
   }
@@ -250,6 +251,8 @@ function joinProcess(): Port {
     socket.close();
     throw noParent();
   }
+  // A parent that finds it closed ends the child, which is about to end with an exit code.
+  socket.outlive();
   const port = new Port("process", () => transport.ref(false));
   const transport = new ProcessTransport(socket, port.link, () => {
     // The line is cut: the parent has ended.

@@ -60,6 +60,10 @@ export interface ChildStats {
  *
  * SIGTERM and SIGINT to this program close the pool, SIGHUP reloads it.
  *
+ * Each child that ends unasked gets one line on standard error: its kind, number and process, its exit code, signal or
+ * error, and when the next one starts. Nothing is written about a child that ends because of {@linkcode Pool.close},
+ * {@linkcode Pool.reload} or a SIGTERM.
+ *
  * A child whose handler never lets its event loop turn is not noticed: what it
  * has waits, and of what is handed over up to 128 connections more.
  *

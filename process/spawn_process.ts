@@ -6,6 +6,8 @@ import { constants } from "node:os";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscallError } from "../internal/syscall.ts";
+import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import {
   type Child,
@@ -21,7 +23,8 @@ import { dieWithParentModule } from "./die_with_parent.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { childName, moduleUrl, PARENT_VARIABLE } from "./names.ts";
 import { refuseToServe } from "./pool_protocol.ts";
-import { ProcessTransport } from "./process_transport.ts";
+import { ProcessTransport, sealForProcess } from "./process_transport.ts";
+import { awaitEnd } from "./posix_spawn.ts";
 import { cString, UnixListener, type UnixSocket } from "./unix_socket.ts";
 
 /** {@linkcode Child} as a process. */
@@ -45,7 +48,7 @@ export class ProcessChild implements Child {
       throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");
     }
     const flags = permissionFlags(checkPermissions(options.permissions), action);
-    this.link = new Link(this.name);
+    this.link = new Link(this.name, sealForProcess);
     const control = new ControlSocket(action);
     try {
       this.#child = new Deno.Command(Deno.execPath(), {
@@ -70,9 +73,14 @@ export class ProcessChild implements Child {
       throw fromRuntimeError(error, action, "execve");
     }
     this.pid = this.#child.pid;
+    // It ends with this process; with a program that is run again in the same one, it is ended.
+    const forget = [
+      whenUnloaded(Unload.END, () => this.kill()),
+      whenUnloaded(Unload.AWAIT, () => awaitEnd(this.pid)),
+    ];
     this.closed = this.#run(control);
     // Whoever is interested awaits it.
-    this.closed.catch(() => {});
+    this.closed.catch(() => {}).finally(() => forget.forEach((take) => take()));
   }
 
   send(message: unknown, options?: SendOptions): Promise<void> {
@@ -89,11 +97,11 @@ export class ProcessChild implements Child {
     this.#isEnding = true;
     if (this.link.transport === undefined) this.kill("SIGTERM");
     else this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 

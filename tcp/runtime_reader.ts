@@ -68,6 +68,7 @@ export class RuntimeReader {
     this.#direct = false;
     // Memory that was given back cannot be written to.
     const isMoved = codeOf(error) === "EFAULT";
+    this.#hasFailed ||= !isMoved;
     this.#reject(isMoved ? this.#movedError() : fromRuntimeError(error, `read from ${this.#name}`, "recv"));
     this.#pump();
     this.onChange?.();
@@ -78,6 +79,8 @@ export class RuntimeReader {
   #start = 0;
   #end = 0;
   #finished = false;
+  /** A read has failed, after which the connection is down on both sides. */
+  #hasFailed = false;
   /** A read-ahead's failure, kept for the next call. */
   #failure: Error | undefined;
   /** Size of the next chunk of a stream, in bytes. */
@@ -126,14 +129,23 @@ export class RuntimeReader {
     return n;
   }
 
-  /** What is ready, as bits of `ReadyBit`; if nothing is, a read begins that runs ahead. */
-  poll(): number {
+  /**
+   * What is ready, as bits of `ReadyBit`; if nothing is, a read begins that runs ahead. If it is `forTrouble`, reads go
+   * on as long as the buffer has room: nobody takes what arrives, and an error may be behind it.
+   */
+  poll(forTrouble = false): number {
     if (this.#waiting.first !== undefined) return 0;
-    if (this.#end > this.#start) return ReadyBit.READABLE;
+    const unread = this.#end - this.#start;
+    if (unread > 0 && !forTrouble) return ReadyBit.READABLE;
     if (this.#failure !== undefined) return ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
     if (this.#finished) return ReadyBit.READABLE | ReadyBit.READ_CLOSED;
-    if (!this.#busy) this.#readAhead(MIN_AHEAD);
-    return 0;
+    if (!this.#busy && unread < MIN_AHEAD) this.#readAhead(MIN_AHEAD);
+    return unread > 0 ? ReadyBit.READABLE : 0;
+  }
+
+  /** A read has failed, after which the connection is down on both sides. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
   }
 
   /** A caller waits. */
@@ -240,6 +252,7 @@ export class RuntimeReader {
       if (n === null) this.#finished = true;
       else this.#end += n;
     } catch (error) {
+      this.#hasFailed = true;
       if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${this.#name}`, "recv");
     } finally {
       this.#busy = this.#ahead = false;

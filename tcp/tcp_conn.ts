@@ -37,7 +37,10 @@ import type { TcpInfo } from "./tcp_info.ts";
  * ```
  */
 export interface WaitOptions {
-  /** Cancels the call: it rejects with the signal's reason, and nothing is lost. */
+  /**
+   * Cancels the call: it rejects with the signal's reason, and nothing is lost. `AbortSignal.timeout` of Deno aborts at
+   * once if it is asked for 2^31 ms (some 24 days) or more.
+   */
   signal?: AbortSignal;
 }
 

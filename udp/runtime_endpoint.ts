@@ -132,8 +132,10 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     let ready = 0;
     if (interest & InterestBit.READABLE && !this.#isAwaited) {
       if (this.#try(() => this.#transport.peek()) !== undefined) ready |= ReadyBit.READABLE;
-      if (this.#failure !== undefined) ready |= ReadyBit.READABLE | ReadyBit.ERROR;
+      if (this.#failure !== undefined) ready |= ReadyBit.READABLE;
     }
+    // The socket's own: of a peer that cannot be reached only a connected one is told, and there is none here.
+    if (this.#failure !== undefined) ready |= ReadyBit.ERROR;
     return interest & InterestBit.WRITABLE && this.#sending.hasRoom ? ready | ReadyBit.WRITABLE : ready;
   }
 
