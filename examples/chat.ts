@@ -111,6 +111,7 @@ const rooms = new Rooms();
 const buffer = new Uint8Array(BURST); // one for all: what is read is copied before the next is read
 const unsent = new Set<Client>(); // those with something new in #output
 let stopped: number | undefined;
+let isDrained = false;
 
 /** No descriptor is left: asked again at once, the listener would be ready still. */
 function pause(error: Error): void {
@@ -119,14 +120,18 @@ function pause(error: Error): void {
   setTimeout(() => stopped ?? listener.resume(), 100 * PAUSE);
 }
 
-function stop(): void {
+async function stop(): Promise<void> {
   // A task runner passes the same Ctrl-C on a second time.
   if (stopped !== undefined) return performance.now() - stopped > 500 ? mux.close() : undefined;
   stopped = performance.now();
-  listener.close();
+  setTimeout(() => mux.close(), GRACE);
+  listener.resume();
+  listener.drain(); // who is in the kernel's queue has connected, and is heard
+  for await (const conn of listener) rooms.welcome(new Client(conn));
+  await new Promise((resolve) => setTimeout(resolve, 20 * PAUSE)); // what they have said already
   rooms.clear();
   for (const { data } of mux.registrations()) data?.dismiss("* the server stops");
-  setTimeout(() => mux.close(), GRACE);
+  isDrained = true;
   mux.wake();
 }
 const signals = ["SIGINT", Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM"] as const;
@@ -144,6 +149,6 @@ for await (const events of mux) {
   }
   // At once, since line by line would be packet by packet.
   for (const client of unsent) client.serve(false, unsent.delete(client));
-  if (stopped !== undefined && mux.size === 0) break;
+  if (isDrained && mux.size === 0) break;
 }
 Deno.exit(0);

@@ -130,7 +130,7 @@ function stop(): void {
   // Sooner it is the same Ctrl-C, which a task runner passes on a second time.
   if (stopped !== undefined) return performance.now() - stopped > 500 ? cutAll() : undefined;
   stopped = performance.now();
-  listener.close();
+  listener.drain(); // who is in the kernel's queue has connected, and is served
   if (open.size > 0) console.log(`stopping: ${open.size} open, Ctrl-C again to cut`);
   setTimeout(cutAll, grace);
 }

@@ -119,9 +119,17 @@ export class PoolChild {
     if (this.state === "serving") this.#post({ do: "look" }).catch(() => {});
   }
 
-  /** Lets it finish, if it has not ended, and ends it after the grace, in milliseconds. */
-  async drain(grace: number): Promise<void> {
-    if (this.state !== "draining") this.#post({ do: "drain" }).catch(() => {});
+  /** Lets its handlers know that the pool closes; it takes connections still. */
+  finish(): void {
+    if (this.state === "serving") this.#post({ do: "finish" }).catch(() => {});
+  }
+
+  /**
+   * Lets it finish, if it has not ended, and ends it after the grace, in milliseconds; `last`: nobody else accepts from
+   * its listeners.
+   */
+  async drain(grace: number, last = false): Promise<void> {
+    if (this.state !== "draining") this.#post({ do: "drain", last }).catch(() => {});
     this.state = "draining";
     const timer = grace === Infinity ? undefined : setTimeout(() => this.child.kill(), grace);
     await this.child.closed;

@@ -35,7 +35,10 @@ export interface ServeContext {
   readonly number: number;
   /** The number of this child, as {@linkcode Pool.stats} has it. */
   readonly child: number;
-  /** Aborted when the pool drains: finish soon. */
+  /**
+   * Aborted when the pool drains: finish soon. For a connection that comes out of the accept queue at that time a second
+   * later, so that its first request can be answered.
+   */
   readonly signal: AbortSignal;
 }
 
@@ -87,6 +90,9 @@ export interface ServeOptions {
    */
   onError?: (error: unknown) => void;
 }
+
+/** How long a connection has that is accepted while the child drains, until its handler is asked to finish, in milliseconds. */
+const LATE = 1_000;
 
 /** How long counts may wait to be told, in milliseconds. */
 const COUNT_INTERVAL = 5;
@@ -150,6 +156,16 @@ class Acceptor {
     this.#listener = this.#driver = undefined;
   }
 
+  /** Takes all that is in the queue, when nobody else does, and closes the listener. */
+  async drain(): Promise<void> {
+    this.stop();
+    if (this.#fd < 0) return;
+    const listener = wrapListener(NativeListener.adopt(this.#fd));
+    this.#fd = -1;
+    listener.drain();
+    for await (const conn of listener) this.#take(conn);
+  }
+
   close(): void {
     this.stop();
     if (this.#fd >= 0) TcpListener.fromFd(this.#fd).close();
@@ -164,6 +180,10 @@ class Server {
   readonly #done = Promise.withResolvers<void>();
   readonly #abort = new AbortController();
   #acceptors: Acceptor[] = [];
+  /** Connections that were accepted when the child drained, and have no room yet. */
+  readonly #waiting: TcpConn[] = [];
+  /** Acceptors that have not emptied their queue yet. */
+  #emptying = 0;
   #settings: Start | undefined;
   #opened = 0;
   #closed = 0;
@@ -191,7 +211,7 @@ class Server {
           const why = "a listener was lost on the way, for want of descriptors or since it was shut down";
           return fail(new Error(`Cannot serve: ${why}`));
         }
-        this.#acceptors = sockets.map((listener) => new Acceptor(listener.detach(), (conn) => this.#open(conn)));
+        this.#acceptors = sockets.map((listener) => new Acceptor(listener.detach(), (conn) => this.#accepted(conn)));
         this.#accept();
         if (this.#isLeaving) this.#post({ is: "leaving" });
         break;
@@ -207,8 +227,11 @@ class Server {
         if (this.#draining) return;
         this.#accept(this.#look());
         break;
+      case "finish":
+        this.#askToFinish();
+        break;
       case "drain":
-        this.drain();
+        this.drain(body.last);
         break;
       case "refuse":
         this.#done.reject(new Error("Cannot serve: the parent is no Pool, take what it sends by parent().messages()"));
@@ -222,17 +245,30 @@ class Server {
     if (this.#settings !== undefined) this.#post({ is: "leaving" });
   }
 
-  drain(): void {
+  /** Takes no more connections; `last`: but those in the queue of its listeners, which nobody else accepts from. */
+  drain(last = false): void {
     if (this.#draining) return;
     this.#draining = true;
     for (const acceptor of this.#acceptors.splice(0)) {
+      if (last) {
+        this.#emptying++;
+        acceptor.drain().catch(fail).finally(() => {
+          this.#emptying--;
+          this.#finishIfDone();
+        });
+        continue;
+      }
       // What this child was woken for nobody else was.
       acceptor.look((inHand) => !this.#isAtLimit(inHand));
       acceptor.close();
     }
     this.#post({ is: "draining" });
-    this.#abort.abort(new Deno.errors.Interrupted("The pool drains"));
+    this.#askToFinish();
     this.#finishIfDone();
+  }
+
+  #askToFinish(): void {
+    this.#abort.abort(new Deno.errors.Interrupted("The pool drains"));
   }
 
   /** How many are accepted and not opened yet. */
@@ -252,6 +288,12 @@ class Server {
     for (const acceptor of this.#acceptors) acceptor.run(this.#settings?.shared ?? false).catch(fail);
   }
 
+  /** At its end a child takes what is in the queue, whatever room there is: the kernel would reset it. */
+  #accepted(conn: TcpConn): void {
+    if (this.#draining && this.#isAtLimit()) this.#waiting.push(conn);
+    else this.#open(conn);
+  }
+
   #open(conn: TcpConn): void {
     const number = ++this.#opened;
     this.#tellSoon();
@@ -260,7 +302,16 @@ class Server {
       for (const acceptor of this.#acceptors) acceptor.stop();
       this.#post({ is: "full" });
     }
-    this.#serve(conn, { number, child: this.#settings?.id ?? 0, signal: this.#abort.signal });
+    this.#serve(conn, { number, child: this.#settings?.id ?? 0, signal: this.#signal() });
+  }
+
+  /** What asks a handler to finish: of one that begins while the child drains a little later. */
+  #signal(): AbortSignal {
+    if (!this.#draining && !this.#abort.signal.aborted) return this.#abort.signal;
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(this.#abort.signal.reason), LATE);
+    Deno.unrefTimer(timer as unknown as number);
+    return late.signal;
   }
 
   async #serve(conn: TcpConn, context: ServeContext): Promise<void> {
@@ -280,12 +331,14 @@ class Server {
     this.#closed++;
     this.#tellSoon();
     if (this.#isFull) this.#accept();
+    const next = this.#waiting.shift();
+    if (next !== undefined) this.#open(next);
     this.#finishIfDone();
   }
 
   #finishIfDone(): void {
     const isLast = this.#settings?.once === true && this.#closed > 0;
-    if (!(this.#draining || isLast) || this.#opened > this.#closed) return;
+    if (!(this.#draining || isLast) || this.#opened > this.#closed || this.#emptying > 0) return;
     this.#tell();
     this.#post({ is: "drained" });
     this.#done.resolve();

@@ -133,6 +133,11 @@ export class ControlServer {
     this.#listener.publish();
   }
 
+  /** Another program has the listeners, and has not ended. */
+  get hasSuccessor(): boolean {
+    return this.#successor !== undefined;
+  }
+
   close(): void {
     // The path may be the successor's by now, and if not, it is taken from one that nobody serves.
     this.#listener.close(this.#successor !== undefined);

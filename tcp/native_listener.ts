@@ -130,13 +130,13 @@ export class NativeListener implements ListenerDriver, Source {
   }
 
   pause(): void {
-    if (this.#isOver) throw this.#closedError("pause");
+    if (this.#isClosed) throw this.#closedError("pause");
     this.#paused = this.#socket.isPaused = true;
     if (this.#draining === undefined) this.#stopBackoff();
   }
 
   resume(): void {
-    if (this.#isOver) throw this.#closedError("resume");
+    if (this.#isClosed) throw this.#closedError("resume");
     this.#paused = this.#socket.isPaused = false;
     this.#serve();
   }
@@ -174,6 +174,11 @@ export class NativeListener implements ListenerDriver, Source {
     this.#draining?.resolve();
     this.#stopBackoff();
     this.#wake();
+  }
+
+  /** Closed, and not drained: what is called when a connection ends, after the last one too, must not fail then. */
+  get #isClosed(): boolean {
+    return !this.#socket.isOpen && this.#draining === undefined;
   }
 
   /** There is no connection to hand out, and there will be none. */

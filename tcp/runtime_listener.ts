@@ -124,13 +124,13 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   }
 
   pause(): void {
-    if (this.#isOver) throw this.#closedError("pause");
+    if (this.#isClosed) throw this.#closedError("pause");
     this.#paused = true;
     this.#stopBackoff();
   }
 
   resume(): void {
-    if (this.#isOver) throw this.#closedError("resume");
+    if (this.#isClosed) throw this.#closedError("resume");
     this.#paused = false;
     this.#pump();
     this.#watchers.changed();
@@ -171,6 +171,11 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     this.#draining?.resolve();
     // Deno holds the port until an accept under way has ended; who awaits that may bind again.
     if (!this.#accepting) this.#wakeAll();
+  }
+
+  /** Closed, and not drained: what is called when a connection ends, after the last one too, must not fail then. */
+  get #isClosed(): boolean {
+    return this.#closed && this.#draining === undefined;
   }
 
   /** There is no connection to hand out, and there will be none. */

@@ -374,7 +374,8 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * method accepts all of them first, then closes the socket. `accept`, `tryAccept` and loops over the listener return
    * these connections; after the last one they fail, and loops end, as after `close()`. A listener that is paused keeps
    * them until {@linkcode TcpListener.resume}. A `Multiplexer` stops watching the listener: accept the rest
-   * with a loop over it. `close()` closes connections that no call has accepted.
+   * with a loop over it. `close()` closes connections that no call has accepted. `pause()` and `resume()` do not fail any
+   * more.
    *
    * On the native engine the queue is empty and the socket closed when the call returns, unless descriptors run out:
    * then the rest is accepted as descriptors are closed. A client whose handshake ends in the microseconds between the
