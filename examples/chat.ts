@@ -49,7 +49,6 @@ class Client implements Member {
   #output: Uint8Array[] = []; // what the kernel has not taken yet; readers share the lines
   #allowance = BURST; // bytes to read before the next pause
   #leaving = false; // gets what is in #output, and FIN
-
   constructor(readonly conn: TcpConn) {
     mux.register(conn, { readable: true }, this);
   }
@@ -110,12 +109,10 @@ const [mux, listener] = open();
 const rooms = new Rooms();
 const buffer = new Uint8Array(BURST); // one for all: what is read is copied before the next is read
 const unsent = new Set<Client>(); // those with something new in #output
-let stopped: number | undefined;
-let isDrained = false;
+let [stopped, isDrained]: [number | undefined, boolean] = [undefined, false];
 
-/** No descriptor is left: asked again at once, the listener would be ready still. */
 function pause(error: Error): void {
-  console.error(error.message);
+  console.error(error.message); // no descriptor is left: asked again at once, the listener would be ready still
   listener.pause();
   setTimeout(() => stopped ?? listener.resume(), 100 * PAUSE);
 }
@@ -125,8 +122,7 @@ async function stop(): Promise<void> {
   if (stopped !== undefined) return performance.now() - stopped > 500 ? mux.close() : undefined;
   stopped = performance.now();
   setTimeout(() => mux.close(), GRACE);
-  listener.resume();
-  listener.drain(); // who is in the kernel's queue has connected, and is heard
+  listener.resume(), listener.drain(); // who is in the kernel's queue has connected, and is heard
   for await (const conn of listener) rooms.welcome(new Client(conn));
   await new Promise((resolve) => setTimeout(resolve, 20 * PAUSE)); // what they have said already
   rooms.clear();
@@ -134,8 +130,9 @@ async function stop(): Promise<void> {
   isDrained = true;
   mux.wake();
 }
-const signals = ["SIGINT", Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM"] as const;
-for (const signal of signals) Deno.addSignalListener(signal, stop);
+for (const signal of ["SIGINT", Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM"] as const) {
+  Deno.addSignalListener(signal, stop);
+}
 
 mux.register(listener, { readable: true });
 const { hostname, port } = listener.addr;

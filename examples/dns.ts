@@ -43,10 +43,7 @@ const flags = parseArgs(Deno.args, {
   default: { host: "127.0.0.1", port: "5300", upstream: "9.9.9.9", timeout: "2000", cache: "10000" },
   unknown: (arg) => refuse(`Unknown argument "${arg}"`),
 });
-if (flags.help) {
-  console.log(USAGE);
-  Deno.exit(0);
-}
+if (flags.help) console.log(USAGE), Deno.exit(0);
 
 function integer(flag: "port" | "timeout" | "cache", least: number, most: number): number {
   const value = Number(flags[flag]);
@@ -120,7 +117,6 @@ async function serveTcp(listener: TcpListener): Promise<void> {
   }
   await Promise.all(open);
 }
-
 /** Answers one query after the other, until the client has no more. */
 async function converse(conn: TcpConn): Promise<void> {
   for (let isFirst = true;; isFirst = false) {
@@ -134,7 +130,6 @@ async function converse(conn: TcpConn): Promise<void> {
 }
 
 function stop(): void {
-  if (stopping.signal.aborted) return;
   stopping.abort();
   listener.drain(); // who is in the kernel's queue has connected, and is answered
   setTimeout(() => Deno.exit(0), GRACE);

@@ -15,6 +15,7 @@ import { type TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { parseArgs } from "@std/cli";
 import { Buffer } from "node:buffer";
 import { Client, type Hub } from "./kv/client.ts";
+import { describe, type Info } from "./kv/info.ts";
 import { Replies } from "./kv/replies.ts";
 import { Store } from "./kv/store.ts";
 
@@ -43,10 +44,7 @@ const flags = parseArgs(Deno.args, {
   default: { host: "127.0.0.1", port: "6380", backend: "auto", buffers: "1024" },
   unknown: (arg) => refuse(`Unknown argument "${arg}"`),
 });
-if (flags.help) {
-  console.log(USAGE);
-  Deno.exit(0);
-}
+if (flags.help) console.log(USAGE), Deno.exit(0);
 
 function open(): [Multiplexer<Client | undefined>, TcpListener] {
   try {
@@ -77,17 +75,9 @@ function mostHeld(): number {
 }
 
 /** What INFO tells. */
-function info(): ReturnType<Hub["service"]["info"]> {
-  const { port } = listener.addr;
-  const uptime = Math.floor((Date.now() - begun) / 1000);
-  const { rss, heapUsed } = Deno.memoryUsage();
-  return {
-    Server: { redis_version: "7.0.0", redis_mode: "standalone", tcp_port: port, uptime_in_seconds: uptime },
-    Clients: { connected_clients: mux.size - (mux.has(listener) ? 1 : 0) },
-    Memory: { used_memory: heapUsed, used_memory_rss: rss, client_buffers: hub.held },
-    Stats: { total_connections_received: connections },
-    ...(store.size > 0 ? { Keyspace: { db0: `keys=${store.size},expires=${store.expiring},avg_ttl=0` } } : {}),
-  };
+function info(): Info {
+  const clients = mux.size - (mux.has(listener) ? 1 : 0);
+  return describe(store, { port: listener.addr.port, begun, clients, connections, held: hub.held });
 }
 
 function accept(conn: TcpConn): void {
@@ -141,8 +131,7 @@ function rest(): void {
 const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
 for (const signal of signals) Deno.addSignalListener(signal, stop);
 
-watchListener();
-sweep();
+watchListener(), sweep();
 const { hostname, port } = listener.addr;
 console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
 console.log(`backend ${mux.backend}`);

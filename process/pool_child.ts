@@ -94,7 +94,8 @@ export class PoolChild {
 
   /** Throws if connections of these listeners cannot be given to it: a thread may lack the permission to use them. */
   check(listeners: readonly MovableSocket[]): void {
-    const native = listeners.filter(({ engine }) => engine === "native");
+    // One that drains is closed, and its connections still need children.
+    const native = listeners.filter(({ engine, fd }) => engine === "native" && fd !== undefined);
     this.child.link.transport?.check({ type: "pool" }, native);
   }
 

@@ -18,8 +18,13 @@ export interface RuntimeBindOptions extends HostPort {
 
 /** Connections that {@linkcode RuntimeListener.drain} accepts at most, while others keep connecting: Deno queues 511. */
 const MOST_DRAINED = 4_096;
-/** Milliseconds in which a connection of the queue comes to an accept: the runtime looks for I/O when it has nothing else to do. */
-const TURN = 5;
+/** And how long it does so, in milliseconds. */
+const LONGEST_DRAIN = 1_000;
+/**
+ * Milliseconds in which a connection of the queue comes to an accept: the runtime looks for I/O before a timer fires, and
+ * the result is here a turn later. Longer turns would never be without a client that connects every few milliseconds.
+ */
+const TURN = 2;
 /** Turns in a row without a connection, after which the queue is taken to be empty. */
 const QUIET_TURNS = 2;
 
@@ -194,6 +199,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   async #empty(): Promise<void> {
     this.#pump();
     this.#updateRef();
+    const latest = performance.now() + LONGEST_DRAIN;
     for (let quiet = 0; quiet < QUIET_TURNS && this.#left > 0 && this.#listening;) {
       const before = this.#left;
       await new Promise<void>((resolve) => {
@@ -202,6 +208,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
       });
       // A shortage is no empty queue.
       quiet = this.#left < before || this.#backoff.waiting ? 0 : quiet + 1;
+      if (performance.now() > latest && !this.#backoff.waiting) break;
     }
     this.#closeListener();
     if (!this.#accepting) this.#ended();

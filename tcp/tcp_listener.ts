@@ -379,7 +379,8 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    *
    * On the native engine the queue is empty and the socket closed when the call returns, unless descriptors run out:
    * then the rest is accepted as descriptors are closed. A client whose handshake ends in the microseconds between the
-   * last accept4(2) and close(2) is reset. The runtime engine takes some 10 ms to see that no more connections come.
+   * last accept4(2) and close(2) is reset. The runtime engine takes some milliseconds to see that no more
+   * connections come, and a second at most while clients keep connecting.
    * Clients whose handshake is under way on the network at the end are reset on both.
    *
    * @returns A promise that resolves once the socket is closed, and never rejects. If the listener is closed already,

@@ -9,7 +9,7 @@ import { decode, encode, ENGINES, ServerProcess } from "./_util.ts";
 
 const CLIENTS = 30;
 /** Where each has a thread or process of its own, which takes its time to start. */
-const FEW = 6;
+const FEW = 10;
 const NET = "--allow-net";
 const FFI = "--allow-ffi";
 
@@ -64,7 +64,7 @@ function casesOf(engine: string, { upstream, server }: { upstream: string; serve
     { example: "echo", flags: net },
     { example: "echo", flags: net, args: ["--model", "iterative"] },
     { example: "echo", flags, args: ["--model", "worker", "--size", "2"] },
-    { example: "echo", flags, args: ["--model", "worker-per-connection", "--size", "3"], few: true },
+    { example: "echo", flags, args: ["--model", "worker-per-connection", "--size", "4"], few: true },
     { example: "proxy", flags: net, args: [server] },
     { example: "workers", flags, args: ["--threads", "2"] },
     { example: "inetd", flags: [...net, "--allow-run"], args: ["--max", "10"] },
@@ -89,7 +89,7 @@ function casesOf(engine: string, { upstream, server }: { upstream: string; serve
     ...balances.map((balance) => (
       { example: "processes", flags: processes, args: ["--size", "2", "--balance", balance] }
     )),
-    { example: "processes", flags: processes, args: ["--size", "3", "--per", "connection"], few: true },
+    { example: "processes", flags: processes, args: ["--size", "4", "--per", "connection"], few: true },
   ];
 }
 

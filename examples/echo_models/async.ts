@@ -53,7 +53,7 @@ export function startAsync(listen: Listen, width: number): EchoServer {
     how: `${width === 1 ? "one connection at a time, " : ""}engine ${listener.engine}${why}`,
     open: () => open.size,
     // Who is in the kernel's queue has connected, and is served.
-    stop: () => void listener.drain(),
+    stop: () => listener.drain(),
     finished: accept(),
   };
 }
