@@ -130,9 +130,8 @@ async function stop(): Promise<void> {
   isDrained = true;
   mux.wake();
 }
-for (const signal of ["SIGINT", Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM"] as const) {
-  Deno.addSignalListener(signal, stop);
-}
+Deno.addSignalListener("SIGINT", stop);
+Deno.addSignalListener(Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM", stop);
 
 mux.register(listener, { readable: true });
 const { hostname, port } = listener.addr;
@@ -144,8 +143,7 @@ for await (const events of mux) {
     if (conn !== undefined) rooms.welcome(new Client(conn));
     client?.serve(readable || error, writable);
   }
-  // At once, since line by line would be packet by packet.
-  for (const client of unsent) client.serve(false, unsent.delete(client));
+  for (const client of unsent) client.serve(false, unsent.delete(client)); // many lines in a packet
   if (isDrained && mux.size === 0) break;
 }
 Deno.exit(0);

@@ -36,8 +36,8 @@ export interface ServeContext {
   /** The number of this child, as {@linkcode Pool.stats} has it. */
   readonly child: number;
   /**
-   * Aborted when the pool drains: finish soon. For a connection that comes out of the accept queue at that time a second
-   * later, so that its first request can be answered.
+   * Aborted when the pool drains: finish soon. A connection has a second at least from its beginning, so that its first
+   * request can be answered.
    */
   readonly signal: AbortSignal;
 }
@@ -91,8 +91,44 @@ export interface ServeOptions {
   onError?: (error: unknown) => void;
 }
 
-/** How long a connection has that is accepted while the child drains, until its handler is asked to finish, in milliseconds. */
-const LATE = 1_000;
+/** How long a connection is served before its handler is asked to finish, in milliseconds. */
+const FIRST_REQUEST = 1_000;
+
+/** What a handler has, which may never look at its signal. */
+class Context implements ServeContext {
+  readonly #since = performance.now();
+  #abort: AbortController | undefined;
+  #reason: Error | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(readonly number: number, readonly child: number) {}
+
+  get signal(): AbortSignal {
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController();
+      if (this.#reason !== undefined) this.#abortInTime(this.#reason);
+    }
+    return this.#abort.signal;
+  }
+
+  /** The child drains. */
+  finish(reason: Error): void {
+    if (this.#reason !== undefined) return;
+    this.#reason = reason;
+    if (this.#abort !== undefined) this.#abortInTime(reason);
+  }
+
+  /** The handler is done. */
+  end(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #abortInTime(reason: Error): void {
+    const rest = this.#since + FIRST_REQUEST - performance.now();
+    if (rest <= 0) this.#abort?.abort(reason);
+    else this.#timer = setTimeout(() => this.#abort?.abort(reason), rest);
+  }
+}
 
 /** How long counts may wait to be told, in milliseconds. */
 const COUNT_INTERVAL = 5;
@@ -178,7 +214,9 @@ class Server {
   readonly #handler: ServeHandler;
   readonly #onError: (error: unknown) => void;
   readonly #done = Promise.withResolvers<void>();
-  readonly #abort = new AbortController();
+  readonly #contexts = new Set<Context>();
+  /** Why handlers are to finish, once they are. */
+  #reason: Error | undefined;
   #acceptors: Acceptor[] = [];
   /** Connections that were accepted when the child drained, and have no room yet. */
   readonly #waiting: TcpConn[] = [];
@@ -268,7 +306,8 @@ class Server {
   }
 
   #askToFinish(): void {
-    this.#abort.abort(new Deno.errors.Interrupted("The pool drains"));
+    this.#reason ??= new Deno.errors.Interrupted("The pool drains");
+    for (const context of this.#contexts) context.finish(this.#reason);
   }
 
   /** How many are accepted and not opened yet. */
@@ -302,19 +341,13 @@ class Server {
       for (const acceptor of this.#acceptors) acceptor.stop();
       this.#post({ is: "full" });
     }
-    this.#serve(conn, { number, child: this.#settings?.id ?? 0, signal: this.#signal() });
+    const context = new Context(number, this.#settings?.id ?? 0);
+    this.#contexts.add(context);
+    if (this.#reason !== undefined) context.finish(this.#reason);
+    this.#serve(conn, context);
   }
 
-  /** What asks a handler to finish: of one that begins while the child drains a little later. */
-  #signal(): AbortSignal {
-    if (!this.#draining && !this.#abort.signal.aborted) return this.#abort.signal;
-    const late = new AbortController();
-    const timer = setTimeout(() => late.abort(this.#abort.signal.reason), LATE);
-    Deno.unrefTimer(timer as unknown as number);
-    return late.signal;
-  }
-
-  async #serve(conn: TcpConn, context: ServeContext): Promise<void> {
+  async #serve(conn: TcpConn, context: Context): Promise<void> {
     try {
       await this.#handler(conn, context);
       conn.close();
@@ -323,6 +356,8 @@ class Server {
       // A peer that is gone is no failure of the handler's.
       if (!isPeersFault(error)) this.#onError(error);
     } finally {
+      context.end();
+      this.#contexts.delete(context);
       this.#close();
     }
   }

@@ -1,5 +1,6 @@
 /** A listening socket on Deno's own operations. */
 
+import { setImmediate } from "node:timers";
 import { formatAddress, type HostPort } from "../internal/address.ts";
 import { acceptTrouble, Backoff } from "../internal/backoff.ts";
 import { needsNative } from "../internal/engine.ts";
@@ -21,12 +22,14 @@ const MOST_DRAINED = 4_096;
 /** And how long it does so, in milliseconds. */
 const LONGEST_DRAIN = 1_000;
 /**
- * Milliseconds in which a connection of the queue comes to an accept: the runtime looks for I/O before a timer fires, and
- * the result is here a turn later. Longer turns would never be without a client that connects every few milliseconds.
+ * A look at the queue: milliseconds in which the runtime may have nothing to do, and turns of a loop that is busy, in
+ * which the runtime (tokio) asks the kernel for news every 61st time only. Longer looks would never be without a client
+ * that connects every few milliseconds.
  */
-const TURN = 2;
-/** Turns in a row without a connection, after which the queue is taken to be empty. */
-const QUIET_TURNS = 2;
+const REST = 2;
+const TURNS_PER_LOOK = 61;
+/** Looks in a row without a connection, after which the queue is taken to be empty. */
+const QUIET_LOOKS = 2;
 
 /** {@linkcode ListenerDriver} over a `Deno.TcpListener`. */
 export class RuntimeListener implements ListenerDriver, Pollable {
@@ -200,18 +203,24 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     this.#pump();
     this.#updateRef();
     const latest = performance.now() + LONGEST_DRAIN;
-    for (let quiet = 0; quiet < QUIET_TURNS && this.#left > 0 && this.#listening;) {
+    for (let quiet = 0; quiet < QUIET_LOOKS && this.#left > 0 && this.#listening;) {
       const before = this.#left;
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, TURN);
-        if (!this.#wantsRef) Deno.unrefTimer(timer as unknown as number);
-      });
+      await this.#look();
       // A shortage is no empty queue.
       quiet = this.#left < before || this.#backoff.waiting ? 0 : quiet + 1;
       if (performance.now() > latest && !this.#backoff.waiting) break;
     }
     this.#closeListener();
     if (!this.#accepting) this.#ended();
+  }
+
+  /** Lets the runtime look for connections, and deliver them. */
+  async #look(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, REST);
+      if (!this.#wantsRef) Deno.unrefTimer(timer as unknown as number);
+    });
+    for (let i = 0; i < TURNS_PER_LOOK && this.#listening; i++) await new Promise((resolve) => setImmediate(resolve));
   }
 
   /** The drained listener is closed, and no accept is under way. */

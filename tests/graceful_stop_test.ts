@@ -2,14 +2,15 @@
 
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
-import { assertEquals, assertMatch } from "@std/assert";
+import { type Balance, Pool, type PoolOptions } from "@c10k/sockets/process";
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { deadline } from "@std/async";
 import { descendants } from "./_process.ts";
 import { decode, encode, ENGINES, ServerProcess } from "./_util.ts";
 
 const CLIENTS = 30;
 /** Where each has a thread or process of its own, which takes its time to start. */
-const FEW = 10;
+const FEW = 6;
 const NET = "--allow-net";
 const FFI = "--allow-ffi";
 
@@ -147,3 +148,68 @@ for (const engine of ENGINES) {
     },
   });
 }
+
+/** A child that answers one request, and that waits for it no longer than it is let. */
+const ASKED = `
+  import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+  await serve(async (conn, { signal }) => {
+    const p = new Uint8Array(100);
+    const n = await conn.read(p, { signal });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    await conn.writeAll(p.subarray(0, n ?? 0));
+  });
+`;
+
+/** Connects `count` clients with a request each. */
+async function askAll(port: number, count: number): Promise<() => Promise<string[]>> {
+  const asking = await Promise.all(Array.from({ length: count }, () => ask(port, { example: "", flags: [] })));
+  return () => Promise.all(asking.map((read) => deadline(read(), 30_000)));
+}
+
+const POOLS: readonly Partial<PoolOptions>[] = [
+  ...(ENGINES.includes("native") ? ["shared", "reuseport"] as const : []).map((balance) => ({ balance })),
+  ...["round-robin", "least-connections"].map((balance) => ({ balance: balance as Balance })),
+  { per: "connection", size: 3 },
+];
+
+for (const engine of ENGINES) {
+  for (const one of POOLS.filter(({ balance }) => engine === "native" || !/shared|reuseport/.test(balance ?? ""))) {
+    Deno.test(`[${engine}] Pool.close() serves all that are queued, with ${JSON.stringify(one)}`, async () => {
+      const module = `data:application/typescript,${encodeURIComponent(ASKED)}`;
+      const listen = { hostname: "127.0.0.1", port: 0, engine };
+      const common = { kind: "worker", module, size: 2, signals: false, grace: 20_000 } as const;
+      // Most of them find no room when the pool closes.
+      const pool = await Pool.start({ ...common, listen, maxConnections: 3, ...one });
+      const answers = await askAll(pool.addr.port, 12);
+      const closed = pool.close();
+      assertEquals(await answers(), Array(12).fill("hello\n"));
+      await closed;
+      await assertRejects(() => TcpConn.connect({ port: pool.addr.port }), Deno.errors.ConnectionRefused);
+    });
+  }
+}
+
+Deno.test({
+  name: "Pool.reload(), and another program that takes over, serve all that are queued",
+  ignore: !ENGINES.includes("native"),
+  async fn() {
+    const module = `data:application/typescript,${encodeURIComponent(ASKED)}`;
+    const folder = await Deno.makeTempDir();
+    const options = {
+      ...{ kind: "worker", module, size: 2, signals: false, maxConnections: 2 } as const,
+      listen: { hostname: "127.0.0.1", port: 0 },
+      control: `${folder}/control`,
+    };
+    const pool = await Pool.start(options);
+    const { port } = pool.addr;
+    let answers = await askAll(port, 12);
+    await pool.reload();
+    assertEquals(await answers(), Array(12).fill("hello\n"));
+    answers = await askAll(port, 12);
+    const next = await Pool.start(options);
+    await pool.closed;
+    assertEquals(await answers(), Array(12).fill("hello\n"));
+    await next.close();
+    await Deno.remove(folder, { recursive: true });
+  },
+});
