@@ -5,7 +5,7 @@
  *     deno task example:dns --upstream 9.9.9.9
  *     deno run --allow-net examples/dns.ts --port 5300 --upstream 127.0.0.1:53
  *
- * Ctrl-C or SIGTERM ends it.
+ * Ctrl-C or SIGTERM ends it, once what was asked before is answered.
  */
 
 import { type TcpConn, TcpListener } from "@c10k/sockets/tcp";
@@ -21,6 +21,8 @@ const USAGE =
 
 /** How long a connection may do nothing, in milliseconds. */
 const IDLE = 10_000;
+/** How long answers may take after a signal, in milliseconds. */
+const GRACE = 5_000;
 /** Connections that are served at a time; the kernel's queue holds others. */
 const MOST_CONNECTIONS = 100;
 /** Datagrams that are being answered; others are lost, and asked again. */
@@ -41,10 +43,7 @@ const flags = parseArgs(Deno.args, {
   default: { host: "127.0.0.1", port: "5300", upstream: "9.9.9.9", timeout: "2000", cache: "10000" },
   unknown: (arg) => refuse(`Unknown argument "${arg}"`),
 });
-if (flags.help) {
-  console.log(USAGE);
-  Deno.exit(0);
-}
+if (flags.help) console.log(USAGE), Deno.exit(0);
 
 function integer(flag: "port" | "timeout" | "cache", least: number, most: number): number {
   const value = Number(flags[flag]);
@@ -89,9 +88,11 @@ function bind(): [UdpEndpoint, TcpListener] {
   }
 }
 
+const stopping = new AbortController();
+let pending = 0;
+
 /** Answers datagrams as they come; slow answers hold up no others. */
 async function serveUdp(endpoint: UdpEndpoint): Promise<void> {
-  let pending = 0;
   for await (const [query, client] of endpoint) {
     if (pending >= MOST_DATAGRAMS) continue;
     pending++;
@@ -103,22 +104,24 @@ async function serveUdp(endpoint: UdpEndpoint): Promise<void> {
 }
 
 async function serveTcp(listener: TcpListener): Promise<void> {
-  let open = 0;
+  const open = new Set<Promise<void>>();
   for await (const conn of listener) {
-    if (++open >= MOST_CONNECTIONS) listener.pause();
-    converse(conn)
+    const done = converse(conn)
       .catch(() => {}) // it has gone, or did nothing for too long
       .finally(() => {
         conn.close();
-        if (open-- === MOST_CONNECTIONS) listener.resume();
+        open.delete(done);
+        listener.resume();
       });
+    if (open.add(done).size >= MOST_CONNECTIONS) listener.pause();
   }
+  await Promise.all(open);
 }
-
 /** Answers one query after the other, until the client has no more. */
 async function converse(conn: TcpConn): Promise<void> {
-  while (true) {
-    const query = await readMessage(conn, AbortSignal.timeout(IDLE));
+  for (let isFirst = true;; isFirst = false) {
+    const idle = AbortSignal.timeout(IDLE);
+    const query = await readMessage(conn, isFirst ? idle : AbortSignal.any([idle, stopping.signal]));
     if (query === undefined) return;
     const reply = await forwarder.reply(query, "tcp");
     if (reply === undefined) return;
@@ -126,12 +129,21 @@ async function converse(conn: TcpConn): Promise<void> {
   }
 }
 
+function stop(): void {
+  stopping.abort();
+  listener.drain(); // who is in the kernel's queue has connected, and is answered
+  setTimeout(() => Deno.exit(0), GRACE);
+}
+
 const [endpoint, listener] = bind();
 const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
-for (const signal of signals) Deno.addSignalListener(signal, () => Deno.exit(0));
+for (const signal of signals) Deno.addSignalListener(signal, stop);
 
 const { hostname, port } = listener.addr;
 console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
 console.log(`engine ${endpoint.engine}, upstream ${upstream.address.hostname} port ${upstream.address.port}`);
 console.log(`try it: dig @${hostname} -p ${port} deno.com`);
-await Promise.all([serveUdp(endpoint), serveTcp(listener)]);
+serveUdp(endpoint);
+await serveTcp(listener);
+do await new Promise((resolve) => setTimeout(resolve, 10)); while (pending > 0);
+Deno.exit(0);

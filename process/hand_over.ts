@@ -20,6 +20,7 @@ export class HandOver {
   readonly #giving = new Set<Promise<void>>();
   /** Resolves when {@linkcode HandOver.stop} waits no longer. */
   readonly #late = Promise.withResolvers<void>();
+  #isLate = false;
   #timer: Timer | undefined;
   #listeners: readonly TcpListener[] = [];
   #next = 0;
@@ -38,15 +39,19 @@ export class HandOver {
     for (const listener of listeners) this.#keep(this.#run(listener));
   }
 
-  /** Accepts no more; who was accepted, or could have been, is served, if that is possible within the grace. */
-  async stop(grace: number): Promise<void> {
+  /**
+   * Accepts no more; who was accepted is served, if that is possible within the grace. `last`: no other program accepts
+   * from the listeners, and who has connected is served, too.
+   */
+  async stop(grace: number, last: boolean): Promise<void> {
     this.#accepting.abort();
     this.#children.wake();
     this.hurry(grace);
-    await Promise.race([Promise.all(this.#giving), this.#late.promise]);
+    if (last) { for (const listener of this.#listeners) this.#keep(this.#drain(listener)); }
+    // Each that is accepted now adds to them.
+    while (this.#giving.size > 0 && !this.#isLate) await Promise.race([Promise.all(this.#giving), this.#late.promise]);
     this.#timer?.cancel();
     this.#late.resolve();
-    if (this.#settings.per === "pool") { for (const listener of this.#listeners) this.#giveRest(listener); }
   }
 
   /** Makes the end of {@linkcode HandOver.stop} come sooner. */
@@ -54,6 +59,7 @@ export class HandOver {
     this.#timer?.cancel();
     this.#timer = new Timer(grace, () => this.#late.resolve());
     await this.#late.promise;
+    this.#isLate = true;
     this.#timer.cancel();
   }
 
@@ -143,15 +149,16 @@ export class HandOver {
     }
   }
 
-  /** What the kernel has finished handshakes with already is served, too. */
-  #giveRest(listener: TcpListener): void {
-    try {
-      while (this.#hasRoom) {
-        const conn = listener.tryAccept();
-        if (conn === undefined) return;
-        if (!this.#tryGive(conn)) conn.close();
-      }
-    } catch { /* closed or shut down by somebody else, or no descriptors are left: nothing more can be accepted */ }
+  /** Serves what the kernel has finished handshakes with already, as there is room for it. */
+  async #drain(listener: TcpListener): Promise<void> {
+    listener.drain();
+    for await (const conn of listener) {
+      if (!this.#hasRoom) this.#children.finish();
+      while (!this.#hasRoom && !this.#isLate) await Promise.race([this.#children.changed, this.#late.promise]);
+      if (this.#isLate) conn.close();
+      else if (this.#settings.per === "connection") this.#keep(this.#giveAlone(conn));
+      else await this.#give(conn);
+    }
   }
 
   /** What is to be done before the pool closes. */

@@ -98,7 +98,8 @@ export class PoolChild {
 
   /** Throws if connections of these listeners cannot be given to it: a thread may lack the permission to use them. */
   check(listeners: readonly MovableSocket[]): void {
-    const native = listeners.filter(({ engine }) => engine === "native");
+    // One that drains is closed, and its connections still need children.
+    const native = listeners.filter(({ engine, fd }) => engine === "native" && fd !== undefined);
     this.child.link.transport?.check(native);
   }
 
@@ -125,9 +126,17 @@ export class PoolChild {
     if (this.state === "serving") this.#post({ do: "look" }).catch(() => {});
   }
 
-  /** Lets it finish, if it has not ended, and ends it after the grace, in milliseconds. */
-  async drain(grace: number): Promise<void> {
-    if (this.state !== "draining") this.#post({ do: "drain" }).catch(() => {});
+  /** Lets its handlers know that the pool closes; it takes connections still. */
+  finish(): void {
+    if (this.state === "serving") this.#post({ do: "finish" }).catch(() => {});
+  }
+
+  /**
+   * Lets it finish, if it has not ended, and ends it after the grace, in milliseconds; `last`: nobody else accepts from
+   * its listeners.
+   */
+  async drain(grace: number, last = false): Promise<void> {
+    if (this.state !== "draining") this.#post({ do: "drain", last }).catch(() => {});
     this.state = "draining";
     const timer = new Timer(grace, () => this.kill());
     await this.child.closed;

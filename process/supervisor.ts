@@ -123,11 +123,16 @@ export class Supervisor {
     await Promise.all(old.map(({ stopped }) => stopped));
   }
 
-  /** Lets a child finish, and ends it after the grace. */
-  async drain(child: PoolChild, grace = this.#settings.grace): Promise<void> {
+  /** Lets a child finish, and ends it after the grace; `last`: nobody else accepts from its listeners. */
+  async drain(child: PoolChild, grace = this.#settings.grace, last = false): Promise<void> {
     if (child.state === "ended") return;
     this.#others.add(child);
-    await child.drain(grace);
+    await child.drain(grace, last);
+  }
+
+  /** Asks for the room that open connections take; the children go on taking others. */
+  finish(): void {
+    for (const child of this.all) child.finish();
   }
 
   /**
@@ -156,14 +161,14 @@ export class Supervisor {
     this.wake();
   }
 
-  /** Ends all children, which may finish their connections within the grace. */
-  async endAll(grace: number): Promise<void> {
+  /** Ends all children, which may finish their connections within the grace; `last`: no other program accepts. */
+  async endAll(grace: number, last: boolean): Promise<void> {
     this.end();
     const children = this.all;
     this.#slots.length = 0;
     await Promise.all(children.map(async (child) => {
       if (child.state === "starting") child.kill();
-      else this.drain(child, grace);
+      else this.drain(child, grace, last);
       await child.child.closed;
     }));
   }

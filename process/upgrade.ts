@@ -182,6 +182,11 @@ export class ControlServer {
     this.#run();
   }
 
+  /** Another program has the listeners, and has not ended. */
+  get hasSuccessor(): boolean {
+    return this.#successor !== undefined;
+  }
+
   close(): void {
     this.#forget();
     // The file may be the successor's by now, and if not, the next one finds that nobody serves it.
