@@ -9,7 +9,7 @@
  */
 
 import { type TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { UdpEndpoint } from "@c10k/sockets/udp";
+import { engineSupport, UdpEndpoint } from "@c10k/sockets/udp";
 import { parseArgs } from "@std/cli";
 import { Cache } from "./dns/cache.ts";
 import { Forwarder } from "./dns/forwarder.ts";
@@ -77,10 +77,12 @@ const forwarder = new Forwarder(upstream, new Cache(integer("cache", 0, 10_000_0
 /** The same port for both transports; which one the kernel picks for UDP may be taken for TCP. */
 function bind(): [UdpEndpoint, TcpListener] {
   const [hostname, port] = [String(flags.host), integer("port", 0, 65_535)];
+  // On all addresses each answer has to leave from the one that was asked: the client takes no other.
+  const packetInfo = /^(0\.0\.0\.0|::)$/.test(hostname) && engineSupport().engine === "native";
   for (let attempt = 1;; attempt++) {
     let endpoint: UdpEndpoint | undefined;
     try {
-      endpoint = UdpEndpoint.bind({ hostname, port });
+      endpoint = UdpEndpoint.bind({ hostname, port, packetInfo });
       return [endpoint, TcpListener.bind({ hostname, port: endpoint.addr.port })];
     } catch (error) {
       endpoint?.close();
@@ -91,12 +93,14 @@ function bind(): [UdpEndpoint, TcpListener] {
 
 /** Answers datagrams as they come; slow answers hold up no others. */
 async function serveUdp(endpoint: UdpEndpoint): Promise<void> {
+  const p = new Uint8Array(65_535);
   let pending = 0;
-  for await (const [query, client] of endpoint) {
+  while (true) {
+    const { data, address, localAddress } = await endpoint.recvFrom(p);
     if (pending >= MOST_DATAGRAMS) continue;
     pending++;
-    forwarder.reply(query, "udp")
-      .then((reply) => reply === undefined ? 0 : endpoint.sendTo(reply, client))
+    forwarder.reply(data.slice(), "udp")
+      .then((reply) => reply === undefined ? 0 : endpoint.sendTo(reply, address, { localAddress }))
       .catch(() => {}) // the client asks again
       .finally(() => pending--);
   }
