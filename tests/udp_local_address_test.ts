@@ -6,7 +6,7 @@ import { deadline } from "@std/async";
 import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 import { familyOf, PacketInfo, writeLocal } from "../udp/packet_info.ts";
 import { LOCAL, native, nativeTest, Two } from "./_udp.ts";
-import { clientTest, decode, encode, ENGINES, resolvedTo, runDeno, withoutLeaks } from "./_util.ts";
+import { clientTest, decode, encode, ENGINES, resolvedTo, runDeno, ServerProcess, withoutLeaks } from "./_util.ts";
 import { namespaceTest } from "./_namespace.ts";
 
 const OTHER = "127.0.0.2";
@@ -356,6 +356,40 @@ for (
     },
   );
 }
+
+for (const args of [[], ["--backend", "epoll"]]) {
+  nativeTest(
+    `examples/udp_echo.ts ${args.join(" ")} on 0.0.0.0 and :: answers from the address that was asked`,
+    async () => {
+      for (const host of ["0.0.0.0", "::"]) {
+        const flags = ["--allow-net", "--allow-ffi", "examples/udp_echo.ts", "--host", host, "--port", "0", ...args];
+        await using server = await ServerProcess.start(flags);
+        using client = UdpEndpoint.bind({ hostname: LOCAL });
+        client.connect({ hostname: OTHER, port: server.port });
+        await client.send(encode("echo"));
+        assertEquals(await hear(client), "echo");
+      }
+    },
+  );
+}
+
+clientTest(["dig"], "examples/dns.ts on 0.0.0.0 answers dig from the address that dig has asked", async () => {
+  if (!native) return;
+  using upstream = UdpEndpoint.bind({ hostname: LOCAL });
+  const answering = (async () => {
+    const { data, address } = await upstream.recvFrom(p);
+    data[2] = 0x81; // an answer
+    data[3] = 0x83; // there is no such name
+    await upstream.sendTo(data, address);
+  })();
+  const to = `${LOCAL}:${upstream.addr.port}`;
+  const flags = ["--allow-net", "--allow-ffi", "examples/dns.ts", "--host", "0.0.0.0", "--port", "0", "--upstream", to];
+  await using server = await ServerProcess.start(flags);
+  const args = [`@${OTHER}`, "-p", `${server.port}`, "+tries=1", "+timeout=10", "+noedns", "nosuch.test", "A"];
+  const { stdout } = await new Deno.Command("dig", { args, env: { HOME: "/nonexistent" } }).output();
+  assertMatch(decode(stdout), /status: NXDOMAIN[^]*SERVER: 127\.0\.0\.2#/);
+  await answering;
+});
 
 namespaceTest(
   "multicast, broadcast and link-local datagrams tell whom they were sent to, and where to answer from",

@@ -238,7 +238,15 @@ export class RuntimeSending implements Sender {
   #problem(size: number, to: HostPort): Error | undefined {
     if (to.hostname === this.#reachable && size <= LARGEST_OVER_IPV4) return undefined;
     const reason = certainReason(size, to, this);
-    if (reason !== undefined) return this.#error(reason, to);
+    if (reason !== undefined) {
+      try {
+        // Not what would happen there is told of where the program may not send to.
+        requireNet(to, this.#sending(to));
+        return this.#error(reason, to);
+      } catch (refusal) {
+        return refusal as Error;
+      }
+    }
     if (hostKind(to.hostname) !== "name") this.#reachable = to.hostname;
     return undefined;
   }
