@@ -48,6 +48,7 @@ async function launch(
     const [stdin, stdout] = [descriptors.file("/dev/null"), descriptors.file(output, "write")];
     const pid = spawn({
       command: "sh",
+      file: "/bin/sh",
       // The shell becomes Deno, so that it has the number that is said.
       args: [
         "-c",
