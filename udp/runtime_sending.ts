@@ -240,7 +240,7 @@ export class RuntimeSending implements Sender {
     const reason = certainReason(size, to, this);
     if (reason !== undefined) {
       try {
-        // Not what would happen there is told of where the program may not send to.
+        // Without the permission for the destination the program learns nothing else about it.
         requireNet(to, this.#sending(to));
         return this.#error(reason, to);
       } catch (refusal) {
