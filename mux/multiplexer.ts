@@ -189,15 +189,19 @@ interface Registration<T> {
  * const p = new Uint8Array(16 * 1024);
  * let served = false;
  * while (!served) {
- *   for (const { data: conn } of await mux.wait()) {
- *     if (conn === undefined) {
- *       const conn = listener.tryAccept();
- *       if (conn !== undefined) mux.register(conn, { readable: true }, conn);
- *     } else {
- *       const n = conn.tryRead(p);
- *       if (typeof n === "number") conn.tryWrite(p.subarray(0, n)); // a real one keeps what did not fit
+ *   for (const { data } of await mux.wait()) {
+ *     const conn = data ?? listener.tryAccept();
+ *     try {
+ *       if (data === undefined) {
+ *         if (conn !== undefined) mux.register(conn, { readable: true }, conn);
+ *         continue;
+ *       }
+ *       const n = data.tryRead(p);
+ *       if (typeof n === "number") data.tryWrite(p.subarray(0, n)); // examples/mux_echo.ts keeps what did not fit
  *       if (n !== undefined) served = true;
- *       if (n === null) conn.close();
+ *       if (n === null) data.close();
+ *     } catch {
+ *       conn?.close(); // its client has reset it: the others go on
  *     }
  *   }
  * }

@@ -263,7 +263,7 @@ function checkProcessOptions(options: ProcessOptions): void {
  * const source = `
  *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
  *   for await (const { sockets: [conn] } of parent().messages()) {
- *     await conn.writeAll(new TextEncoder().encode("from " + Deno.pid));
+ *     await conn.writeAll(new TextEncoder().encode("from " + Deno.pid)).catch(console.error);
  *     conn.close();
  *   }
  * `;

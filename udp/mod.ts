@@ -19,7 +19,7 @@
  * await client.sendTo(new TextEncoder().encode("ping"), server.addr);
  *
  * for await (const [data, address] of server) {
- *   await server.sendTo(data, address);
+ *   await server.sendTo(data, address).catch(console.error);
  *   break; // a real one goes on
  * }
  * console.log((await client.recvFrom(new Uint8Array(100))).size); // 4
