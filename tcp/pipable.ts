@@ -2,9 +2,9 @@
  * The stream objects of a connection: plain streams, except that a pipe between
  * two connections can lock them and pass the bytes beside them.
  *
- * Such a pipe refers to none of its streams: each of them learns how the pipe
- * has ended when the program uses it again. So the streams are collected while
- * the pipe goes on, unless the program holds them.
+ * Such a pipe refers to none of its streams: each of them is locked, and learns
+ * how the pipe has ended, when the program uses it again. So the streams are
+ * collected while the pipe goes on, unless the program holds them.
  */
 
 /** A pipe that passes bytes beside its streams. */
@@ -12,6 +12,9 @@ export interface DirectPipe {
   /** How it has ended, `undefined` until then: each stream has failed for a reason, or was closed. */
   end: { readonly readError?: unknown; readonly writeError?: unknown } | undefined;
 }
+
+const { getReader } = ReadableStream.prototype;
+const { getWriter } = WritableStream.prototype;
 
 let settleReadable: (stream: PipableReadable) => void;
 let settleWritable: (stream: PipableWritable) => void;
@@ -25,12 +28,14 @@ export class PipableReadable extends ReadableStream<Uint8Array<ArrayBuffer>> {
 
   static {
     settleReadable = (stream) => {
-      const end = stream.#pipe?.end;
+      if (stream.#pipe === undefined) return;
+      const { end } = stream.#pipe;
+      stream.#reader ??= getReader.call(stream) as ReadableStreamDefaultReader;
       if (end === undefined) return;
       stream.#pipe = undefined;
       if ("readError" in end) stream.#controller.error(end.readError);
       else stream.#controller.close();
-      stream.#reader?.releaseLock();
+      stream.#reader.releaseLock();
     };
   }
 
@@ -52,11 +57,9 @@ export class PipableReadable extends ReadableStream<Uint8Array<ArrayBuffer>> {
     return direct ?? super.pipeTo(destination, options);
   }
 
-  /** Locks the stream until the pipe has ended. */
-  static lock(stream: PipableReadable, pipe: DirectPipe): void {
-    stream.#reader = stream.getReader();
+  /** Lets the stream belong to a pipe until that has ended. */
+  static join(stream: PipableReadable, pipe: DirectPipe): void {
     stream.#pipe = pipe;
-    settleReadable(stream);
   }
 
   static fail(stream: PipableReadable, error: unknown): void {
@@ -74,12 +77,14 @@ export class PipableWritable extends WritableStream<Uint8Array<ArrayBufferLike>>
 
   static {
     settleWritable = (stream) => {
-      const end = stream.#pipe?.end;
+      if (stream.#pipe === undefined) return;
+      const { end } = stream.#pipe;
+      stream.#writer ??= getWriter.call(stream);
       if (end === undefined) return;
       stream.#pipe = undefined;
       if ("writeError" in end) stream.#controller.error(end.writeError);
-      else stream.#writer?.close().catch(() => {});
-      stream.#writer?.releaseLock();
+      else stream.#writer.close().catch(() => {});
+      stream.#writer.releaseLock();
     };
   }
 
@@ -115,11 +120,9 @@ export class PipableWritable extends WritableStream<Uint8Array<ArrayBufferLike>>
     return stream.#isUsed || stream.locked ? undefined : stream.#owner;
   }
 
-  /** Locks the stream until the pipe has ended. */
-  static lock(stream: PipableWritable, pipe: DirectPipe): void {
-    stream.#writer = stream.getWriter();
+  /** Lets the stream belong to a pipe until that has ended. */
+  static join(stream: PipableWritable, pipe: DirectPipe): void {
     stream.#pipe = pipe;
-    settleWritable(stream);
   }
 
   static fail(stream: PipableWritable, error: unknown): void {
@@ -127,7 +130,7 @@ export class PipableWritable extends WritableStream<Uint8Array<ArrayBufferLike>>
   }
 }
 
-/** Makes the members of a class of streams see how a pipe has ended before they do what the platform's do. */
+/** Makes members of a class of streams see what a pipe does before they do what the platform's do. */
 function settleFirst<T extends object>(prototype: T, names: readonly PropertyKey[], settle: (stream: T) => void): void {
   for (const name of names) {
     const member = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(prototype), name) as PropertyDescriptor;

@@ -49,7 +49,7 @@ export class ConnStreams {
         pull: (controller) => this.#pull(controller),
         cancel: () => this.#cancel(),
       }, (from, to) => this.#beginPipe(from, to));
-      if (this.#pipeOut !== undefined) PipableReadable.lock(this.#readable, this.#pipeOut);
+      if (this.#pipeOut !== undefined) PipableReadable.join(this.#readable, this.#pipeOut);
     }
     return this.#readable;
   }
@@ -61,7 +61,7 @@ export class ConnStreams {
         close: () => this.#attempt(() => this.#endWrite()),
         abort: () => this.#conn.close(),
       }, this);
-      if (this.#pipeIn !== undefined) PipableWritable.lock(this.#writable, this.#pipeIn);
+      if (this.#pipeIn !== undefined) PipableWritable.join(this.#writable, this.#pipeIn);
     }
     return this.#writable;
   }
@@ -77,8 +77,8 @@ export class ConnStreams {
     const to = PipableWritable.ownerOfUnused(destination);
     if (!(to instanceof ConnStreams) || this.#isRead || to.#isWritten || to.#writeDone) return undefined;
     const pipe: DirectPipe = { end: undefined };
-    PipableReadable.lock(from, pipe);
-    PipableWritable.lock(destination as PipableWritable, pipe);
+    PipableReadable.join(from, pipe);
+    PipableWritable.join(destination as PipableWritable, pipe);
     this.#isRead = to.#isWritten = true;
     this.#pipeOut = to.#pipeIn = pipe;
     this.#readable = to.#writable = undefined;
@@ -108,6 +108,8 @@ export class ConnStreams {
 
   async #pull(controller: ReadableByteStreamController): Promise<void> {
     this.#isRead = true;
+    // The platform's own consumers, such as Response, do not ask whether the stream is locked by a direct pipe.
+    if (this.#pipeOut !== undefined) throw new TypeError("The stream belongs to a pipe");
     const request = controller.byobRequest;
     const view = request?.view;
     try {
@@ -141,6 +143,7 @@ export class ConnStreams {
       // At once: the sink's own abort() waits for a write, which may never end.
       signal.addEventListener("abort", () => this.#conn.close());
     }
+    if (this.#pipeIn !== undefined) throw new TypeError("The stream belongs to a pipe");
     checkBytes(chunk, "chunk");
     await this.#conn.writeAll(chunk, undefined);
   }
