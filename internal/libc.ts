@@ -35,8 +35,7 @@ const SYMBOLS = {
   write: { parameters: [FD, "buffer", "u32"], result: "i32" },
   open: { parameters: ["buffer", "i32", "i32"], result: FD },
   fchmod: { parameters: [FD, "u32"], result: "i32" },
-  mkdtemp: { parameters: ["buffer"], result: "pointer" },
-  rmdir: { parameters: ["buffer"], result: "i32" },
+  pipe2: { parameters: ["buffer", "i32"], result: "i32" },
   unlink: { parameters: ["buffer"], result: "i32" },
   rename: { parameters: ["buffer", "buffer"], result: "i32" },
   /** As a way to getdents64(2), pidfd_open(2) and gettid(2), which not every glibc has a name for. */
@@ -45,6 +44,7 @@ const SYMBOLS = {
   getppid: { parameters: [], result: "i32" },
   getuid: { parameters: [], result: "u32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
+  sigaction: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
   waitid: { parameters: ["i32", "u32", "buffer", "i32"], result: "i32" },
   posix_spawnp: { parameters: ["buffer", "buffer", "buffer", "buffer", "buffer", "buffer"], result: "i32" },

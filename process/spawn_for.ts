@@ -5,13 +5,14 @@ import { syscall } from "../internal/syscall.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
-import { type Child, type ChildStatus, GRACE, newId, type ShutdownOptions } from "./child.ts";
-import { readEnvironment } from "./environment.ts";
+import { type Child, type ChildStatus, GRACE, LOST, newId, type ShutdownOptions } from "./child.ts";
+import { environmentWith, readEnvironment } from "./environment.ts";
 import type { Incoming } from "./link.ts";
 import { giveAway } from "./moving.ts";
-import { PARENT_VARIABLE } from "./names.ts";
 import { openNull, openPidfd, type Program, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
 import { ProgramEnd } from "./program_end.ts";
+import { requireRun } from "./run_permission.ts";
+import { keepChildStatus, lostStatus, lostStatusError } from "./sigchld.ts";
 
 // fcntl.h
 const F_GETFL = 3;
@@ -55,16 +56,19 @@ abstract class ProgramChild implements Child {
   readonly kind = "process";
   abstract readonly pid: number;
   abstract readonly closed: Promise<ChildStatus>;
-  readonly #command: string;
+  /** What errors call it. */
+  readonly command: string;
 
   constructor(command: string) {
-    this.#command = command;
+    this.command = command;
   }
 
   abstract kill(signal?: Deno.Signal): void;
+  abstract ref(): void;
+  abstract unref(): void;
 
   send(): Promise<void> {
-    const what = `send a message to ${this.#command}`;
+    const what = `send a message to ${this.command}`;
     return Promise.reject(notSupportedError(what, "it reads the connection, and nothing else"));
   }
 
@@ -105,15 +109,11 @@ class NativeProgram extends ProgramChild {
     const flags = syscall("fcntl", fd, F_GETFL, 0);
     syscall("fcntl", fd, F_SETFL, flags & ~O_NONBLOCK);
     try {
+      keepChildStatus();
       this.pid = spawn(program, [fd, fd, ...(error === undefined ? [] : [error.fd])]);
       this.#end = new ProgramEnd(openPidfd(this.pid), program.command);
       giveAway([conn]);
-      this.closed = this.#end.wait().then(({ code, signal }) => ({
-        success: code === 0,
-        code,
-        signal,
-        error: undefined,
-      }));
+      this.closed = this.#end.wait();
     } catch (error) {
       syscall("fcntl", fd, F_SETFL, flags);
       throw error instanceof SyscallError ? socketError(action, error) : error;
@@ -128,6 +128,14 @@ class NativeProgram extends ProgramChild {
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
+
+  ref(): void {
+    this.#end.ref(true);
+  }
+
+  unref(): void {
+    this.#end.ref(false);
+  }
 }
 
 /** The bytes go through this program, both ways. */
@@ -135,11 +143,13 @@ class RelayedProgram extends ProgramChild {
   readonly pid: number;
   readonly closed: Promise<ChildStatus>;
   readonly #child: Deno.ChildProcess;
+  readonly #conn: RuntimeConn;
   readonly #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
 
   constructor(driver: RuntimeConn, { command, args, cwd }: Program, options: SpawnForOptions, action: string) {
     super(command);
     driver.checkMove();
+    keepChildStatus();
     try {
       this.#child = new Deno.Command(command, {
         args: [...args],
@@ -154,24 +164,37 @@ class RelayedProgram extends ProgramChild {
     }
     this.pid = this.#child.pid;
     this.#output = this.#child.stdout.getReader();
-    this.closed = this.#relay(driver.move());
+    this.#conn = driver.move();
+    this.closed = this.#relay(this.#conn);
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
     try {
       this.#child.kill(signal);
     } catch (error) {
-      // It has ended already, or there is no such signal.
-      if (!(error instanceof TypeError) || signalNumber(signal) === undefined) throw error;
+      // There is no such signal.
+      if (signalNumber(signal) === undefined) throw error;
+      // It has ended already: TypeError, or ESRCH while SIGCHLD is ignored.
+      if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
     }
+  }
+
+  ref(): void {
+    this.#child.ref();
+    this.#conn.ref();
+  }
+
+  unref(): void {
+    this.#child.unref();
+    this.#conn.unref();
   }
 
   async #relay(conn: RuntimeConn): Promise<ChildStatus> {
     const input = this.#feed(conn);
     const output = this.#drain(conn);
-    const { success, code, signal } = await this.#child.status;
+    const status = await this.#status();
     // What it has started may write to the same pipe, and goes on with the connection, unless the end was forced.
-    if (signal === "SIGKILL") {
+    if (status.signal === "SIGKILL") {
       // Also of a peer that reads nothing.
       conn.close();
       await this.#output.cancel();
@@ -180,7 +203,17 @@ class RelayedProgram extends ProgramChild {
     // What it has not read nobody will.
     conn.close();
     await input;
-    return { success, code, signal: signal ?? undefined, error: undefined };
+    return status;
+  }
+
+  async #status(): Promise<ChildStatus> {
+    try {
+      const { success, code, signal } = await this.#child.status;
+      return { success, code, signal: signal ?? undefined, error: undefined };
+    } catch (error) {
+      if (!lostStatus(error)) throw error;
+      return { ...LOST, error: lostStatusError(this.command, error) };
+    }
   }
 
   async #feed(conn: RuntimeConn): Promise<void> {
@@ -211,11 +244,6 @@ class RelayedProgram extends ProgramChild {
   }
 }
 
-/** Variables with which a program runs other code than its own, as Deno has them. */
-function isLoaderVariable(variable: string): boolean {
-  return /^(LD_|DYLD_)[^=]*=./.test(variable);
-}
-
 /**
  * Which file a command is: relative paths are looked for in the program's own folder to be, not in this one's.
  *
@@ -234,23 +262,6 @@ function fileOf(
   throw new Deno.errors.NotCapable(
     `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
   );
-}
-
-/** A foreign call goes around `--allow-run`, so the library asks for the very program itself, and refuses as Deno does. */
-function requireRun(program: Omit<Program, "environment">, environment: readonly string[], action: string): void {
-  const wanted: Deno.RunPermissionDescriptor = { name: "run", command: fileOf(program, readEnvironment(), action) };
-  let { state } = Deno.permissions.querySync(wanted);
-  if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
-  if (state !== "granted") {
-    throw new Deno.errors.NotCapable(
-      `Cannot ${action}: requires run access to "${wanted.command}", run again with the --allow-run flag`,
-    );
-  }
-  const loader = environment.find(isLoaderVariable);
-  if (loader !== undefined && Deno.permissions.querySync({ name: "run" }).state !== "granted") {
-    const name = loader.slice(0, loader.indexOf("="));
-    throw new Deno.errors.NotCapable(`Cannot ${action}: requires --allow-run without a list, for ${name} is set`);
-  }
 }
 
 function isText(value: unknown): value is string {
@@ -274,15 +285,6 @@ function checkProgram(command: unknown, options: SpawnForOptions): { program: Om
     throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
   }
   return { program: { command, args, cwd } };
-}
-
-/** This program's variables with more of them. */
-function environmentWith(more: Record<string, string> = {}): string[] {
-  const kept = readEnvironment().filter((variable) => {
-    const name = variable.slice(0, variable.indexOf("="));
-    return name !== PARENT_VARIABLE && !Object.hasOwn(more, name);
-  });
-  return [...kept, ...Object.entries(more).map(([name, value]) => `${name}=${value}`)];
 }
 
 /**
@@ -338,6 +340,6 @@ export function spawnFor(conn: TcpConn, command: string, options: SpawnForOption
     return new RelayedProgram(driver, { ...program, environment: [] }, options, action);
   }
   const environment = environmentWith(options.env);
-  requireRun(program, environment, action);
+  requireRun(fileOf(program, readEnvironment(), action), environment, action);
   return new NativeProgram(conn, { ...program, environment }, options.stderr ?? "inherit", action);
 }

@@ -17,6 +17,7 @@ import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./l
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
 import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
+import { WorkerRef } from "./worker_ref.ts";
 import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
@@ -36,6 +37,7 @@ export class WorkerChild implements Child {
   readonly link: Link;
   readonly name: string;
   readonly #worker: Worker;
+  readonly #ref: WorkerRef;
   /** What it opens is known by, 0 where there are no descriptors. */
   readonly #owner: bigint;
   readonly #resolve: (status: ChildStatus) => void;
@@ -63,6 +65,7 @@ export class WorkerChild implements Child {
       if (this.#owner !== 0n) closeLeftOpen(this.#owner);
       throw error;
     }
+    this.#ref = new WorkerRef(this.#worker);
     this.#worker.onmessage = ({ data }) => this.#receive(data);
     this.#worker.onerror = (event) => {
       // Else the error would end this program, too.
@@ -98,6 +101,14 @@ export class WorkerChild implements Child {
   kill(): void {
     this.#worker.terminate();
     this.#end({ success: false, code: 128 + SIGKILL, signal: "SIGKILL", error: undefined });
+  }
+
+  ref(): void {
+    this.#ref.set(true, this.name);
+  }
+
+  unref(): void {
+    this.#ref.set(false, this.name);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
