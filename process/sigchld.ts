@@ -19,13 +19,13 @@ const SIG_IGN = 1n;
 const SA_NOCLDWAIT = 2;
 
 /**
- * Makes the kernel keep the status of children, before one is started. With
- * `--allow-ffi` by sigaction(2); without, `/proc` says whether that is
- * necessary, if it may be read.
+ * Makes the kernel keep the status of children, before one is started:
+ * sigaction(2). Without `--allow-ffi` nothing tells how the signal stands
+ * (`/proc/self/status` needs `--allow-all`), and a listener for it would change
+ * others: Deno then handles SIGHUP, which `nohup` had ignored.
  */
 export function keepChildStatus(): void {
   if (engineSupport().engine === "native") restoreDefault();
-  else if (isIgnored()) listenOnce();
 }
 
 /**
@@ -36,7 +36,7 @@ export function keepChildStatus(): void {
  */
 export function lostStatus(error: unknown): boolean {
   const isLost = codeOf(error) === "ECHILD";
-  if (isLost && Deno.build.os !== "windows") listenOnce();
+  if (isLost) listenOnce();
   return isLost;
 }
 
@@ -58,15 +58,6 @@ function restoreDefault(): void {
   if (ignores) action.setBigUint64(0, SIG_DFL, true);
   action.setInt32(FLAGS_AT, flags & ~SA_NOCLDWAIT, true);
   syscall("sigaction", SIGCHLD, bytes, null);
-}
-
-/** Whether `/proc` is known to say so. */
-function isIgnored(): boolean {
-  if (Deno.build.os !== "linux") return false;
-  const path = "/proc/self/status";
-  if (Deno.permissions.querySync({ name: "read", path }).state !== "granted") return false;
-  const ignored = /^SigIgn:\s*([0-9a-f]+)/m.exec(Deno.readTextFileSync(path))?.[1] ?? "0";
-  return (BigInt(`0x${ignored}`) >> BigInt(constants.signals.SIGCHLD - 1) & 1n) === 1n;
 }
 
 /** Deno puts a handler in the place of the signal's disposition for the first listener, and keeps it after the last. */
