@@ -8,7 +8,6 @@
 import { constants } from "node:os";
 import { engineSupport } from "../internal/engine.ts";
 import { codeOf } from "../internal/errors.ts";
-import { libc } from "../internal/libc.ts";
 import { syscall } from "../internal/syscall.ts";
 
 // signal.h, bits/sigaction.h of glibc: sa_handler at 0, sa_mask (128 bytes) at 8, sa_flags at 136.
