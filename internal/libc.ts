@@ -37,7 +37,10 @@ const SYMBOLS = {
   fchmod: { parameters: [FD, "u32"], result: "i32" },
   pipe2: { parameters: ["buffer", "i32"], result: "i32" },
   unlink: { parameters: ["buffer"], result: "i32" },
-  rename: { parameters: ["buffer", "buffer"], result: "i32" },
+  access: { parameters: ["buffer", "i32"], result: "i32" },
+  flock: { parameters: [FD, "i32"], result: "i32" },
+  /** stat(2) under a name that every glibc has. */
+  newfstatat: { name: "syscall", parameters: ["i64", FD, "buffer", "buffer", "i32"], result: "i32" },
   /** As a way to getdents64(2), pidfd_open(2) and gettid(2), which not every glibc has a name for. */
   syscall: { parameters: ["i64", "i64", "buffer", "i64"], result: "i32" },
   pidfd_send_signal: { name: "syscall", parameters: ["i64", "i32", "i32", "pointer", "u32"], result: "i32" },
@@ -47,7 +50,7 @@ const SYMBOLS = {
   sigaction: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
   waitid: { parameters: ["i32", "u32", "buffer", "i32"], result: "i32" },
-  posix_spawnp: { parameters: ["buffer", "buffer", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
+  posix_spawn: { parameters: ["buffer", "buffer", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
   posix_spawn_file_actions_init: { parameters: ["buffer"], result: "i32" },
   posix_spawn_file_actions_adddup2: { parameters: ["buffer", FD, FD], result: "i32" },
   posix_spawn_file_actions_destroy: { parameters: ["buffer"], result: "i32" },
@@ -100,8 +103,10 @@ const SYMBOLS = {
   memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
   /** {@linkcode memcpy} to an address, the other way round. */
   memcpy_to: { name: "memcpy", parameters: ["usize", "buffer", "u32"], result: "pointer" },
-  calloc: { parameters: ["u32", "u32"], result: "usize" },
-  free: { parameters: ["usize"], result: "void" },
+  /** memfd_create(2), which not every glibc has a name for. */
+  memfd_create: { name: "syscall", parameters: ["i64", "buffer", "u32"], result: FD },
+  ftruncate: { parameters: [FD, "i64"], result: "i32" },
+  mmap: { parameters: ["usize", "usize", "i32", "i32", FD, "i64"], result: "usize" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The functions of the C library that are called here. */

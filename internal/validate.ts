@@ -5,7 +5,7 @@
  */
 
 import { hostKind } from "./address.ts";
-import { isBytes, memoryOf, sizeOf } from "./bytes.ts";
+import { isBytes, isInBounds, sizeOf } from "./bytes.ts";
 import { SocketOption } from "./socket_option.ts";
 
 /** Returns a value as an error message quotes it. */
@@ -42,6 +42,16 @@ export function checkDuration(value: unknown, name: string): number {
   return value;
 }
 
+/**
+ * Checks a value that can be left out. Takes the value, not the options bag: a property must be read once, since a
+ * getter can return something else the second time.
+ *
+ * @returns What `check` returns, or `undefined` if the value is left out.
+ */
+export function optional<T>(value: unknown, check: (value: unknown) => T): T | undefined {
+  return value === undefined ? undefined : check(value);
+}
+
 /** Checks a flag. */
 export function checkBoolean(value: unknown, name: string): boolean {
   if (typeof value !== "boolean") throw new TypeError(`${name} must be a boolean, received ${quote(value)}`);
@@ -58,17 +68,12 @@ export function checkHostname(value: unknown, name = "hostname"): string {
   return hostname;
 }
 
-/** Whether a buffer was transferred away; shared memory never is. */
-function isDetached(memory: ArrayBufferLike): boolean {
-  return memory instanceof ArrayBuffer && memory.detached;
-}
-
 /** Checks a buffer. */
 export function checkBytes(value: unknown, name = "p"): asserts value is Uint8Array {
   if (!isBytes(value)) throw new TypeError(`${name} must be a Uint8Array, received ${quote(value)}`);
-  // Checked for empty ones only: reading the buffer of a small array allocates one.
-  if (sizeOf(value) === 0 && isDetached(memoryOf(value))) {
-    throw new TypeError(`${name} must not be detached: its buffer was transferred away`);
+  // An array that is not there any more has the size 0.
+  if (sizeOf(value) === 0 && !isInBounds(value)) {
+    throw new TypeError(`${name} must not be detached: its buffer was transferred away or made smaller`);
   }
 }
 

@@ -1,5 +1,6 @@
 /** What a child may do: never more than its parent, and less if it is told so. */
 
+import { isText } from "../internal/c_string.ts";
 import { loadedLibc } from "../internal/libc.ts";
 import { checkOptions, quote } from "../internal/validate.ts";
 import type { ChildPermissions, SpawnOptions } from "./child.ts";
@@ -37,7 +38,7 @@ export function checkPermissions(value: unknown): NonNullable<SpawnOptions["perm
     if (!(KINDS as readonly string[]).includes(kind)) {
       throw new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(kind)}`);
     }
-    const isList = Array.isArray(what) && what.every((item) => typeof item === "string" && item !== "");
+    const isList = Array.isArray(what) && what.every((item) => isText(item) && item !== "");
     if (what !== undefined && typeof what !== "boolean" && what !== "inherit" && !isList) {
       throw new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`);
     }

@@ -4,9 +4,9 @@
  * one's name gets all, whatever this one may read.
  */
 
+import { cString } from "../internal/c_string.ts";
 import { libc } from "../internal/libc.ts";
 import { PARENT_VARIABLE } from "./names.ts";
-import { cString } from "./unix_socket.ts";
 
 /** Largest value that is read, in bytes: `MAX_ARG_STRLEN` of the kernel. */
 const LONGEST = 131_072;

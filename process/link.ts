@@ -7,7 +7,7 @@
 
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { checkOptions, checkSignal } from "../internal/validate.ts";
-import { checkSockets, type MovableSocket } from "./moving.ts";
+import { adopt, type Carried, checkSockets, type MovableSocket } from "./moving.ts";
 
 /** Messages that may be under way and unread. */
 const WINDOW = 256;
@@ -104,11 +104,11 @@ export interface SendOptions {
 /** One way to carry packets. */
 export interface Transport {
   /** Sends a packet, unless it is cancelled before; takes the sockets, and calls `sent`, only at the moment it succeeds. */
-  send(packet: Packet, sockets: readonly MovableSocket[], sent: () => void, signal?: AbortSignal): Promise<void>;
+  send(packet: Packet, sockets: readonly Carried[], sent: () => void, signal?: AbortSignal): Promise<void>;
   /** The same without waiting; false if there is no room now. */
-  trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean;
+  trySend(packet: Packet, sockets: readonly Carried[]): boolean;
   /** Throws if the packet, or one of the sockets, cannot be sent at all. */
-  check(packet: Packet, sockets: readonly MovableSocket[]): void;
+  check(packet: Packet, sockets: readonly Carried[]): void;
   /** Lets waiting for packets keep the process alive, or not. */
   ref(on: boolean): void;
   close(): void;
@@ -126,6 +126,8 @@ export class Link {
   onPacket: ((packet: Packet, sockets: MovableSocket[]) => void) | undefined;
   /** Told when somebody begins or stops to wait for messages. */
   onWaiting: ((waits: boolean) => void) | undefined;
+  /** Makes a socket of a descriptor that has come. */
+  adopt: typeof adopt = adopt;
   /** Nobody reads messages here: only the library's own packets may come. */
   takesMessages = true;
   readonly #name: string;
@@ -133,7 +135,7 @@ export class Link {
   readonly #waiting = new WaiterQueue<Waiter<Incoming | undefined>>();
   readonly #inbox: Incoming[] = [];
   /** Packets of the library's own that wait for the transport. */
-  readonly #urgent: { packet: Packet; sockets: readonly MovableSocket[]; done(error?: unknown): void }[] = [];
+  readonly #urgent: { packet: Packet; sockets: readonly Carried[]; done(error?: unknown): void }[] = [];
   #transport: Transport | undefined;
   #credit = WINDOW;
   #taken = 0;
@@ -183,7 +185,7 @@ export class Link {
   }
 
   /** Sends a packet of the library's own, before messages that wait. */
-  post(packet: Packet, sockets: readonly MovableSocket[] = []): Promise<void> {
+  post(packet: Packet, sockets: readonly Carried[] = []): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     try {
       if (this.tryPost(packet, sockets)) return Promise.resolve();
@@ -197,7 +199,7 @@ export class Link {
   }
 
   /** The same without waiting; false if there is no room now. */
-  tryPost(packet: Packet, sockets: readonly MovableSocket[] = []): boolean {
+  tryPost(packet: Packet, sockets: readonly Carried[] = []): boolean {
     if (this.#pumping || this.#failure !== undefined) return false;
     return this.#transport?.trySend(packet, sockets) ?? false;
   }

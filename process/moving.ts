@@ -7,6 +7,7 @@ import { NativeConn } from "../tcp/native_conn.ts";
 import { TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
 import { UdpEndpoint } from "../udp/udp_endpoint.ts";
+import { UnixListener } from "./unix_socket.ts";
 
 /** Sockets that one message may carry. */
 export const MOST_SOCKETS = 16_384;
@@ -29,11 +30,15 @@ export const MOST_SOCKETS = 16_384;
  */
 export type MovableSocket = TcpConn | TcpListener | UdpEndpoint;
 
+/** What the library's own packets carry: also the listener of a control socket. */
+export type Carried = MovableSocket | UnixListener;
+
 /** Which class a descriptor is to become again. */
-export type SocketKind = "conn" | "listener" | "udp";
+export type SocketKind = "conn" | "listener" | "udp" | "control";
 
 /** The kind of a socket. */
-export function kindOf(socket: MovableSocket): SocketKind {
+export function kindOf(socket: Carried): SocketKind {
+  if (socket instanceof UnixListener) return "control";
   return socket instanceof TcpConn ? "conn" : socket instanceof TcpListener ? "listener" : "udp";
 }
 
@@ -64,7 +69,7 @@ export function checkSockets(value: unknown, action: string): readonly MovableSo
 }
 
 /** The descriptors of native sockets, which stay with them. */
-export function descriptorsOf(sockets: readonly MovableSocket[], action: string): number[] {
+export function descriptorsOf(sockets: readonly Carried[], action: string): number[] {
   return sockets.map(({ engine, fd }) => {
     if (engine !== "native") {
       throw notSupportedError(
@@ -78,7 +83,7 @@ export function descriptorsOf(sockets: readonly MovableSocket[], action: string)
 }
 
 /** Closes sockets here whose copies have been sent. */
-export function giveAway(sockets: readonly MovableSocket[]): void {
+export function giveAway(sockets: readonly Carried[]): void {
   for (const socket of sockets) socket.close();
 }
 

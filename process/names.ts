@@ -1,5 +1,7 @@
 /** What a parent tells its children about itself, before they can talk. */
 
+import { checkText } from "../internal/c_string.ts";
+
 /** The variable that says which descriptor of a process is the socket of its parent: {@linkcode PARENT_FD}. */
 export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
 
@@ -10,6 +12,7 @@ export const PARENT_FD = 3;
 export function moduleUrl(module: unknown): URL {
   if (module instanceof URL) return module;
   if (typeof module !== "string") throw new TypeError(`module must be a string or a URL, received ${typeof module}`);
+  checkText(module, "module");
   if (URL.canParse(module)) return new URL(module);
   const folder = Deno.cwd().replaceAll("\\", "/");
   const path = encodeURI(module.replaceAll("\\", "/")).replace(/[?#]/g, encodeURIComponent);

@@ -1,7 +1,7 @@
 /** A child's side: what it hears of its parent. */
 
 import { engineSupport } from "../internal/engine.ts";
-import { thisOwner, WORKER_MARK } from "../internal/owner.ts";
+import { childThreadName, isEntrusted, thisOwner } from "../internal/owner.ts";
 import type { NativeConn } from "../tcp/native_conn.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { ConnectionReceiver } from "./connection_channel.ts";
@@ -172,27 +172,24 @@ export function parent(): ParentPort {
 
 /** {@linkcode parent}, for the library. */
 export function thePort(): Port {
-  return port ??= inWorker() ? joinThread() : joinProcess();
+  return port ??= childThread === undefined ? joinProcess() : joinThread();
 }
 
-function inWorker(): boolean {
-  return "DedicatedWorkerGlobalScope" in globalThis &&
-    (globalThis as unknown as { name: string }).name.startsWith(WORKER_MARK);
-}
+/** What the parent calls this thread; `undefined` in what is no child, or is a process. */
+const childThread = childThreadName();
 
 function noParent(more = "", cause?: unknown): Error {
   const message = `Cannot reach the parent: this program was not started by spawnWorker or spawnProcess${more}`;
   return new Error(message, cause === undefined ? {} : { cause });
 }
 
-if (inWorker()) {
+if (childThread !== undefined) {
   // Its end is told even if it never calls parent().
   tellOfEnd(globalThis as unknown as WorkerScope);
 }
 
 /** What a Worker's scope has, and this library is not compiled for. */
 interface WorkerScope extends EventTarget {
-  readonly name: string;
   postMessage(message: unknown, transfer?: Transferable[]): void;
   close(): void;
 }
@@ -202,7 +199,7 @@ function tellOfEnd(scope: WorkerScope): void {
   const close = scope.close.bind(scope);
   const sayBye = () => {
     const code = Deno.exitCode;
-    const body = code === 0 ? undefined : new Error(`${nameOf(scope)} has ended with the exit code ${code}`);
+    const body = code === 0 ? undefined : new Error(`${childThread} has ended with the exit code ${code}`);
     scope.postMessage({ packet: { type: "bye", body }, sockets: [] } satisfies Envelope);
   };
   scope.close = () => {
@@ -210,11 +207,6 @@ function tellOfEnd(scope: WorkerScope): void {
     close();
   };
   scope.addEventListener("unload", sayBye);
-}
-
-/** What the parent calls this Worker. */
-function nameOf({ name }: WorkerScope): string {
-  return name.slice(WORKER_MARK.length).replace(/ @[0-9a-f]+$/, "");
 }
 
 function joinThread(): Port {
@@ -227,11 +219,11 @@ function joinThread(): Port {
     const { data } = event as MessageEvent<Envelope>;
     // What was handed over before this was said comes first.
     connections?.onReady();
-    if (data.channel !== undefined) {
+    if (isEntrusted(data.channel, owner)) {
       const take = (conn: NativeConn) => port.link.receive({ type: "connection" }, [wrapConn(conn)], 0);
       connections = ConnectionReceiver.open(data.channel, take);
     }
-    port.link.receive(data.packet, ...unpack(data));
+    port.link.receive(data.packet, ...unpack(data, owner));
   });
   scope.postMessage({ hello: true, takesNative } satisfies Hello);
   port.link.attach(new ThreadTransport(scope, owner));

@@ -157,7 +157,8 @@ export class Pool implements AsyncDisposable {
       if (settings.per === "pool") await pool.#children.startAll();
       if (control !== undefined) {
         // What can fail is done before the other one is told to end.
-        pool.#control = new ControlServer(control, () => duplicate(pool.#listeners), () => pool.close());
+        const answers = () => duplicate(pool.#listeners);
+        pool.#control = new ControlServer(control, answers, () => pool.close(), old?.takeControl());
         await old?.drain();
         pool.#control.publish();
       }

@@ -4,10 +4,11 @@
  */
 
 import { constants } from "node:os";
+import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
+import { SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
-import { cString } from "./unix_socket.ts";
 
 // spawn.h; the structs have 80 and 336 bytes.
 const POSIX_SPAWN_SETSIGDEF = 0x04;
@@ -33,6 +34,8 @@ const CLD_EXITED = 1;
  * on purpose, for all that is started below.
  */
 const KEPT_SIGNALS = ["SIGHUP", "SIGINT", "SIGQUIT"] as const;
+/** What runs scripts that do not say what runs them. */
+const SHELL = "/bin/sh";
 
 /** How a program has ended. */
 export interface Ended {
@@ -42,7 +45,10 @@ export interface Ended {
 
 /** What is started. */
 export interface Program {
+  /** What it is called by: its first argument. */
   readonly command: string;
+  /** The absolute path of its file. */
+  readonly file: string;
   readonly args: readonly string[];
   /** `NAME=value` each. */
   readonly environment: readonly string[];
@@ -52,12 +58,22 @@ export interface Program {
 /**
  * Starts a program; `files[n]` becomes its descriptor n, and it inherits this program's n where that is `undefined`.
  * No signal is blocked there, and all but {@linkcode KEPT_SIGNALS} are as they are by default: Deno ignores SIGPIPE,
- * which programs in a pipeline die of, and a supervisor may have left others ignored.
+ * which programs in a pipeline die of, and a supervisor may have left others ignored. A script without `#!` is run by
+ * the shell, as by execvp(3).
  *
  * @returns Its process.
  * @throws {SyscallError} If it cannot be started: ENOENT, EACCES and so on.
  */
-export function spawn({ command, args, environment, cwd }: Program, files: readonly (number | undefined)[]): number {
+export function spawn(program: Program, files: readonly (number | undefined)[]): number {
+  try {
+    return start(program, files);
+  } catch (error) {
+    if (!(error instanceof SyscallError && error.code === "ENOEXEC")) throw error;
+    return start({ ...program, command: SHELL, file: SHELL, args: [program.file, ...program.args] }, files);
+  }
+}
+
+function start({ command, file, args, environment, cwd }: Program, files: readonly (number | undefined)[]): number {
   const actions = new Uint8Array(FILE_ACTIONS_SIZE);
   const attributes = new Uint8Array(ATTRIBUTES_SIZE);
   check(libc.posix_spawn_file_actions_init(actions));
@@ -68,7 +84,7 @@ export function spawn({ command, args, environment, cwd }: Program, files: reado
         if (fd !== undefined) check(libc.posix_spawn_file_actions_adddup2(actions, fd, n));
       });
       if (cwd !== undefined) {
-        check(libc.posix_spawn_file_actions_addchdir_np?.(actions, cString(cwd)) ?? constants.errno.ENOSYS);
+        check(libc.posix_spawn_file_actions_addchdir_np?.(actions, cString(cwd, "cwd")) ?? constants.errno.ENOSYS);
       }
       check(libc.posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK));
       check(libc.posix_spawnattr_setsigmask(attributes, new Uint8Array(SIGSET_SIZE)));
@@ -77,9 +93,9 @@ export function spawn({ command, args, environment, cwd }: Program, files: reado
       const argv = new StringArray([command, ...args]);
       const envp = new StringArray(environment);
       check(
-        libc.posix_spawnp(
+        libc.posix_spawn(
           new Uint8Array(pid.buffer),
-          cString(command),
+          cString(file, "command"),
           actions,
           attributes,
           argv.pointers,
@@ -118,7 +134,7 @@ class StringArray {
   readonly texts: Uint8Array<ArrayBuffer>;
 
   constructor(texts: readonly string[]) {
-    const encoded = texts.map(cString);
+    const encoded = texts.map((text) => cString(text));
     this.texts = new Uint8Array(new ArrayBuffer(Math.max(encoded.reduce((sum, { length }) => sum + length, 0), 128)));
     const pointers = new BigUint64Array(new ArrayBuffer(Math.max((texts.length + 1) * 8, 128)));
     let address = BigInt(libc.memcpy_address(this.texts, null, 0));

@@ -6,7 +6,15 @@ import type { Descriptor } from "../internal/descriptor.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
 import type { Link, Packet, Transport } from "./link.ts";
-import { adopt, descriptorsOf, giveAway, kindOf, MOST_SOCKETS, type MovableSocket, type SocketKind } from "./moving.ts";
+import {
+  type Carried,
+  descriptorsOf,
+  giveAway,
+  kindOf,
+  MOST_SOCKETS,
+  type MovableSocket,
+  type SocketKind,
+} from "./moving.ts";
 import { LARGEST_PACKET, MOST_DESCRIPTORS } from "./scm.ts";
 import type { UnixSocket } from "./unix_socket.ts";
 
@@ -51,7 +59,7 @@ export class ProcessTransport implements Transport {
     this.#receive().then(() => onEnd(), onEnd);
   }
 
-  check(packet: Packet, sockets: readonly MovableSocket[]): void {
+  check(packet: Packet, sockets: readonly Carried[]): void {
     descriptorsOf(sockets, "send a socket");
     // Throws for what cannot be cloned; small messages are sent far more often than such.
     if (sockets.length > 0) serialize(packet.body);
@@ -59,7 +67,7 @@ export class ProcessTransport implements Transport {
 
   async send(
     packet: Packet,
-    sockets: readonly MovableSocket[],
+    sockets: readonly Carried[],
     sent: () => void,
     signal?: AbortSignal,
   ): Promise<void> {
@@ -86,7 +94,7 @@ export class ProcessTransport implements Transport {
     }
   }
 
-  trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean {
+  trySend(packet: Packet, sockets: readonly Carried[]): boolean {
     const chunks = this.#pack(packet, sockets);
     const [first] = chunks;
     if (chunks.length > 1 || first === undefined) return false;
@@ -107,7 +115,7 @@ export class ProcessTransport implements Transport {
 
   #pack(
     packet: Packet,
-    sockets: readonly MovableSocket[],
+    sockets: readonly Carried[],
   ): { data: Uint8Array<ArrayBuffer>; from: number; to: number }[] {
     const [first] = sockets;
     if (packet.type === "connection" && first !== undefined && writeRecord(connection, 1, first)) {
@@ -164,7 +172,7 @@ export class ProcessTransport implements Transport {
         parts.push(data.subarray(1));
         if (data[0] === MORE) continue;
         const envelope = decode(parts);
-        const sockets = cut || descriptors.length < envelope.kinds.length ? [] : unpack(envelope, descriptors);
+        const sockets = cut || descriptors.length < envelope.kinds.length ? [] : this.#unpack(envelope, descriptors);
         const lost = envelope.kinds.length - sockets.length;
         // Surplus ones, and those of a message that has lost some.
         forget();
@@ -173,6 +181,11 @@ export class ProcessTransport implements Transport {
     } finally {
       forget();
     }
+  }
+
+  /** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */
+  #unpack({ kinds }: Envelope, descriptors: readonly Descriptor[]): MovableSocket[] {
+    return kinds.flatMap((kind, i) => this.#link.adopt(kind, descriptors[i] as Descriptor) ?? []);
   }
 }
 
@@ -210,9 +223,4 @@ function isEnvelope(value: unknown): value is Envelope {
   // An array may claim to have billions of places.
   if (!Array.isArray(kinds) || kinds.length > MOST_SOCKETS) return false;
   return typeof packet === "object" && packet !== null && TYPES.includes(packet.type);
-}
-
-/** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */
-function unpack({ kinds }: Pick<Envelope, "kinds">, descriptors: readonly Descriptor[]): MovableSocket[] {
-  return kinds.flatMap((kind, i) => adopt(kind, descriptors[i] as Descriptor) ?? []);
 }

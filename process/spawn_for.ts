@@ -1,16 +1,19 @@
 /** Any program serves a connection, as inetd has it: on its standard input and output. */
 
+import { resolve } from "node:path/posix";
+import { isText } from "../internal/c_string.ts";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { syscall } from "../internal/syscall.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
 import { type Child, type ChildStatus, GRACE, LOST, newId, type ShutdownOptions } from "./child.ts";
-import { environmentWith, readEnvironment } from "./environment.ts";
+import { environmentWith } from "./environment.ts";
 import type { Incoming } from "./link.ts";
 import { giveAway } from "./moving.ts";
 import { openNull, openPidfd, type Program, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
 import { ProgramEnd } from "./program_end.ts";
+import { findProgram, hasRelativeFolders } from "./program_file.ts";
 import { requireRun } from "./run_permission.ts";
 import { keepChildStatus, lostStatus, lostStatusError } from "./sigchld.ts";
 
@@ -146,18 +149,20 @@ class RelayedProgram extends ProgramChild {
   readonly #conn: RuntimeConn;
   readonly #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
 
-  constructor(driver: RuntimeConn, { command, args, cwd }: Program, options: SpawnForOptions, action: string) {
+  constructor(driver: RuntimeConn, { command, args, cwd, env, stderr }: Checked, action: string) {
     super(command);
     driver.checkMove();
     keepChildStatus();
+    // A path as Deno checks it, whatever the links in it lead to.
+    const isPath = command.includes("/") && Deno.build.os !== "windows";
     try {
-      this.#child = new Deno.Command(command, {
+      this.#child = new Deno.Command(isPath ? resolve(cwd ?? "", command) : command, {
         args: [...args],
-        ...(options.env === undefined ? {} : { env: options.env }),
+        env,
         ...(cwd === undefined ? {} : { cwd }),
         stdin: "piped",
         stdout: "piped",
-        stderr: options.stderr ?? "inherit",
+        stderr,
       }).spawn();
     } catch (error) {
       throw fromRuntimeError(error, action, "execve");
@@ -245,46 +250,47 @@ class RelayedProgram extends ProgramChild {
 }
 
 /**
- * Which file a command is: relative paths are looked for in the program's own folder to be, not in this one's.
+ * Refuses a name whose file depends on folders of `PATH` that are relative, for a program in another folder.
  *
- * @throws {Deno.errors.NotCapable} If that depends on folders of `PATH` that are relative, too.
+ * @throws {Deno.errors.NotCapable} If this program may not start any.
  */
-function fileOf(
-  { command, cwd }: Omit<Program, "environment">,
-  environment: readonly string[],
-  action: string,
-): string {
-  if (cwd === undefined || command.startsWith("/")) return command;
-  if (command.includes("/")) return `${cwd}/${command}`;
-  const path = environment.find((variable) => variable.startsWith("PATH="))?.slice("PATH=".length) ?? "";
+function checkSearch({ command, cwd, environment }: Program, action: string): void {
+  if (cwd === undefined || command.includes("/") || !hasRelativeFolders(environment)) return;
   const { state, partial } = Deno.permissions.querySync({ name: "run" });
-  if (path.split(":").every((folder) => folder.startsWith("/")) || (state === "granted" && !partial)) return command;
+  if (state === "granted" && !partial) return;
   throw new Deno.errors.NotCapable(
     `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
   );
 }
 
-function isText(value: unknown): value is string {
-  return typeof value === "string" && !value.includes("\0");
+function isVariable(variable: [string, unknown]): variable is [string, string] {
+  return variable.every(isText) && variable[0] !== "" && !variable[0].includes("=");
 }
 
-function checkProgram(command: unknown, options: SpawnForOptions): { program: Omit<Program, "environment"> } {
+/** The options, checked: what is checked here is what is used. */
+interface Checked extends Pick<Program, "command" | "args" | "cwd"> {
+  readonly env: Record<string, string>;
+  readonly stderr: "inherit" | "null";
+}
+
+function checkProgram(command: unknown, options: SpawnForOptions): Checked {
   if (!isText(command) || command === "") {
     throw new TypeError(`command must be the name or path of a program, received ${quote(command)}`);
   }
   const { args = [], env = {}, cwd, stderr = "inherit" }: { [K in keyof SpawnForOptions]: unknown } = options;
-  if (!Array.isArray(args) || !args.every(isText)) {
-    throw new TypeError(`args must be an array of strings without zeros, received ${quote(args)}`);
+  const list: unknown[] = Array.isArray(args) ? [...args] : [undefined];
+  if (!list.every(isText)) {
+    throw new TypeError(`args must be an array of strings without zeros and lone surrogates, received ${quote(args)}`);
   }
-  const isRecord = typeof env === "object" && env !== null;
-  if (!isRecord || !Object.entries(env).every(([name, value]) => isText(value) && /^[^=\0]+$/.test(name))) {
-    throw new TypeError(`env must have strings without zeros, received ${quote(env)}`);
+  const variables: [string, unknown][] = typeof env === "object" && env !== null ? Object.entries(env) : [["", env]];
+  if (!variables.every(isVariable)) {
+    throw new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`);
   }
   if (cwd !== undefined && !isText(cwd)) throw new TypeError(`cwd must be a path, received ${quote(cwd)}`);
   if (stderr !== "inherit" && stderr !== "null") {
     throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
   }
-  return { program: { command, args, cwd } };
+  return { command, args: list, cwd, env: Object.fromEntries(variables), stderr };
 }
 
 /**
@@ -297,7 +303,9 @@ function checkProgram(command: unknown, options: SpawnForOptions): { program: Om
  * the bytes go through this program: end-of-file of the peer closes the
  * program's input, and the end of its output closes the write side.
  *
- * The program is looked for in `PATH`. It goes on if this one ends, as it may
+ * A command with a slash is a path, a relative one in `cwd`. Any other is looked for in the `PATH` that the program
+ * gets, as Deno does it: `~` is the home folder, and a relative folder one of this program's. The file that is found
+ * is the one that the permission is asked for and that is started. It goes on if this one ends, as it may
  * with inetd, but for Ctrl-C, which a terminal sends to both. It takes no
  * messages: `send` rejects.
  *
@@ -333,13 +341,17 @@ function checkProgram(command: unknown, options: SpawnForOptions): { program: Om
 export function spawnFor(conn: TcpConn, command: string, options: SpawnForOptions = {}): Child {
   if (!(conn instanceof TcpConn)) throw new TypeError(`conn must be a TcpConn, received ${quote(conn)}`);
   checkOptions(options);
-  const { program } = checkProgram(command, options);
+  const program = checkProgram(command, options);
   const action = `start ${command}${program.cwd === undefined ? "" : ` in ${program.cwd}`}`;
   const driver = driverOf(conn);
   if (driver instanceof RuntimeConn) {
-    return new RelayedProgram(driver, { ...program, environment: [] }, options, action);
+    return new RelayedProgram(driver, program, action);
   }
-  const environment = environmentWith(options.env);
-  requireRun(fileOf(program, readEnvironment(), action), environment, action);
-  return new NativeProgram(conn, { ...program, environment }, options.stderr ?? "inherit", action);
+  const environment = environmentWith(program.env);
+  const file = findProgram(program.command, program.cwd, environment, action);
+  const { args, cwd, stderr } = program;
+  const started: Program = { command, file, args, environment, cwd };
+  checkSearch(started, action);
+  requireRun(file, environment, action);
+  return new NativeProgram(conn, started, stderr, action);
 }

@@ -1,6 +1,7 @@
 /** A child that is a process. */
 
 import { fileURLToPath } from "node:url";
+import { isText } from "../internal/c_string.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
@@ -41,7 +42,7 @@ export class ProcessChild implements Child {
   #isEnding = false;
 
   constructor(module: string | URL, options: ProcessOptions) {
-    const { env, cwd, stdout, stderr } = checkProcessOptions(options);
+    const { args, flags, env, cwd, stdout, stderr } = checkProcessOptions(options);
     const url = moduleUrl(module);
     this.name = childName(this.kind, this.id, url, options.name);
     const action = `start ${this.name}`;
@@ -49,28 +50,28 @@ export class ProcessChild implements Child {
     if (Deno.build.standalone) {
       throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");
     }
-    const flags = permissionFlags(checkPermissions(options.permissions), action);
+    const permissions = permissionFlags(checkPermissions(options.permissions), action);
     // Without the C library a process cannot use the socket.
-    const hasSocket = flags.some((flag) => flag.startsWith("--allow-ffi"));
+    const hasSocket = permissions.some((flag) => flag.startsWith("--allow-ffi"));
     const environment = environmentWith(hasSocket ? { ...env, [PARENT_VARIABLE]: `${PARENT_FD}` } : env);
     const command = Deno.execPath();
     requireRun(command, environment, action);
-    const args = [
+    const argv = [
       "run",
       "--quiet",
       "--no-prompt",
       `--preload=${dieWithParentModule(hasSocket)}`,
+      ...permissions,
       ...flags,
-      ...(options.flags ?? []),
       url.href,
-      ...(options.args ?? []),
+      ...args,
     ];
     this.link = new Link(this.name);
     let files: ProcessFiles | undefined;
     try {
       this.#files = files = new ProcessFiles(this.name, stdout, stderr, hasSocket);
       keepChildStatus();
-      this.pid = spawn({ command, args, environment, cwd }, files.list);
+      this.pid = spawn({ command, file: command, args: argv, environment, cwd }, files.list);
       this.#end = new ProgramEnd(openPidfd(this.pid), this.name);
       files.handedOver();
     } catch (error) {
@@ -188,8 +189,10 @@ export class ProcessChild implements Child {
   }
 }
 
-/** The options that are used otherwise than they are given. */
+/** The options, checked: what is checked here is what is used. */
 interface Checked {
+  readonly args: readonly string[];
+  readonly flags: readonly string[];
   readonly env: Record<string, string>;
   readonly cwd: string | undefined;
   readonly stdout: OutputTo;
@@ -198,36 +201,42 @@ interface Checked {
 
 function checkProcessOptions(options: ProcessOptions): Checked {
   checkOptions(options);
-  for (const name of ["args", "flags"] as const) {
-    const value: unknown = options[name];
-    if (value !== undefined && !(Array.isArray(value) && value.every(isText))) {
-      throw new TypeError(`${name} must be an array of strings without zeros, received ${quote(value)}`);
-    }
-  }
-  const { env = {}, cwd }: { env?: unknown; cwd?: unknown } = options;
-  const isRecord = typeof env === "object" && env !== null;
-  if (!isRecord || !Object.entries(env).every(([name, value]) => isText(value) && /^[^=\0]+$/.test(name))) {
-    throw new TypeError(`env must have strings without zeros, received ${quote(env)}`);
+  const { args, flags, env = {}, cwd, stdout, stderr }: { [K in keyof ProcessOptions]: unknown } = options;
+  const variables: [string, unknown][] = typeof env === "object" && env !== null ? Object.entries(env) : [["", env]];
+  if (!variables.every(isVariable)) {
+    throw new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`);
   }
   if (cwd !== undefined && !(cwd instanceof URL) && !isText(cwd)) {
-    throw new TypeError(`cwd must be a path or a file URL, received ${quote(cwd)}`);
+    throw new TypeError(`cwd must be a path or a URL, received ${quote(cwd)}`);
   }
+  const checked = {
+    args: texts("args", args),
+    flags: texts("flags", flags),
+    env: Object.fromEntries(variables),
+    cwd: cwd instanceof URL ? fileURLToPath(cwd) : cwd,
+    stdout: outputTo("stdout", stdout),
+    stderr: outputTo("stderr", stderr),
+  };
   // What a child may do is said in one place only, where it is checked.
   // Letters can stand together: -qA.
-  const flag = options.flags?.find((flag) => /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/.test(flag));
+  const permission = /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/;
+  const flag = checked.flags.find((flag) => permission.test(flag));
   if (flag !== undefined) {
     throw new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`);
   }
-  return {
-    env: { ...env as Record<string, string> },
-    cwd: cwd instanceof URL ? fileURLToPath(cwd) : cwd,
-    stdout: outputTo("stdout", options.stdout),
-    stderr: outputTo("stderr", options.stderr),
-  };
+  return checked;
 }
 
-function isText(value: unknown): value is string {
-  return typeof value === "string" && !value.includes("\0");
+function texts(name: string, value: unknown = []): string[] {
+  const list: unknown[] = Array.isArray(value) ? [...value] : [undefined];
+  if (list.every(isText)) return list;
+  throw new TypeError(
+    `${name} must be an array of strings without zeros and lone surrogates, received ${quote(value)}`,
+  );
+}
+
+function isVariable(variable: [string, unknown]): variable is [string, string] {
+  return variable.every(isText) && variable[0] !== "" && !variable[0].includes("=");
 }
 
 function outputTo(name: "stdout" | "stderr", to: unknown = "inherit"): OutputTo {

@@ -1,7 +1,7 @@
 /** A child that is a thread. */
 
 import { engineSupport } from "../internal/engine.ts";
-import { newOwner, WORKER_MARK } from "../internal/owner.ts";
+import { newOwner, workerName } from "../internal/owner.ts";
 import { checkDuration, checkOptions } from "../internal/validate.ts";
 import {
   type Child,
@@ -16,7 +16,7 @@ import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
-import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
+import { isEnvelope, ThreadTransport, unpack } from "./thread_transport.ts";
 import { WorkerRef } from "./worker_ref.ts";
 import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts";
 
@@ -25,6 +25,11 @@ export interface Hello {
   readonly hello: true;
   /** It may use the native engine. */
   readonly takesNative: boolean;
+}
+
+function isHello(data: unknown): data is Hello {
+  const { hello, takesNative } = (data ?? {}) as { [K in keyof Hello]?: unknown };
+  return hello === true && typeof takesNative === "boolean";
 }
 
 const SIGKILL = 9;
@@ -55,7 +60,7 @@ export class WorkerChild implements Child {
     this.#owner = engineSupport().engine === "native" ? newOwner() : 0n;
     const settings = {
       type: "module" as const,
-      name: `${WORKER_MARK}${this.name}${this.#owner === 0n ? "" : ` @${this.#owner.toString(16)}`}`,
+      name: workerName(this.name, this.#owner),
       // Deno ends the program if this is given without --unstable-worker-options.
       ...(permissions === "inherit" ? {} : { deno: { permissions } }),
     };
@@ -66,7 +71,14 @@ export class WorkerChild implements Child {
       throw error;
     }
     this.#ref = new WorkerRef(this.#worker);
-    this.#worker.onmessage = ({ data }) => this.#receive(data);
+    this.#worker.onmessage = ({ data }) => {
+      try {
+        this.#receive(data);
+      } catch (error) {
+        // Else it would end this program: a child says what nobody understands.
+        this.#fail(error as Error);
+      }
+    };
     this.#worker.onerror = (event) => {
       // Else the error would end this program, too.
       event.preventDefault();
@@ -116,13 +128,17 @@ export class WorkerChild implements Child {
     this.link.discard();
   }
 
-  #receive(data: Hello | Envelope): void {
+  #receive(data: unknown): void {
     this.#received++;
-    if ("hello" in data) this.link.attach(new ThreadTransport(this.#worker, this.#owner, data.takesNative));
+    if (isHello(data)) {
+      const takesNative = data.takesNative && this.#owner !== 0n;
+      this.link.attach(new ThreadTransport(this.#worker, this.#owner, takesNative));
+    } else if (!isEnvelope(data)) throw new TypeError("Cannot receive: not a message of this library");
     else if (data.packet.type === "bye") {
-      const error = data.packet.body as Error | undefined;
+      const { body } = data.packet;
+      const error = body === undefined ? undefined : body instanceof Error ? body : new Error(String(body));
       this.#end({ success: error === undefined, code: error === undefined ? 0 : 1, signal: undefined, error });
-    } else this.link.receive(data.packet, ...unpack(data));
+    } else this.link.receive(data.packet, ...unpack(data, this.#owner));
   }
 
   #fail(error: Error): void {

@@ -1,5 +1,6 @@
 /** What a thread that has ended leaves open is closed by who has started it. */
 
+import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { libc } from "../internal/libc.ts";
 import { belongingsOf, endOwner, freeOwner, threadOf } from "../internal/owner.ts";
@@ -7,7 +8,6 @@ import { linkOf } from "../internal/socket.ts";
 import { lastErrno } from "../internal/syscall.ts";
 import { constants } from "node:os";
 import { ProgramEnd } from "./program_end.ts";
-import { cString } from "./unix_socket.ts";
 
 // asm-generic/fcntl.h
 const O_CLOEXEC = 0o2000000;

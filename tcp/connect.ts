@@ -6,6 +6,7 @@ import { fromRuntimeError, socketError, SyscallError } from "../internal/errors.
 import type { ConnDriver } from "./driver.ts";
 import { connectNative } from "./native_connect.ts";
 import { RuntimeConn } from "./runtime_conn.ts";
+import { connectToOther } from "./self_connect.ts";
 
 /** The longest time that a timer can be set to, in milliseconds: some 24 days. */
 const MAX_TIMER = 2 ** 31 - 1;
@@ -53,8 +54,9 @@ export function connect(options: ConnectOptions): Promise<ConnDriver> {
     if (engine === "native") return await connectNative(options, signal);
     try {
       // Deno resolves the name and races its addresses (RFC 8305).
-      return new RuntimeConn(await Deno.connect({ hostname, port, signal }));
+      return new RuntimeConn(await connectToOther({ hostname, port, signal }));
     } catch (error) {
+      if (error instanceof SyscallError) throw socketError(action, error);
       throw signal.aborted ? error : fromRuntimeError(error, action, "connect");
     }
   });

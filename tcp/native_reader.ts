@@ -6,6 +6,7 @@
  * until the reactor tells of more.
  */
 
+import { sizeOf } from "../internal/bytes.ts";
 import { interruptedError, socketError } from "../internal/errors.ts";
 import { MSG_PEEK } from "../internal/socket.ts";
 import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/syscall.ts";
@@ -51,7 +52,7 @@ export class NativeReader {
   }
 
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     if (signal === undefined && this.#p === undefined && !this.#lineHolds) {
       if (this.#readable && this.#reactor.mayProceed()) {
         try {
@@ -72,12 +73,12 @@ export class NativeReader {
   }
 
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     return this.#wait(p, signal, MSG_PEEK);
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
-    if (p.length === 0) return 0;
+    if (sizeOf(p) === 0) return 0;
     // Those who wait came first. Nobody tells of news while nobody waits, so the kernel is asked.
     if (this.#p !== undefined || this.#lineHolds) return undefined;
     return this.#receive(p, 0);
@@ -183,7 +184,7 @@ export class NativeReader {
 
   /** recv(2); `undefined` if nothing is there. */
   #receive(p: Uint8Array, flags: number): number | null | undefined {
-    const { length } = p;
+    const length = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
     if (length === 0) throw new TypeError("p was resized or transferred away while the read waited");
     const n = receive(this.#socket.fd, p, flags);

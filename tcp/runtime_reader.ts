@@ -7,6 +7,7 @@
  * one read, and what a cancelled call leaves there belongs to the next one.
  */
 
+import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
@@ -52,7 +53,7 @@ export class RuntimeReader {
     this.#direct = false;
     if (n === null) this.#finished = true;
     // Deno has written to the memory that was the buffer's.
-    if (n !== null && n > this.#p.length) this.#reject(this.#movedError());
+    if (n !== null && n > sizeOf(this.#p)) this.#reject(this.#movedError());
     else this.#resolve(n);
     this.#pump();
     this.onChange?.();
@@ -84,7 +85,7 @@ export class RuntimeReader {
   }
 
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     if (signal === undefined && !this.#busy && this.#start === this.#end && this.#isFresh()) {
       return this.#readDirect(p);
     }
@@ -92,16 +93,16 @@ export class RuntimeReader {
   }
 
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     return this.#wait(p, signal, true);
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
-    if (p.length === 0) return 0;
+    if (sizeOf(p) === 0) return 0;
     // Those who wait came first, and they wait because there is nothing.
     if (this.#waiting.first !== undefined) return undefined;
     const n = this.#take(p, false);
-    if (n === undefined && !this.#busy) this.#readAhead(p.length);
+    if (n === undefined && !this.#busy) this.#readAhead(sizeOf(p));
     return n;
   }
 
@@ -173,7 +174,7 @@ export class RuntimeReader {
         this.#readDirect(read.p).then((n) => read.resolve(n), (error) => read.reject(error));
         return;
       } else {
-        this.#readAhead(read.p.length);
+        this.#readAhead(sizeOf(read.p));
         return;
       }
     }
@@ -181,13 +182,16 @@ export class RuntimeReader {
 
   /** Takes what was read ahead; `undefined` if that is nothing yet. */
   #take(p: Uint8Array, peek: boolean): number | null | undefined {
+    const size = sizeOf(p);
+    // Resized or transferred while the call waited: reading nothing would lose no byte, but tell the caller so.
+    if (size === 0) throw this.#movedError();
     const available = this.#end - this.#start;
     if (available > 0) {
-      const n = Math.min(available, p.length);
-      p.set(this.#buffer.subarray(this.#start, this.#start + n));
+      const n = Math.min(available, size);
+      setBytes(p, viewOf(this.#buffer, this.#start, this.#start + n));
       if (!peek) this.#start += n;
       // The kernel shows more to the next peek as more arrives, so this does too.
-      else if (n < p.length && !this.#busy && !this.#finished && this.#failure === undefined) this.#readAhead(p.length);
+      else if (n < size && !this.#busy && !this.#finished && this.#failure === undefined) this.#readAhead(size);
       return n;
     }
     if (this.#failure !== undefined) {
@@ -201,7 +205,7 @@ export class RuntimeReader {
   #readDirect(p: Uint8Array): Promise<number | null> {
     this.#busy = this.#direct = true;
     this.#p = p;
-    this.#conn.read(p).then(this.#onRead, this.#onFailure);
+    this.#conn.read(plainOf(p)).then(this.#onRead, this.#onFailure);
     return new Promise(this.#capture);
   }
 
@@ -211,7 +215,7 @@ export class RuntimeReader {
     this.#busy = this.#ahead = true;
     this.#updateRef();
     try {
-      const n = await this.#conn.read(this.#buffer.subarray(this.#end));
+      const n = await this.#conn.read(viewOf(this.#buffer, this.#end));
       if (this.#closed) return;
       if (n === null) this.#finished = true;
       else this.#end += n;
@@ -226,7 +230,7 @@ export class RuntimeReader {
   }
 
   #makeRoom(wanted: number): void {
-    const kept = this.#buffer.subarray(this.#start, this.#end);
+    const kept = viewOf(this.#buffer, this.#start, this.#end);
     const size = Math.max(MIN_AHEAD, Math.min(wanted, MAX_AHEAD), kept.length === 0 ? 0 : wanted);
     if (this.#buffer.length < size) {
       const larger = new Uint8Array(size);

@@ -1,5 +1,6 @@
 /** The connected socket. */
 
+import { checkText } from "../internal/c_string.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import {
   checkBoolean,
@@ -11,6 +12,7 @@ import {
   checkPort,
   checkSignal,
   checkSocketOption,
+  optional,
   quote,
 } from "../internal/validate.ts";
 import { announcePollable } from "../mux/pollable.ts";
@@ -174,9 +176,8 @@ export class TcpConn implements Deno.TcpConn {
     const timeout = checkDuration(options.timeout ?? Infinity, "timeout");
     const noDelay = checkBoolean(options.noDelay ?? false, "noDelay");
     const keepAlive = checkKeepAlive(options.keepAlive ?? false);
-    const { localAddress, localPort } = options;
-    if (localAddress !== undefined) checkHostname(localAddress, "localAddress");
-    if (localPort !== undefined) checkPort(localPort, "localPort");
+    const localAddress = optional(options.localAddress, (value) => checkHostname(value, "localAddress"));
+    const localPort = optional(options.localPort, (value) => checkPort(value, "localPort"));
     const engine = chooseEngine(options.engine, "connect TCP");
     const signal = checkSignal(options);
     if (engine === "runtime") {
@@ -678,8 +679,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   setCongestion(name: string): void {
-    if (typeof name !== "string") throw new TypeError(`name must be a string, received ${quote(name)}`);
-    this.#driver.setCongestion(name);
+    this.#driver.setCongestion(checkText(name, "name"));
   }
 
   /**
@@ -797,9 +797,14 @@ function checkKeepAlive(value: unknown): { on: boolean; times: KeepAliveTimes | 
   if (typeof value !== "object" || value === null) {
     throw new TypeError(`keepAlive must be a boolean or an object, received ${quote(value)}`);
   }
-  const times = value as KeepAliveTimes;
-  if (times.idle !== undefined) checkInteger(times.idle, "idle", 1, 32767);
-  if (times.interval !== undefined) checkInteger(times.interval, "interval", 1, 32767);
-  if (times.count !== undefined) checkInteger(times.count, "count", 1, 127);
+  const given = value as KeepAliveTimes;
+  const idle = optional(given.idle, (value) => checkInteger(value, "idle", 1, 32767));
+  const interval = optional(given.interval, (value) => checkInteger(value, "interval", 1, 32767));
+  const count = optional(given.count, (value) => checkInteger(value, "count", 1, 127));
+  const times = {
+    ...idle !== undefined && { idle },
+    ...interval !== undefined && { interval },
+    ...count !== undefined && { count },
+  };
   return { on: true, times };
 }

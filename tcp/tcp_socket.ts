@@ -76,6 +76,8 @@ export interface TcpSocketConnectOptions extends WaitOptions {
 export class TcpSocket implements Disposable {
   readonly #descriptor: Descriptor;
   readonly #family: "IPv4" | "IPv6";
+  /** The local port was chosen by the caller. */
+  #hasOwnPort = false;
 
   private constructor(fd: number, family: "IPv4" | "IPv6") {
     this.#descriptor = new Descriptor(fd);
@@ -181,6 +183,7 @@ export class TcpSocket implements Disposable {
     this.#attempt(action, (fd) => {
       const { sockaddr } = permittedLocal(address, action);
       syscall("bind", fd, sockaddr, sockaddr.length);
+      this.#hasOwnPort = address.port !== 0;
     });
   }
 
@@ -254,7 +257,7 @@ export class TcpSocket implements Disposable {
           if (to === undefined) throw new SyscallError("connect", "EAFNOSUPPORT");
           refuseDenied(to, action);
           over.throwIfAborted();
-          return await shakeHands(owner.detach(), to, over);
+          return await shakeHands(owner.detach(), to, this.#hasOwnPort, over);
         } catch (error) {
           throw error instanceof SyscallError ? socketError(action, error) : error;
         } finally {

@@ -28,7 +28,7 @@ import {
   warmUp,
   withoutOrphans,
 } from "./_process.ts";
-import { endOwner, freeOwner, newOwner, threadOf, WORKER_MARK } from "../internal/owner.ts";
+import { endOwner, freeOwner, newOwner, threadOf, WORKER_MARK, workerName } from "../internal/owner.ts";
 import { encode, eventually, Pair, readText, ROOT, runDeno } from "./_util.ts";
 
 /** Modules that end by themselves before they have talked: status code of a process, of a thread, a thread's error. */
@@ -283,7 +283,7 @@ Deno.test({
     // By hand what kill() does, in the moment that it seldom meets: the thread begins, and has not looked yet.
     const owner = newOwner();
     endOwner(owner);
-    const name = `${WORKER_MARK}ended @${owner.toString(16)}`;
+    const name = workerName("ended", owner);
     assertEquals(await openedAs(name, fd), ["Interrupted", "Interrupted", "Interrupted"]);
     await assertDescriptors(before);
     const thread = threadOf(owner);

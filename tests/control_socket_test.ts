@@ -2,25 +2,16 @@
 
 import { TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
-import {
-  assert,
-  assertEquals,
-  assertInstanceOf,
-  assertMatch,
-  assertRejects,
-  assertStringIncludes,
-  assertThrows,
-} from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async";
 import { Descriptor } from "../internal/descriptor.ts";
-import { SyscallError } from "../internal/errors.ts";
 import { environmentWith } from "../process/environment.ts";
 import { Link } from "../process/link.ts";
 import { PARENT_VARIABLE } from "../process/names.ts";
 import { openPidfd, spawn as startProgram } from "../process/posix_spawn.ts";
 import { HELLO, ProcessTransport } from "../process/process_transport.ts";
 import { ProgramEnd } from "../process/program_end.ts";
-import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
+import { UnixSocket } from "../process/unix_socket.ts";
 import { ControlServer } from "../process/upgrade.ts";
 import { untilRefused } from "./_pool.ts";
 import { ask, childTest, descriptorLinks, ECHO, moduleOf, NATIVE, next, oneKindTest, spawn } from "./_process.ts";
@@ -30,7 +21,12 @@ import { decode, ROOT, socketTest } from "./_util.ts";
 function spawnBeside(command: string, args: string[]): { pid: number; near: UnixSocket; end: ProgramEnd } {
   const [near, far] = UnixSocket.pair().map((fd) => new Descriptor(fd)) as [Descriptor, Descriptor];
   const environment = environmentWith({ [PARENT_VARIABLE]: "3", NO_COLOR: "1" });
-  const pid = startProgram({ command, args, environment, cwd: undefined }, [undefined, undefined, undefined, far.fd]);
+  const pid = startProgram({ command, file: command, args, environment, cwd: undefined }, [
+    undefined,
+    undefined,
+    undefined,
+    far.fd,
+  ]);
   far.close();
   return { pid, near: new UnixSocket(near.detach(), "the child"), end: new ProgramEnd(openPidfd(pid), command) };
 }
@@ -291,34 +287,4 @@ socketTest("a message that never ends is refused", async () => {
   link.close(new Error("The test is over"));
   assertInstanceOf(await deadline(sending, 10_000), Error);
   forger.close();
-}, !NATIVE);
-
-socketTest("UnixListener removes its path if it cannot be put in its place, and is closed once", async () => {
-  const folder = await Deno.makeTempDir();
-  try {
-    const names = () => [...Deno.readDirSync(folder)].map(({ name }) => name);
-    await Deno.mkdir(`${folder}/taken`);
-    const listener = new UnixListener(`${folder}/taken`);
-    assertEquals(names().length, 2);
-    assertThrows(() => listener.publish(), SyscallError, "EISDIR");
-    assertEquals(names(), ["taken"]);
-    listener.close();
-    // One that nobody was told of, and one that was.
-    new UnixListener(`${folder}/control`).close();
-    assertEquals(names(), ["taken"]);
-    const published = new UnixListener(`${folder}/control`).publish();
-    assertEquals(names().sort(), ["control", "taken"]);
-    published.close();
-    await Deno.writeTextFile(`${folder}/control`, "another's");
-    published.close();
-    assertEquals(names().sort(), ["control", "taken"]);
-    assertThrows(
-      () => new UnixListener(`${folder}/${"x".repeat(108)}`),
-      RangeError,
-      "path must have less than 108 bytes",
-    );
-    assertThrows(() => UnixSocket.connect("x".repeat(108), "nobody"), RangeError, "path must have less than 108 bytes");
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
 }, !NATIVE);

@@ -33,6 +33,17 @@ function moduleOf(text: string): string {
 }
 
 /**
+ * The environment of programs that do not inherit that of this process. It says where Deno's cache is (`DENO_DIR`,
+ * `HOME`, `XDG_CACHE_HOME`): a program that looks elsewhere finds no packages, and has to download them.
+ */
+const ENVIRONMENT: Readonly<Record<string, string>> = Object.fromEntries(
+  Object.entries({ ...Deno.env.toObject(), NO_COLOR: "1" }).filter(([name]) => /^(?!LISTEN_)[A-Za-z_]\w*$/.test(name)),
+);
+
+/** Options of `systemd-socket-activate`, which passes on nothing but `PATH`, `HOME`, `USER` and `TERM`. */
+const PASSED_ON = Object.keys(ENVIRONMENT).map((name) => `--setenv=${name}`);
+
+/**
  * Starts a Deno program with descriptors from 3 on, as a service manager does, and returns the lines that it prints.
  * `LISTEN_PID` is its own unless it is given; nothing but `--allow-ffi` is granted, if not `more`.
  */
@@ -56,9 +67,7 @@ async function launch(
         ...["run", "--quiet", "--no-prompt", "--allow-ffi", ...more, moduleOf(text)],
       ],
       environment: Object.entries({
-        ...{ PATH: Deno.env.get("PATH"), HOME: Deno.env.get("HOME") ?? "/", NO_COLOR: "1" },
-        // What it reaches is part of the coverage.
-        ...(Deno.env.has("DENO_COVERAGE_DIR") ? { DENO_COVERAGE_DIR: Deno.env.get("DENO_COVERAGE_DIR") } : {}),
+        ...ENVIRONMENT,
         ...variables,
       }).map(([name, value]) => `${name}=${value}`),
       cwd: ROOT.pathname,
@@ -204,6 +213,7 @@ clientTest(["systemd-socket-activate"], "listenFds() takes what systemd has open
     const [web, admin] = [getAvailablePort(), getAvailablePort()];
     const launcher = new Deno.Command("systemd-socket-activate", {
       args: [
+        ...PASSED_ON,
         ...[`--listen=127.0.0.1:${web}`, `--listen=127.0.0.1:${admin}`, "--fdname=web:admin"],
         ...[Deno.execPath(), "run", "--quiet", "--no-prompt", "--allow-ffi"],
         moduleOf(`
@@ -213,7 +223,7 @@ clientTest(["systemd-socket-activate"], "listenFds() takes what systemd has open
           await client.writeAll(new TextEncoder().encode(web.addr.port + " " + admin.addr.port + " " + listenFds().length));
         `),
       ],
-      env: { NO_COLOR: "1" },
+      env: ENVIRONMENT,
       stderr: "null",
     }).spawn();
     await whenListening(launcher.pid, 2);
@@ -231,11 +241,13 @@ clientTest(
       const port = getAvailablePort();
       const launcher = new Deno.Command("systemd-socket-activate", {
         args: [
+          ...PASSED_ON,
           ...[`--listen=127.0.0.1:${port}`, Deno.execPath(), "run", "--quiet", "--no-prompt"],
           // Nothing here allows to listen.
           ...["--allow-ffi", "--allow-run=sort", "examples/inetd.ts", "--", "sort"],
         ],
         cwd: ROOT,
+        env: ENVIRONMENT,
         stdout: "null",
         stderr: "null",
       }).spawn();

@@ -1,6 +1,7 @@
 /** The UDP socket. */
 
 import { hostKind, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
+import { isText } from "../internal/c_string.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import {
@@ -779,7 +780,7 @@ export class UdpEndpoint {
    * ```
    */
   setMulticastInterface(name: string): void {
-    if (typeof name !== "string" || name === "") {
+    if (!isText(name) || name === "") {
       throw new TypeError(`name must be the name of an interface, received ${quote(name)}`);
     }
     this.#driver.setMulticastInterface(name);
@@ -964,7 +965,7 @@ function checkMulticast(options: MulticastOptions): MulticastOptions {
   if (source !== undefined && hostKind(checkHostname(source, "source")) !== kind) {
     throw new TypeError(`source must be an ${kind} address, received ${quote(source)}`);
   }
-  if (local !== undefined && (typeof local !== "string" || local === "")) {
+  if (local !== undefined && (!isText(local) || local === "")) {
     throw new TypeError(`interface must be the name of an interface, received ${quote(local)}`);
   }
   return options;
