@@ -35,6 +35,7 @@ const SYMBOLS = {
   write: { parameters: [FD, "buffer", "u32"], result: "i32" },
   open: { parameters: ["buffer", "i32", "i32"], result: FD },
   fchmod: { parameters: [FD, "u32"], result: "i32" },
+  dup3: { parameters: [FD, FD, "i32"], result: FD },
   pipe2: { parameters: ["buffer", "i32"], result: "i32" },
   unlink: { parameters: ["buffer"], result: "i32" },
   access: { parameters: ["buffer", "i32"], result: "i32" },
