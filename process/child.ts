@@ -245,7 +245,7 @@ export interface Child {
   ref(): void;
   /**
    * Lets this program end although the child runs: neither it nor its messages and output keep the program alive. A
-   * child that is idle then ends with the program. `send` that waits for room still does keep it alive.
+   * child that is idle then ends with the program. `await` on what only the child can settle ends the program, too.
    *
    * @example A helper that keeps nothing alive
    * ```ts

@@ -9,6 +9,7 @@ import {
   endedError,
   GRACE,
   newId,
+  type ProcessOptions,
   type ShutdownOptions,
   type SpawnOptions,
 } from "./child.ts";
@@ -52,6 +53,10 @@ export class WorkerChild implements Child {
 
   constructor(module: string | URL, options: SpawnOptions) {
     checkOptions(options);
+    const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] !== undefined);
+    if (output !== undefined) {
+      throw new TypeError(`${output} is for processes: a thread writes where this program does`);
+    }
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
     this.name = childName(this.kind, this.id, url, options.name);
