@@ -73,20 +73,23 @@ const SYMBOLS = {
   epoll_wait: { parameters: [FD, "buffer", "i32", "i32"], result: "i32" },
   /** Linux 5.11 and glibc 2.35; absent before. */
   epoll_pwait2: { parameters: [FD, "buffer", "i32", "buffer", "pointer", "u32"], result: "i32", optional: true },
-  /** {@linkcode epoll_wait} on another thread, whose errno cannot be read. */
+  /**
+   * {@linkcode epoll_wait} on another thread, whose errno cannot be read. It may return when the memory of a buffer is
+   * another's, so the address is one of `ForeignMemory`; so are those below.
+   */
   epoll_wait_elsewhere: {
     name: "epoll_wait",
-    parameters: [FD, "buffer", "i32", "i32"],
+    parameters: [FD, "usize", "i32", "i32"],
     result: "i32",
     nonblocking: true,
   },
   poll: { parameters: ["buffer", "u32", "i32"], result: "i32" },
   ppoll: { parameters: ["buffer", "u32", "buffer", "pointer"], result: "i32" },
-  poll_elsewhere: { name: "poll", parameters: ["buffer", "u32", "i32"], result: "i32", nonblocking: true },
+  poll_elsewhere: { name: "poll", parameters: ["usize", "u32", "i32"], result: "i32", nonblocking: true },
   select: { parameters: ["i32", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
   select_elsewhere: {
     name: "select",
-    parameters: ["i32", "buffer", "buffer", "buffer", "buffer"],
+    parameters: ["i32", "usize", "usize", "usize", "usize"],
     result: "i32",
     nonblocking: true,
   },
@@ -104,6 +107,8 @@ const SYMBOLS = {
   memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
   /** {@linkcode memcpy} to an address, the other way round. */
   memcpy_to: { name: "memcpy", parameters: ["usize", "buffer", "u32"], result: "pointer" },
+  calloc: { parameters: ["u32", "u32"], result: "usize" },
+  free: { parameters: ["usize"], result: "void" },
   /** memfd_create(2), which not every glibc has a name for. */
   memfd_create: { name: "syscall", parameters: ["i64", "buffer", "u32"], result: FD },
   ftruncate: { parameters: [FD, "i64"], result: "i32" },

@@ -199,6 +199,11 @@ export function setIpStruct(fd: number, family: "IPv4" | "IPv6", option: number,
   syscall("setsockopt", fd, family === "IPv4" ? IPPROTO_IP : IPPROTO_IPV6, option, from, from.length);
 }
 
+/** getsockopt(2) of an option of IPv4 or IPv6 whose value is an integer. */
+export function getIpOption(fd: number, family: "IPv4" | "IPv6", option: number): number {
+  return getInteger(fd, family === "IPv4" ? IPPROTO_IP : IPPROTO_IPV6, option);
+}
+
 /**
  * Checks a UDP socket that somebody hands over, as {@linkcode adopt} does.
  */

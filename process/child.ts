@@ -200,14 +200,16 @@ export interface Child {
   /** Its process; `undefined` for a thread. */
   readonly pid?: number;
   /**
-   * Sends a message: a structured clone, with sockets if any. It waits while 256 messages are unread there.
+   * Sends a message: a structured clone, with sockets if any. The clone is made at the call, so the message may be
+   * changed right after; it waits here while 256 messages are unread there.
    *
    * @param message What to send.
    * @param options Sockets to send away, and a signal to stop waiting.
    * @throws {Deno.errors.BrokenPipe} If the child has ended; the sockets are still whole here.
    * @throws {Deno.errors.BadResource} If a socket is closed.
    * @throws {Deno.errors.NotSupported} If a socket cannot be moved.
-   * @throws {DOMException} If the message cannot be cloned.
+   * @throws {DOMException} If the message cannot be cloned (`DataCloneError`), before anything waits.
+   * @throws {RangeError} If it has more than 256 MiB, to a process.
    */
   send(message: unknown, options?: SendOptions): Promise<void>;
   /**

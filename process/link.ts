@@ -107,12 +107,20 @@ export interface Transport {
   send(packet: Packet, sockets: readonly Carried[], sent: () => void, signal?: AbortSignal): Promise<void>;
   /** The same without waiting; false if there is no room now. */
   trySend(packet: Packet, sockets: readonly Carried[]): boolean;
-  /** Throws if the packet, or one of the sockets, cannot be sent at all. */
-  check(packet: Packet, sockets: readonly Carried[]): void;
+  /** Throws if one of the sockets cannot be sent at all. */
+  check(sockets: readonly Carried[]): void;
   /** Lets waiting for packets keep the process alive, or not. */
   ref(on: boolean): void;
   close(): void;
 }
+
+/**
+ * Makes of a packet with a message of the user's one that no longer changes when the message does, for the kind of
+ * transport that it will go by.
+ *
+ * @throws {unknown} If the message, or one of the sockets, cannot be sent that way.
+ */
+export type Seal = (packet: Packet, sockets: readonly MovableSocket[]) => Packet;
 
 interface Sending extends Waiter<void> {
   readonly packet: Packet;
@@ -131,6 +139,7 @@ export class Link {
   /** Nobody reads messages here: only the library's own packets may come. */
   takesMessages = true;
   readonly #name: string;
+  readonly #seal: Seal;
   readonly #outgoing = new WaiterQueue<Sending>();
   readonly #waiting = new WaiterQueue<Waiter<Incoming | undefined>>();
   readonly #inbox: Incoming[] = [];
@@ -144,9 +153,10 @@ export class Link {
   #ended = false;
   #failure: Error | undefined;
 
-  /** `name` is what errors call the other side. */
-  constructor(name: string) {
+  /** `name` is what errors call the other side; `seal` is for messages, which may be sent before there is a transport. */
+  constructor(name: string, seal: Seal = (packet) => packet) {
     this.#name = name;
+    this.#seal = seal;
   }
 
   /** The other side can be reached. */
@@ -168,13 +178,17 @@ export class Link {
   send(message: unknown, options: SendOptions = {}): Promise<void> {
     let signal: AbortSignal | undefined;
     let sockets: readonly MovableSocket[];
-    const packet: Packet = { type: "message", body: message };
+    let packet: Packet;
     try {
       checkOptions(options);
       signal = checkSignal(options);
       sockets = checkSockets(options.sockets, `send to ${this.#name}`);
       if (this.#failure !== undefined) throw this.#failure;
-      this.#transport?.check(packet, sockets);
+      this.#transport?.check(sockets);
+      packet = this.#seal({ type: "message", body: message }, sockets);
+      // The message's getters may have done anything.
+      if (this.#failure !== undefined) throw this.#failure;
+      signal?.throwIfAborted();
     } catch (error) {
       return Promise.reject(error);
     }

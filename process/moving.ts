@@ -55,7 +55,9 @@ export function checkSockets(value: unknown, action: string): readonly MovableSo
     throw new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${value.length}`);
   }
   const seen = new Set<unknown>();
-  for (const socket of value) {
+  // A copy: the caller's array may change while the message waits.
+  const sockets = Array.from({ length: value.length }, (_, i) => value[i] as MovableSocket);
+  for (const socket of sockets) {
     if (!(socket instanceof TcpConn || socket instanceof TcpListener || socket instanceof UdpEndpoint)) {
       throw new TypeError(`sockets must hold TcpConn, TcpListener or UdpEndpoint, received ${quote(socket)}`);
     }
@@ -65,7 +67,7 @@ export function checkSockets(value: unknown, action: string): readonly MovableSo
       throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
     }
   }
-  return value;
+  return sockets;
 }
 
 /** The descriptors of native sockets, which stay with them. */

@@ -8,9 +8,9 @@ import { ConnectionReceiver } from "./connection_channel.ts";
 import { type Incoming, Link, type MessagesOptions, type Packet, type SendOptions } from "./link.ts";
 import type { MovableSocket } from "./moving.ts";
 import { takeParentSocket } from "./parent_socket.ts";
-import { HELLO, ProcessTransport } from "./process_transport.ts";
+import { HELLO, ProcessTransport, sealForProcess } from "./process_transport.ts";
 import type { Hello } from "./spawn_worker.ts";
-import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
+import { type Envelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
 import type { UnixSocket } from "./unix_socket.ts";
 
 /**
@@ -64,7 +64,7 @@ export interface ParentPort {
 /** {@linkcode ParentPort}, and what the library itself needs of it. */
 export class Port implements ParentPort {
   readonly kind: "worker" | "process";
-  readonly link: Link = new Link("the parent");
+  readonly link: Link;
   readonly #end: () => void;
   readonly #abort = new AbortController();
   readonly #work = new Set<Promise<unknown>>();
@@ -74,6 +74,7 @@ export class Port implements ParentPort {
 
   constructor(kind: "worker" | "process", end: () => void) {
     this.kind = kind;
+    this.link = new Link("the parent", kind === "worker" ? sealForThread : sealForProcess);
     this.#end = end;
     this.link.onPacket = (packet, sockets) => this.#take(packet, sockets);
   }
@@ -245,6 +246,8 @@ function joinProcess(): Port {
     throw noParent("", error);
   }
   if (socket === undefined) throw noParent();
+  // A parent that finds it closed ends the child, which is about to end with an exit code.
+  socket.outlive();
   const port = new Port("process", () => transport.ref(false));
   const transport = new ProcessTransport(socket, port.link, () => {
     // The line is cut: the parent has ended.

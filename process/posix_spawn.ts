@@ -163,6 +163,17 @@ export function openPidfd(pid: number): number {
   throw error;
 }
 
+/** Waits on this thread until a child that was killed has ended, for a second at most; who has started it reaps it. */
+export function awaitEnd(pid: number): void {
+  const pidfd = libc.syscall(SYS_PIDFD_OPEN, BigInt(pid), null, 0n);
+  if (pidfd < 0) return;
+  const POLLIN = 1;
+  libc.poll(new Uint8Array(new Int32Array([pidfd, POLLIN]).buffer), 1, 1_000);
+  libc.close(pidfd);
+  // Nobody else waits for it any more.
+  libc.waitid(P_PID, pid, new Uint8Array(SIGINFO_SIZE), WEXITED | WNOHANG);
+}
+
 /** pidfd_send_signal(2); a process that has ended already is no error. */
 export function signalPidfd(pidfd: number, signal: number): void {
   if (libc.pidfd_send_signal(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, null, 0) === 0) return;

@@ -16,6 +16,7 @@ import {
   type SocketKind,
 } from "./moving.ts";
 import { LARGEST_PACKET, MOST_DESCRIPTORS } from "./scm.ts";
+import { cloneOf, Sealed } from "./sealing.ts";
 import type { UnixSocket } from "./unix_socket.ts";
 
 /**
@@ -59,10 +60,8 @@ export class ProcessTransport implements Transport {
     this.#receive().then(() => onEnd(), onEnd);
   }
 
-  check(packet: Packet, sockets: readonly Carried[]): void {
+  check(sockets: readonly Carried[]): void {
     descriptorsOf(sockets, "send a socket");
-    // Throws for what cannot be cloned; small messages are sent far more often than such.
-    if (sockets.length > 0) serialize(packet.body);
   }
 
   async send(
@@ -121,11 +120,7 @@ export class ProcessTransport implements Transport {
     if (packet.type === "connection" && first !== undefined && writeRecord(connection, 1, first)) {
       return [{ data: connection, from: 0, to: 1 }];
     }
-    const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };
-    const bytes = serialize(envelope);
-    if (bytes.length > LARGEST_MESSAGE) {
-      throw new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`);
-    }
+    const bytes = packet.body instanceof Sealed ? packet.body.bytes : pack(packet, sockets);
     const count = Math.max(Math.ceil(bytes.length / CHUNK), Math.ceil(sockets.length / MOST_DESCRIPTORS));
     return Array.from({ length: count }, (_, i) => {
       const part = bytes.subarray(i * CHUNK, (i + 1) * CHUNK);
@@ -189,14 +184,30 @@ export class ProcessTransport implements Transport {
   }
 }
 
+/** Seals a message for a process. */
+export function sealForProcess({ type, body }: Packet, sockets: readonly MovableSocket[]): Packet {
+  descriptorsOf(sockets, "send a socket");
+  // Serializing alone lets through what cannot be cloned, a stream for example, as an object without anything in it.
+  const clone = ArrayBuffer.isView(body) || body instanceof ArrayBuffer ? body : cloneOf(body);
+  return { type, body: new Sealed(pack({ type, body: clone }, sockets)) };
+}
+
+/** The bytes of a packet. */
+function pack(packet: Packet, sockets: readonly Carried[]): Uint8Array {
+  const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };
+  const bytes = serialize(envelope);
+  if (bytes.length <= LARGEST_MESSAGE) return bytes;
+  throw new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`);
+}
+
 /** @throws {DOMException} If the value cannot be cloned. */
 function serialize(value: unknown): Uint8Array {
   try {
     return serializeValue(value);
   } catch (error) {
-    // In the words of `structuredClone`; what a getter throws stays as it is.
-    if (!(error instanceof Error && error.message.includes("could not be cloned"))) throw error;
-    throw new DOMException(error.message, "DataCloneError");
+    // In the words of `structuredClone`. No getter is called here, so nothing else can fail: memory that is shared
+    // within one process, and modules of WebAssembly.
+    throw new DOMException(error instanceof Error ? error.message : String(error), "DataCloneError");
   }
 }
 

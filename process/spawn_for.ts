@@ -4,6 +4,7 @@ import { resolve } from "node:path/posix";
 import { isText } from "../internal/c_string.ts";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { syscall } from "../internal/syscall.ts";
+import { Timer } from "../internal/timer.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
@@ -88,11 +89,11 @@ abstract class ProgramChild implements Child {
     checkOptions(options);
     const grace = checkDuration(options.grace ?? GRACE, "grace");
     this.kill("SIGTERM");
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 }

@@ -4,6 +4,8 @@ import { fileURLToPath } from "node:url";
 import { isText } from "../internal/c_string.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import {
   type Child,
@@ -20,9 +22,9 @@ import { environmentWith } from "./environment.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { childName, moduleUrl, PARENT_FD, PARENT_VARIABLE } from "./names.ts";
 import { refuseToServe } from "./pool_protocol.ts";
-import { openPidfd, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
+import { awaitEnd, openPidfd, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
 import { type OutputTo, ProcessFiles } from "./process_files.ts";
-import { HELLO, ProcessTransport } from "./process_transport.ts";
+import { HELLO, ProcessTransport, sealForProcess } from "./process_transport.ts";
 import { ProgramEnd } from "./program_end.ts";
 import { requireRun } from "./run_permission.ts";
 import type { Received } from "./scm.ts";
@@ -66,7 +68,7 @@ export class ProcessChild implements Child {
       url.href,
       ...args,
     ];
-    this.link = new Link(this.name);
+    this.link = new Link(this.name, sealForProcess);
     let files: ProcessFiles | undefined;
     try {
       this.#files = files = new ProcessFiles(this.name, stdout, stderr, hasSocket);
@@ -78,7 +80,14 @@ export class ProcessChild implements Child {
       files?.close();
       throw error instanceof SyscallError ? socketError(action, error) : error;
     }
+    // It ends with this process; with a program that is run again in the same one, it is ended.
+    const forget = [
+      whenUnloaded(Unload.END, () => this.kill()),
+      whenUnloaded(Unload.AWAIT, () => awaitEnd(this.pid)),
+    ];
     this.closed = this.#run();
+    // Whoever is interested awaits it.
+    this.closed.catch(() => {}).finally(() => forget.forEach((take) => take()));
   }
 
   get stdout(): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {
@@ -111,11 +120,11 @@ export class ProcessChild implements Child {
     this.#isEnding = true;
     if (this.link.transport === undefined) this.kill("SIGTERM");
     else this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 

@@ -2,6 +2,8 @@
 
 import { engineSupport } from "../internal/engine.ts";
 import { newOwner, workerName } from "../internal/owner.ts";
+import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { checkDuration, checkOptions } from "../internal/validate.ts";
 import {
   type Child,
@@ -17,9 +19,9 @@ import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
-import { isEnvelope, ThreadTransport, unpack } from "./thread_transport.ts";
+import { type Envelope, isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
 import { WorkerRef } from "./worker_ref.ts";
-import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts";
+import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
@@ -50,6 +52,8 @@ export class WorkerChild implements Child {
   /** Messages that have come. */
   #received = 0;
   #hasEnded = false;
+  /** Takes back what is to be done when this program is unloaded. */
+  readonly #forget: (() => void)[];
 
   constructor(module: string | URL, options: SpawnOptions) {
     checkOptions(options);
@@ -60,7 +64,7 @@ export class WorkerChild implements Child {
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
     this.name = childName(this.kind, this.id, url, options.name);
-    this.link = new Link(this.name);
+    this.link = new Link(this.name, sealForThread);
     ({ promise: this.closed, resolve: this.#resolve } = Promise.withResolvers<ChildStatus>());
     this.#owner = engineSupport().engine === "native" ? newOwner() : 0n;
     const settings = {
@@ -76,6 +80,10 @@ export class WorkerChild implements Child {
       throw error;
     }
     this.#ref = new WorkerRef(this.#worker);
+    this.#forget = [
+      whenUnloaded(Unload.END, () => this.#worker.terminate()),
+      whenUnloaded(Unload.AWAIT, () => this.#owner !== 0n && closeLeftOpenNow(this.#owner)),
+    ];
     this.#worker.onmessage = ({ data }) => {
       try {
         this.#receive(data);
@@ -107,11 +115,11 @@ export class WorkerChild implements Child {
     checkOptions(options);
     const grace = checkDuration(options.grace ?? GRACE, "grace");
     this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 
@@ -163,6 +171,7 @@ export class WorkerChild implements Child {
     }
     this.#worker.terminate();
     this.#worker.onmessage = null;
+    for (const forget of this.#forget) forget();
     this.link.end();
     if (!isOver) closeLeftOpenLater(this.#owner);
     else if (this.#owner !== 0n) closeLeftOpen(this.#owner);

@@ -10,6 +10,7 @@ import { notSupportedError } from "../internal/errors.ts";
 import { entrust, isEntrusted, isTracked } from "../internal/owner.ts";
 import { ConnectionSender } from "./connection_channel.ts";
 import type { Packet, Transport } from "./link.ts";
+import { cloneOf } from "./sealing.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { type MovedConn, StreamSocket } from "../tcp/stream_socket.ts";
 import { ConnStreams } from "../tcp/streams.ts";
@@ -56,7 +57,7 @@ export class ThreadTransport implements Transport {
     this.#takesNative = takesNative;
   }
 
-  check(packet: Packet, sockets: readonly MovableSocket[]): void {
+  check(sockets: readonly MovableSocket[]): void {
     for (const socket of sockets) {
       const conn = runtimeConn(socket);
       if (conn !== undefined) conn.checkMove();
@@ -70,7 +71,6 @@ export class ThreadTransport implements Transport {
         );
       }
     }
-    if (sockets.length > 0 && packet.body !== undefined) structuredClone(packet.body);
   }
 
   send(packet: Packet, sockets: readonly MovableSocket[], sent: () => void): Promise<void> {
@@ -88,9 +88,8 @@ export class ThreadTransport implements Transport {
     if (packet.type === "connection" && first !== undefined && this.#connections !== undefined) {
       if (this.#tryHand(first, this.#connections)) return true;
     }
-    this.check({ ...packet, body: undefined }, sockets);
-    // What cannot be cloned must be known before a socket is detached, and a getter may answer once only.
-    const body = sockets.length > 0 && packet.body !== undefined ? structuredClone(packet.body) : packet.body;
+    // Before any is detached. The body can be cloned: it is sealed, or the library's own.
+    this.check(sockets);
     const streams: Transferable[] = [];
     const moved = sockets.map((socket): Moved => {
       const runtime = runtimeConn(socket);
@@ -106,7 +105,7 @@ export class ThreadTransport implements Transport {
     });
     const isNative = packet.type === "connection" && moved[0]?.kind === "conn";
     const channel = isNative && this.#connections === undefined ? this.#openChannel() : undefined;
-    const envelope: Envelope = { packet: { type: packet.type, body }, sockets: moved };
+    const envelope: Envelope = { packet, sockets: moved };
     this.#port.postMessage(channel === undefined ? envelope : { ...envelope, channel }, streams);
     return true;
   }
@@ -149,18 +148,35 @@ export class ThreadTransport implements Transport {
   }
 
   #asStreams(conn: RuntimeConn): MovedConn {
+    // The other side cancels and closes when its connection is closed, and what it has written must still be sent.
     const streams = new ConnStreams({
-      read: (p, { signal }) => conn.read(p, signal),
-      writeAll: (p) => conn.writeAll(p, undefined),
+      read: (p, signal) => conn.read(p, signal),
+      readChunk: () => conn.readChunk(),
+      writeAll: (p, signal) => conn.writeAll(p, signal),
       closeWrite: () => conn.closeWrite(),
       close: () => {
         this.#flowing.delete(conn);
         conn.close();
       },
-    });
+    }, false);
     this.#flowing.set(conn, streams);
     const { readable, writable } = streams;
     return { readable, writable, localAddr: conn.localAddr, remoteAddr: conn.remoteAddr };
+  }
+}
+
+/** Seals a message for a thread. */
+export function sealForThread({ type, body }: Packet, sockets: readonly MovableSocket[]): Packet {
+  checkKinds(sockets);
+  return { type, body: cloneOf(body) };
+}
+
+/** Throws if one of the sockets can be sent to no thread. */
+function checkKinds(sockets: readonly MovableSocket[]): void {
+  for (const socket of sockets) {
+    const conn = runtimeConn(socket);
+    if (conn !== undefined) conn.checkMove();
+    else descriptorsOf([socket], "send a socket");
   }
 }
 

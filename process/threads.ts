@@ -20,6 +20,9 @@ const LOOK_INTERVAL = 2;
 const LOOK_LIMIT = 2_000;
 /** Milliseconds between two looks after that. */
 const LATE_INTERVAL = 100;
+/** Milliseconds for which a thread is waited for when the program is unloaded; and microseconds between two looks. */
+const UNLOAD_LIMIT = 1_000;
+const UNLOAD_PAUSE = 500;
 
 const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
 
@@ -98,6 +101,23 @@ function takeSockets(owner: bigint, inert: Set<string>): void {
   } finally {
     near?.close();
   }
+}
+
+/**
+ * Waits on this thread until one that was ended runs no more, and closes what it has left open: no promise settles any
+ * more. What does not end soon loses its sockets, and keeps the rest.
+ */
+export function closeLeftOpenNow(owner: bigint): void {
+  endOwner(owner);
+  const thread = threadOf(owner);
+  if (thread !== 0) {
+    wake(owner);
+    for (const end = performance.now() + UNLOAD_LIMIT; isRunning(thread);) {
+      if (performance.now() > end) return takeSockets(owner, new Set());
+      libc.usleep(UNLOAD_PAUSE);
+    }
+  }
+  closeLeftOpen(owner);
 }
 
 /** Closes what a thread has left open; it must have ended. */

@@ -88,6 +88,11 @@ export class UnixSocket implements Source {
     this.#receiving.ref(on);
   }
 
+  /** Stays open when the program is unloaded, until its process has ended. */
+  outlive(): void {
+    this.#socket.outlive();
+  }
+
   /** Receives a packet; its data is empty at the end of the connection. */
   receive(signal?: AbortSignal): Promise<Received> {
     return this.#receiving.call(() => this.#take(), signal);

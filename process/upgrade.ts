@@ -8,6 +8,7 @@
 
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
 import { Link } from "./link.ts";
 import { adopt, type Carried, type MovableSocket } from "./moving.ts";
@@ -152,6 +153,7 @@ export class ControlServer {
   readonly #listeners: () => MovableSocket[];
   readonly #drain: () => void;
   readonly #links = new Set<Link>();
+  readonly #forget: () => void;
   /** The one that takes over, until it has ended. */
   #successor: Link | undefined;
 
@@ -167,6 +169,7 @@ export class ControlServer {
     this.#listener = taken?.listener ?? new UnixListener(path);
     this.#file = taken?.file;
     this.#listener.ref(false);
+    this.#forget = whenUnloaded(Unload.END, () => this.close());
   }
 
   /** Answers from now on: at the path that it binds, or by the socket that the other one has given up. */
@@ -179,7 +182,13 @@ export class ControlServer {
     this.#run();
   }
 
+  /** Another program has the listeners, and has not ended. */
+  get hasSuccessor(): boolean {
+    return this.#successor !== undefined;
+  }
+
   close(): void {
+    this.#forget();
     // The file may be the successor's by now, and if not, the next one finds that nobody serves it.
     this.#listener.close(this.#successor !== undefined);
     // Who was told that this one drains has its answer first.

@@ -42,6 +42,7 @@ export class RuntimeWriter {
   #closed = false;
   /** FIN was asked for; nothing can be written any more. */
   #ended: Promise<void> | undefined;
+  #hasEnded = false;
   /** What went wrong with bytes that nobody waits for, kept for the next call. */
   #failure: Error | undefined;
   /** Bytes that `tryWrite` took and Deno has not sent yet. */
@@ -127,6 +128,11 @@ export class RuntimeWriter {
     return this.#size < CHUNK ? ReadyBit.WRITABLE : 0;
   }
 
+  /** FIN was sent. */
+  get hasEnded(): boolean {
+    return this.#hasEnded;
+  }
+
   /** A caller waits. */
   get isWaiting(): boolean {
     return (this.#busy && this.#sending === undefined) || this.#waiting.first !== undefined;
@@ -189,7 +195,10 @@ export class RuntimeWriter {
     this.#busy = true;
     try {
       this.#throwFailure();
-      if (job.end) await this.#shutdown();
+      if (job.end) {
+        await this.#shutdown();
+        this.#hasEnded = true;
+      }
       if (!job.settled) checkSize(job.p, job.size);
       const n = job.end ? 0 : job.copies ? await this.#writeCopies(job) : await this.#push(job.p, job.all);
       if (!job.settled) job.resolve(n);

@@ -1,33 +1,38 @@
 /**
- * A connection as web streams. The two sides are independent: end-of-file on
- * the readable leaves the writable open, closing the writable sends FIN and
- * leaves the readable open. When both are done the connection is closed.
+ * A connection as web streams, as those of a `Deno.TcpConn`: a stream that is
+ * cancelled, aborted or fails closes the connection. Only the regular ends
+ * differ: end-of-file on the readable leaves the writable open, closing the
+ * writable sends FIN and leaves the readable open, and when both are done the
+ * connection is closed.
  */
 
-/** The part of a connection that its streams use. */
-interface Duplex {
-  read(p: Uint8Array, options: { signal: AbortSignal }): Promise<number | null>;
-  writeAll(p: Uint8Array): Promise<void>;
-  closeWrite(): Promise<void>;
-  close(): void;
-}
+import { checkBytes } from "../internal/validate.ts";
+import type { ConnDriver } from "./driver.ts";
 
-/** Size of a read where the stream's consumer brings no buffer, in bytes. */
-const CHUNK = 64 * 1024;
+/** The part of a connection that its streams use. */
+type Duplex = Pick<ConnDriver, "read" | "readChunk" | "writeAll" | "closeWrite" | "close">;
 
 /** The two streams of one connection, each made when it is first asked for. */
 export class ConnStreams {
   readonly #conn: Duplex;
+  readonly #cancelCloses: boolean;
   #readable: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
   #writable: WritableStream<Uint8Array<ArrayBufferLike>> | undefined;
   #reading: ReadableByteStreamController | undefined;
   #writing: WritableStreamDefaultController | undefined;
-  readonly #pulling = new AbortController();
   #readDone = false;
   #writeDone = false;
+  #cancelled = false;
+  /** Why the connection was lost; what the other stream then meets is only that the connection is closed. */
+  #failure: unknown;
 
-  constructor(conn: Duplex) {
+  /**
+   * @param conn The connection.
+   * @param cancelCloses Whether cancelling the readable closes the connection, or ends its own direction only.
+   */
+  constructor(conn: Duplex, cancelCloses = true) {
     this.#conn = conn;
+    this.#cancelCloses = cancelCloses;
   }
 
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
@@ -37,12 +42,12 @@ export class ConnStreams {
         start: (controller) => void (this.#reading = controller),
         pull: (controller) => this.#pull(controller),
         cancel: () => {
-          // A read that waits must not take what the next one should get.
-          this.#pulling.abort();
-          this.#finishRead();
+          this.#cancelled = true;
+          if (this.#cancelCloses) this.#conn.close();
+          else this.#finishRead();
         },
       },
-      // Nothing is read before somebody asks, so that conn.read() beside the stream misses nothing.
+      // Nothing is read before a consumer asks, so that conn.read() beside the stream misses nothing.
       { highWaterMark: 0 },
     );
   }
@@ -54,22 +59,21 @@ export class ConnStreams {
         this.#writing = controller;
         controller.signal.addEventListener("abort", () => this.#conn.close());
       },
-      write: async (chunk) => {
-        try {
-          await this.#conn.writeAll(chunk);
-        } catch (error) {
-          this.#finishWrite();
-          throw error;
-        }
-      },
-      close: async () => {
-        await this.#conn.closeWrite();
-        this.#finishWrite();
-      },
+      write: (chunk) =>
+        this.#attempt(async () => {
+          checkBytes(chunk, "chunk");
+          await this.#conn.writeAll(chunk, undefined);
+        }),
+      close: () =>
+        this.#attempt(async () => {
+          await this.#conn.closeWrite();
+          this.#writeDone = true;
+          this.#closeIfDone();
+        }),
     });
   }
 
-  /** Fails both, and with them the pipes of which nobody is left at the other end. */
+  /** Fails both, and with them the pipes whose other end is gone. */
   fail(error: Error): void {
     this.#reading?.error(error);
     this.#writing?.error(error);
@@ -78,34 +82,43 @@ export class ConnStreams {
   async #pull(controller: ReadableByteStreamController): Promise<void> {
     const request = controller.byobRequest;
     const view = request?.view;
-    const buffer = view ? new Uint8Array(view.buffer, view.byteOffset, view.byteLength) : new Uint8Array(CHUNK);
-    let n: number | null;
     try {
-      n = await this.#conn.read(buffer, { signal: this.#pulling.signal });
+      const read = view
+        ? await this.#conn.read(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), undefined)
+        : await this.#conn.readChunk();
+      if (this.#cancelled) return;
+      if (read === null) {
+        controller.close();
+        request?.respond(0);
+        this.#finishRead();
+      } else if (typeof read === "number") {
+        request?.respond(read);
+      } else {
+        controller.enqueue(read);
+      }
     } catch (error) {
-      if (this.#pulling.signal.aborted) return;
-      this.#finishRead();
-      throw error;
+      if (!this.#cancelled) throw this.#failed(error);
     }
-    if (n === null) {
-      this.#finishRead();
-      controller.close();
-      request?.respond(0);
-    } else if (request) {
-      request.respond(n);
-    } else {
-      // A small message must not hold on to a large buffer.
-      controller.enqueue(n < CHUNK / 2 ? buffer.slice(0, n) : buffer.subarray(0, n));
+  }
+
+  async #attempt(call: () => Promise<void>): Promise<void> {
+    try {
+      await call();
+    } catch (error) {
+      throw this.#failed(error);
     }
+  }
+
+  /** A direction that fails ends the connection. */
+  #failed(error: unknown): unknown {
+    const isClosed = error instanceof Deno.errors.Interrupted || error instanceof Deno.errors.BadResource;
+    if (!isClosed) this.#failure ??= error;
+    this.#conn.close();
+    return this.#failure ?? error;
   }
 
   #finishRead(): void {
     this.#readDone = true;
-    this.#closeIfDone();
-  }
-
-  #finishWrite(): void {
-    this.#writeDone = true;
     this.#closeIfDone();
   }
 

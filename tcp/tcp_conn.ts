@@ -37,7 +37,10 @@ import type { TcpInfo } from "./tcp_info.ts";
  * ```
  */
 export interface WaitOptions {
-  /** Cancels the call: it rejects with the signal's reason, and nothing is lost. */
+  /**
+   * Cancels the call: it rejects with the signal's reason, and nothing is lost. `AbortSignal.timeout` of Deno aborts at
+   * once if it is asked for 2^31 ms (some 24 days) or more.
+   */
   signal?: AbortSignal;
 }
 
@@ -454,18 +457,39 @@ export class TcpConn implements Deno.TcpConn {
    * What arrives, as a byte stream, up to the peer's end-of-file. Reading ahead
    * starts with the first reader, never before.
    *
-   * When `readable` has ended and `writable` is closed, the connection is closed.
+   * Cancelling it, and leaving a `for await` loop over it early, closes the connection, as with a `Deno.TcpConn`
+   * (`readable.values({ preventCancel: true })` is a loop that does not); so does an error. At end-of-file the
+   * connection stays open for writing, and is closed once `writable` is closed, too.
+   *
+   * On the native engine an idle stream holds no buffer.
+   *
+   * @example Hang up after the first line
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * const server = await listener.accept();
+   *
+   * await client.writeAll(new TextEncoder().encode("bye\n"));
+   * for await (const chunk of server.readable) {
+   *   console.log(new TextDecoder().decode(chunk));
+   *   break;
+   * }
+   * assertEquals(await client.read(new Uint8Array(1)), null);
+   * ```
    */
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
-    return (this.#streams ??= new ConnStreams(this)).readable;
+    return (this.#streams ??= new ConnStreams(this.#driver)).readable;
   }
 
   /**
    * What is sent, as a stream. Closing it sends FIN and leaves `readable`
-   * open; aborting it closes the connection.
+   * open; aborting it, or an error, closes the connection.
    */
   get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
-    return (this.#streams ??= new ConnStreams(this)).writable;
+    return (this.#streams ??= new ConnStreams(this.#driver)).writable;
   }
 
   /**

@@ -33,8 +33,12 @@ import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
  * ```
  */
 export interface TcpListenOptions {
-  /** The port to listen on, from 0 to 65535; with 0 the kernel picks a free one. */
-  port: number;
+  /**
+   * The port to listen on, from 0 to 65535; with 0 the kernel picks a free one.
+   *
+   * @default {0}
+   */
+  port?: number;
   /**
    * The local IP address or name to listen on. `0.0.0.0` is every IPv4
    * interface, `::` every interface with both families.
@@ -174,9 +178,12 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * console.log(`listening on port ${listener.addr.port}`);
    * ```
    */
-  static bind(options: TcpListenOptions): TcpListener {
+  static bind(options: TcpListenOptions = {}): TcpListener {
     checkOptions(options);
-    const port = checkPort(options.port);
+    // With every option optional, what is meant for a Unix socket of Deno.listen would open a port.
+    const { transport = "tcp" } = options as { transport?: unknown };
+    if (transport !== "tcp") throw new TypeError(`transport must be "tcp", received ${quote(transport)}`);
+    const port = checkPort(options.port ?? 0);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
     const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");
@@ -373,6 +380,47 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   }
 
   /**
+   * Stops listening without losing a connection of the accept queue: for a graceful shutdown.
+   *
+   * {@linkcode TcpListener.close} resets the connections that clients have made and that were not accepted yet. This
+   * method accepts all of them first, then closes the socket. `accept`, `tryAccept` and loops over the listener return
+   * these connections; after the last one they fail, and loops end, as after `close()`. A listener that is paused keeps
+   * them until {@linkcode TcpListener.resume}. A `Multiplexer` stops watching the listener: accept the rest
+   * with a loop over it. `close()` closes connections that no call has accepted. `pause()` and `resume()` do not fail any
+   * more.
+   *
+   * On the native engine the queue is empty and the socket closed when the call returns, unless descriptors run out:
+   * then the rest is accepted as descriptors are closed. A client whose handshake ends in the microseconds between the
+   * last accept4(2) and close(2) is reset. The runtime engine takes some milliseconds to see that no more
+   * connections come, and a second at most while clients keep connecting.
+   * Clients whose handshake is under way on the network at the end are reset on both.
+   *
+   * @returns A promise that resolves once the socket is closed, and never rejects. If the listener is closed already,
+   * nothing happens.
+   *
+   * @example Stop on SIGTERM, and serve every client that has connected
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * const clients = await Promise.all([1, 2, 3].map(() => TcpConn.connect({ port: listener.addr.port })));
+   *
+   * listener.drain(); // Deno.addSignalListener("SIGTERM", () => listener.drain());
+   * let served = 0;
+   * for await (const conn of listener) {
+   *   served++;
+   *   conn.close();
+   * }
+   * assertEquals(served, 3);
+   * for (const client of clients) client.close();
+   * ```
+   */
+  drain(): Promise<void> {
+    return this.#driver.drain();
+  }
+
+  /**
    * Gives the descriptor away and leaves this object closed. Native engine only.
    *
    * @returns The descriptor, which the caller owns from now on.
@@ -404,6 +452,8 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   /**
    * Stops listening: close(2). Waiting calls are woken with
    * `Deno.errors.BadResource`, and loops over the listener end. Calling it again does nothing.
+   *
+   * The kernel resets connections that wait to be accepted; {@linkcode TcpListener.drain} accepts them first.
    */
   close(): void {
     this.#driver.close();

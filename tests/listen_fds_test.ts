@@ -58,6 +58,7 @@ async function launch(
   try {
     const [stdin, stdout] = [descriptors.file("/dev/null"), descriptors.file(output, "write")];
     const pid = spawn({
+      file: "/bin/sh",
       command: "sh",
       // The shell becomes Deno, so that it has the number that is said.
       args: [

@@ -95,7 +95,7 @@ nativeTest("Supervisor.renew() that fails forgets a new child that has ended bef
   // The new one that has served is drained, if it has not ended yet.
   await eventually(() => children.all.every(({ state }) => state === "serving") ? true : undefined);
   assertEquals(children.all.length, 2);
-  await children.endAll(0);
+  await children.endAll(0, true);
   await Deno.remove(folder, { recursive: true });
 });
 

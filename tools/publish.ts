@@ -76,10 +76,10 @@ async function dependencies(folder: string, { exports }: Config): Promise<string
   return [...found];
 }
 
-const flags = parseArgs(Deno.args, { boolean: ["dry-run"] });
+const isDryRun = parseArgs(Deno.args, { boolean: ["dry-run"] })["dry-run"] === true;
 const temporary = await Deno.realPath(await Deno.makeTempDir());
 try {
-  const config = await copyCheckout(temporary, flags["dry-run"]);
+  const config = await copyCheckout(temporary, isDryRun);
   const folder = `${temporary}/package`;
   const output = await run(Deno.execPath(), ["publish", "--dry-run", "--allow-dirty"], folder);
   const files = listed(output, folder);
@@ -94,7 +94,7 @@ try {
   if (faults.length > 0) {
     console.error(`${output}\nNothing was published. The release\n  ${faults.join("\n  ")}`);
     Deno.exitCode = 1;
-  } else if (flags["dry-run"]) {
+  } else if (isDryRun) {
     console.log(`publish dry run: ${files.length} files, the library and the pages that README links to`);
   } else {
     console.log(await run(Deno.execPath(), ["publish", "--allow-dirty"], folder));

@@ -31,6 +31,7 @@ export { DatagramBatch, type DatagramBatchOptions } from "./datagram_batch.ts";
 export type { Datagram, MulticastOptions } from "./driver.ts";
 export {
   type RecvOptions,
+  type SendToOptions,
   type TrySendOptions,
   type UdpBindOptions,
   UdpEndpoint,
