@@ -4,7 +4,7 @@
  */
 
 import { libc } from "./libc.ts";
-import { disown, own } from "./owner.ts";
+import { disown, mayClose, mayCloseRefused, own } from "./owner.ts";
 import { Unload, whenUnloaded } from "./unload.ts";
 
 const waitingForRoom = new Set<() => void>();
@@ -44,7 +44,7 @@ export class Descriptor {
     try {
       own(fd);
     } catch (error) {
-      libc.close(fd);
+      if (mayCloseRefused(fd)) libc.close(fd);
       throw error;
     }
     // A number has one holder: the last one.
@@ -91,7 +91,8 @@ export class Descriptor {
   close(): void {
     if (this.#fd < 0) return;
     // Marked first. Never tried again: on Linux the number is free even if close(2) fails.
-    libc.close(this.detach());
+    const fd = this.detach();
+    if (mayClose(fd)) libc.close(fd);
     if (waitingForRoom.size === 0) return;
     const retries = [...waitingForRoom];
     waitingForRoom.clear();

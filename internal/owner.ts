@@ -50,6 +50,8 @@ const halfBytes = new Uint8Array(half.buffer);
 let memory = 0n;
 /** The number of this thread as an owner. */
 let self = 0n;
+/** The address of its record, 0 if it has none. */
+let selfRecord = 0n;
 /** What is written for each descriptor. */
 const mine = new Uint8Array(ENTRY);
 const nobody = new Uint8Array(ENTRY);
@@ -117,6 +119,7 @@ function take(owner: bigint, found: bigint): void {
   if (taken !== 0 && taken !== thread) return;
   memory = found;
   self = owner;
+  selfRecord = record;
   mine.set(entryOf(owner));
   writeHalf(record + THREAD_AT, thread);
   // In this order; endOwner() and threadOf() have the other one.
@@ -177,7 +180,7 @@ export function threadOf(owner: bigint): number {
 }
 
 /**
- * Forbids a Worker that was ended to open anything, unless it has already: either
+ * Forbids a Worker that was ended to open anything, and to close what it has. If it has not opened anything yet, either
  * {@linkcode threadOf} tells its thread afterwards, or {@linkcode own} fails there.
  */
 export function endOwner(owner: bigint): void {
@@ -194,15 +197,36 @@ export function freeOwner(owner: bigint): void {
   libc.memcpy_to(record, nobody, ENTRY);
 }
 
+/** This thread runs on although its starter has ended it, and closes what is entered as its own. */
+function isGivenUp(): boolean {
+  return selfRecord !== 0n && !ended && readHalf(selfRecord + END_AT) !== 0;
+}
+
 /**
  * This thread has opened or taken over `fd`.
  *
- * @throws {Deno.errors.Interrupted} If it is a Worker that was ended before it had opened anything.
+ * @throws {Deno.errors.Interrupted} If it is a Worker that was ended.
  */
 export function own(fd: number): void {
   if (!joined) join();
-  if (ended) throw new Deno.errors.Interrupted("Cannot open a descriptor: this thread was ended");
+  if (ended || isGivenUp()) throw new Deno.errors.Interrupted("Cannot open a descriptor: this thread was ended");
   if (memory !== 0n && fd < MOST_DESCRIPTORS) libc.memcpy_to(entryAt(fd), mine, ENTRY);
+}
+
+/**
+ * Whether this thread may close `fd`, which was its own. One that runs on after its end may not: its starter puts
+ * something else in the place of what is entered for it, and must not hit a number that was closed meanwhile and is
+ * somebody else's by now. So `fd` is entered again, and closed by the starter.
+ */
+export function mayClose(fd: number): boolean {
+  if (fd >= MOST_DESCRIPTORS || !isGivenUp()) return true;
+  libc.memcpy_to(entryAt(fd), mine, ENTRY);
+  return false;
+}
+
+/** The same for one that {@linkcode own} has refused: it is entered only if it was on its way to this thread. */
+export function mayCloseRefused(fd: number): boolean {
+  return fd >= MOST_DESCRIPTORS || !isGivenUp() || readWord(entryAt(fd)) !== self;
 }
 
 /** This thread has closed `fd` or given it away. */

@@ -2,8 +2,11 @@
 
 import { checkText } from "../internal/c_string.ts";
 
-/** The variable in which a process finds the socket of its parent. */
+/** The variable that says which descriptor of a process is the socket of its parent: {@linkcode PARENT_FD}. */
 export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
+
+/** That descriptor: the first one after the standard ones. */
+export const PARENT_FD = 3;
 
 /** The absolute address of a module, of which a relative path is looked for in the current folder. */
 export function moduleUrl(module: unknown): URL {

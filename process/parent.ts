@@ -1,19 +1,17 @@
 /** A child's side: what it hears of its parent. */
 
 import { engineSupport } from "../internal/engine.ts";
-import { libc } from "../internal/libc.ts";
 import { childThreadName, isEntrusted, thisOwner } from "../internal/owner.ts";
 import type { NativeConn } from "../tcp/native_conn.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { ConnectionReceiver } from "./connection_channel.ts";
 import { type Incoming, Link, type MessagesOptions, type Packet, type SendOptions } from "./link.ts";
 import type { MovableSocket } from "./moving.ts";
-import { PARENT_VARIABLE } from "./names.ts";
-import { readVariable } from "./environment.ts";
-import { ProcessTransport, sealForProcess } from "./process_transport.ts";
+import { takeParentSocket } from "./parent_socket.ts";
+import { HELLO, ProcessTransport, sealForProcess } from "./process_transport.ts";
 import type { Hello } from "./spawn_worker.ts";
 import { type Envelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
-import { UnixSocket } from "./unix_socket.ts";
+import type { UnixSocket } from "./unix_socket.ts";
 
 /**
  * The parent, seen from a child.
@@ -238,19 +236,16 @@ function joinProcess(): Port {
   if (engine !== "native") {
     throw noParent(`, or it may not talk: a process needs permissions with ffi: "inherit" for that (${reason})`);
   }
-  const path = readVariable(PARENT_VARIABLE);
-  if (path === undefined) throw noParent();
-  let socket: UnixSocket;
+  // A plain Worker of such a process is no child: the socket belongs to the main thread.
+  if ("DedicatedWorkerGlobalScope" in globalThis) throw noParent();
+  let socket: UnixSocket | undefined;
   try {
-    socket = UnixSocket.connect(path, "the parent");
+    socket = takeParentSocket();
+    socket?.trySend(HELLO, () => [], () => {});
   } catch (error) {
     throw noParent("", error);
   }
-  const { pid, uid } = socket.peer;
-  if (pid !== libc.getppid() || uid !== libc.getuid()) {
-    socket.close();
-    throw noParent();
-  }
+  if (socket === undefined) throw noParent();
   // A parent that finds it closed ends the child, which is about to end with an exit code.
   socket.outlive();
   const port = new Port("process", () => transport.ref(false));

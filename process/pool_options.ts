@@ -57,6 +57,18 @@ export type Balance = "shared" | "reuseport" | "round-robin" | "least-connection
  * ```
  */
 export interface PoolOptions extends ProcessOptions {
+  /**
+   * Where the standard output of processes goes. It cannot be read here: children come and go.
+   *
+   * @default {"inherit"}
+   */
+  stdout?: "inherit" | "null";
+  /**
+   * Where the standard error of processes goes.
+   *
+   * @default {"inherit"}
+   */
+  stderr?: "inherit" | "null";
   /** Threads or processes. */
   kind: "worker" | "process";
   /** What a child runs: a module that calls {@linkcode serve}. */
@@ -198,6 +210,9 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   );
   if (kind === "worker" && ofProcesses !== undefined) {
     throw new TypeError(`${ofProcesses[0]} is for kind: "process": a thread has what this program has`);
+  }
+  for (const [which, to] of Object.entries({ stdout, stderr })) {
+    if (to !== undefined) oneOf(to, which, ["inherit", "null"]);
   }
   return {
     kind,

@@ -29,6 +29,11 @@ const WEXITED = 4;
 const SIGINFO_SIZE = 128;
 const CLD_EXITED = 1;
 
+/**
+ * Signals that a program keeps ignoring if this one was started so: `nohup` and a shell's background jobs ignore them
+ * on purpose, for all that is started below.
+ */
+const KEPT_SIGNALS = ["SIGHUP", "SIGINT", "SIGQUIT"] as const;
 /** What runs scripts that do not say what runs them. */
 const SHELL = "/bin/sh";
 
@@ -51,14 +56,15 @@ export interface Program {
 }
 
 /**
- * Starts a program; `files[n]` becomes its descriptor n. It begins with all
- * signals as they are by default: Deno ignores SIGPIPE, which programs in a
- * pipeline die of. A script without `#!` is run by the shell, as by execvp(3).
+ * Starts a program; `files[n]` becomes its descriptor n, and it inherits this program's n where that is `undefined`.
+ * No signal is blocked there, and all but {@linkcode KEPT_SIGNALS} are as they are by default: Deno ignores SIGPIPE,
+ * which programs in a pipeline die of, and a supervisor may have left others ignored. A script without `#!` is run by
+ * the shell, as by execvp(3).
  *
  * @returns Its process.
  * @throws {SyscallError} If it cannot be started: ENOENT, EACCES and so on.
  */
-export function spawn(program: Program, files: readonly number[]): number {
+export function spawn(program: Program, files: readonly (number | undefined)[]): number {
   try {
     return start(program, files);
   } catch (error) {
@@ -67,23 +73,22 @@ export function spawn(program: Program, files: readonly number[]): number {
   }
 }
 
-function start({ command, file, args, environment, cwd }: Program, files: readonly number[]): number {
+function start({ command, file, args, environment, cwd }: Program, files: readonly (number | undefined)[]): number {
   const actions = new Uint8Array(FILE_ACTIONS_SIZE);
   const attributes = new Uint8Array(ATTRIBUTES_SIZE);
   check(libc.posix_spawn_file_actions_init(actions));
   try {
     check(libc.posix_spawnattr_init(attributes));
     try {
-      files.forEach((fd, n) => check(libc.posix_spawn_file_actions_adddup2(actions, fd, n)));
+      files.forEach((fd, n) => {
+        if (fd !== undefined) check(libc.posix_spawn_file_actions_adddup2(actions, fd, n));
+      });
       if (cwd !== undefined) {
         check(libc.posix_spawn_file_actions_addchdir_np?.(actions, cString(cwd, "cwd")) ?? constants.errno.ENOSYS);
       }
       check(libc.posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK));
       check(libc.posix_spawnattr_setsigmask(attributes, new Uint8Array(SIGSET_SIZE)));
-      const standard = new Uint8Array(SIGSET_SIZE);
-      const sigpipe = constants.signals.SIGPIPE - 1;
-      standard[sigpipe >> 3] = 1 << (sigpipe & 7);
-      check(libc.posix_spawnattr_setsigdefault(attributes, standard));
+      check(libc.posix_spawnattr_setsigdefault(attributes, standardSignals()));
       const pid = new Int32Array(new ArrayBuffer(128));
       const argv = new StringArray([command, ...args]);
       const envp = new StringArray(environment);
@@ -104,6 +109,17 @@ function start({ command, file, args, environment, cwd }: Program, files: readon
   } finally {
     libc.posix_spawn_file_actions_destroy(actions);
   }
+}
+
+/** The signals that a program begins with as they are by default, as a `sigset_t`. */
+function standardSignals(): Uint8Array<ArrayBuffer> {
+  const set = new Uint8Array(SIGSET_SIZE);
+  const kept = KEPT_SIGNALS.map((name) => constants.signals[name] as number);
+  // 32 and 33 are the C library's own.
+  for (let signal = 1; signal < 32; signal++) {
+    if (!kept.includes(signal)) set[(signal - 1) >> 3]! |= 1 << ((signal - 1) & 7);
+  }
+  return set;
 }
 
 /** These functions return errno instead of setting it. */
@@ -154,6 +170,8 @@ export function awaitEnd(pid: number): void {
   const POLLIN = 1;
   libc.poll(new Uint8Array(new Int32Array([pidfd, POLLIN]).buffer), 1, 1_000);
   libc.close(pidfd);
+  // Nobody else waits for it any more.
+  libc.waitid(P_PID, pid, new Uint8Array(SIGINFO_SIZE), WEXITED | WNOHANG);
 }
 
 /** pidfd_send_signal(2); a process that has ended already is no error. */
@@ -163,7 +181,12 @@ export function signalPidfd(pidfd: number, signal: number): void {
   if (errno !== constants.errno.ESRCH) throw syscallError("pidfd_send_signal", errno);
 }
 
-/** waitid(2) of a child that may go on; it is no zombie after. */
+/**
+ * waitid(2) of a child that may go on; it is no zombie after.
+ *
+ * @returns `undefined` if it goes on.
+ * @throws {SyscallError} `ECHILD` if it has ended and its status is lost.
+ */
 export function reap(pidfd: number): Ended | undefined {
   const info = new Uint8Array(SIGINFO_SIZE);
   syscall("waitid", P_PIDFD, pidfd, info, WEXITED | WNOHANG);
@@ -184,8 +207,8 @@ function signalName(number: number): Deno.Signal | undefined {
   return found?.[0] as Deno.Signal | undefined;
 }
 
-/** A descriptor of `/dev/null`, for writing. */
+/** A descriptor of `/dev/null`, for reading and writing. */
 export function openNull(): Descriptor {
-  const O_WRONLY_CLOEXEC = 0o2000001;
-  return new Descriptor(syscall("open", cString("/dev/null"), O_WRONLY_CLOEXEC, 0));
+  const O_RDWR_CLOEXEC = 0o2000002;
+  return new Descriptor(syscall("open", cString("/dev/null"), O_RDWR_CLOEXEC, 0));
 }

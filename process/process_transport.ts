@@ -30,6 +30,9 @@ const ABANDONED = 2;
 const CONNECTION = 3;
 const CHUNK = LARGEST_PACKET - 1;
 
+/** The first packet of a child: it has called `parent()`, and reads what is sent to it. */
+export const HELLO: Uint8Array<ArrayBuffer> = new Uint8Array([4]);
+
 /** A packet with a connection, which is sent at once. */
 const connection = new Uint8Array(1 + RECORD_SIZE);
 connection[0] = CONNECTION;

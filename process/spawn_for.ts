@@ -8,14 +8,15 @@ import { Timer } from "../internal/timer.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
-import { type Child, type ChildStatus, GRACE, newId, type ShutdownOptions } from "./child.ts";
-import { readEnvironment } from "./environment.ts";
+import { type Child, type ChildStatus, GRACE, LOST, newId, type ShutdownOptions } from "./child.ts";
+import { environmentWith } from "./environment.ts";
 import type { Incoming } from "./link.ts";
 import { giveAway } from "./moving.ts";
-import { PARENT_VARIABLE } from "./names.ts";
 import { openNull, openPidfd, type Program, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
 import { ProgramEnd } from "./program_end.ts";
 import { findProgram, hasRelativeFolders } from "./program_file.ts";
+import { requireRun } from "./run_permission.ts";
+import { keepChildStatus, lostStatus, lostStatusError } from "./sigchld.ts";
 
 // fcntl.h
 const F_GETFL = 3;
@@ -59,16 +60,19 @@ abstract class ProgramChild implements Child {
   readonly kind = "process";
   abstract readonly pid: number;
   abstract readonly closed: Promise<ChildStatus>;
-  readonly #command: string;
+  /** What errors call it. */
+  readonly command: string;
 
   constructor(command: string) {
-    this.#command = command;
+    this.command = command;
   }
 
   abstract kill(signal?: Deno.Signal): void;
+  abstract ref(): void;
+  abstract unref(): void;
 
   send(): Promise<void> {
-    const what = `send a message to ${this.#command}`;
+    const what = `send a message to ${this.command}`;
     return Promise.reject(notSupportedError(what, "it reads the connection, and nothing else"));
   }
 
@@ -109,15 +113,11 @@ class NativeProgram extends ProgramChild {
     const flags = syscall("fcntl", fd, F_GETFL, 0);
     syscall("fcntl", fd, F_SETFL, flags & ~O_NONBLOCK);
     try {
+      keepChildStatus();
       this.pid = spawn(program, [fd, fd, ...(error === undefined ? [] : [error.fd])]);
       this.#end = new ProgramEnd(openPidfd(this.pid), program.command);
       giveAway([conn]);
-      this.closed = this.#end.wait().then(({ code, signal }) => ({
-        success: code === 0,
-        code,
-        signal,
-        error: undefined,
-      }));
+      this.closed = this.#end.wait();
     } catch (error) {
       syscall("fcntl", fd, F_SETFL, flags);
       throw error instanceof SyscallError ? socketError(action, error) : error;
@@ -132,6 +132,14 @@ class NativeProgram extends ProgramChild {
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
+
+  ref(): void {
+    this.#end.ref(true);
+  }
+
+  unref(): void {
+    this.#end.ref(false);
+  }
 }
 
 /** The bytes go through this program, both ways. */
@@ -139,11 +147,13 @@ class RelayedProgram extends ProgramChild {
   readonly pid: number;
   readonly closed: Promise<ChildStatus>;
   readonly #child: Deno.ChildProcess;
+  readonly #conn: RuntimeConn;
   readonly #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
 
   constructor(driver: RuntimeConn, { command, args, cwd, env, stderr }: Checked, action: string) {
     super(command);
     driver.checkMove();
+    keepChildStatus();
     // A path as Deno checks it, whatever the links in it lead to.
     const isPath = command.includes("/") && Deno.build.os !== "windows";
     try {
@@ -160,24 +170,37 @@ class RelayedProgram extends ProgramChild {
     }
     this.pid = this.#child.pid;
     this.#output = this.#child.stdout.getReader();
-    this.closed = this.#relay(driver.move());
+    this.#conn = driver.move();
+    this.closed = this.#relay(this.#conn);
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
     try {
       this.#child.kill(signal);
     } catch (error) {
-      // It has ended already, or there is no such signal.
-      if (!(error instanceof TypeError) || signalNumber(signal) === undefined) throw error;
+      // There is no such signal.
+      if (signalNumber(signal) === undefined) throw error;
+      // It has ended already: TypeError, or ESRCH while SIGCHLD is ignored.
+      if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
     }
+  }
+
+  ref(): void {
+    this.#child.ref();
+    this.#conn.ref();
+  }
+
+  unref(): void {
+    this.#child.unref();
+    this.#conn.unref();
   }
 
   async #relay(conn: RuntimeConn): Promise<ChildStatus> {
     const input = this.#feed(conn);
     const output = this.#drain(conn);
-    const { success, code, signal } = await this.#child.status;
+    const status = await this.#status();
     // What it has started may write to the same pipe, and goes on with the connection, unless the end was forced.
-    if (signal === "SIGKILL") {
+    if (status.signal === "SIGKILL") {
       // Also of a peer that reads nothing.
       conn.close();
       await this.#output.cancel();
@@ -186,7 +209,17 @@ class RelayedProgram extends ProgramChild {
     // What it has not read nobody will.
     conn.close();
     await input;
-    return { success, code, signal: signal ?? undefined, error: undefined };
+    return status;
+  }
+
+  async #status(): Promise<ChildStatus> {
+    try {
+      const { success, code, signal } = await this.#child.status;
+      return { success, code, signal: signal ?? undefined, error: undefined };
+    } catch (error) {
+      if (!lostStatus(error)) throw error;
+      return { ...LOST, error: lostStatusError(this.command, error) };
+    }
   }
 
   async #feed(conn: RuntimeConn): Promise<void> {
@@ -217,34 +250,18 @@ class RelayedProgram extends ProgramChild {
   }
 }
 
-/** Variables with which a program runs other code than its own, as Deno has them. */
-function isLoaderVariable(variable: string): boolean {
-  return /^(LD_|DYLD_)[^=]*=./.test(variable);
-}
-
-/** A foreign call goes around `--allow-run`, so the library asks for the very program itself, and refuses as Deno does. */
-function requireRun({ command, file, cwd, environment }: Program, action: string): void {
-  if (cwd !== undefined && !command.includes("/") && hasRelativeFolders(environment)) {
-    const { state, partial } = Deno.permissions.querySync({ name: "run" });
-    if (state !== "granted" || partial) {
-      throw new Deno.errors.NotCapable(
-        `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
-      );
-    }
-  }
-  const wanted: Deno.RunPermissionDescriptor = { name: "run", command: file };
-  let { state } = Deno.permissions.querySync(wanted);
-  if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
-  if (state !== "granted") {
-    throw new Deno.errors.NotCapable(
-      `Cannot ${action}: requires run access to "${wanted.command}", run again with the --allow-run flag`,
-    );
-  }
-  const loader = environment.find(isLoaderVariable);
-  if (loader !== undefined && Deno.permissions.querySync({ name: "run" }).state !== "granted") {
-    const name = loader.slice(0, loader.indexOf("="));
-    throw new Deno.errors.NotCapable(`Cannot ${action}: requires --allow-run without a list, for ${name} is set`);
-  }
+/**
+ * Refuses a name whose file depends on folders of `PATH` that are relative, for a program in another folder.
+ *
+ * @throws {Deno.errors.NotCapable} If this program may not start any.
+ */
+function checkSearch({ command, cwd, environment }: Program, action: string): void {
+  if (cwd === undefined || command.includes("/") || !hasRelativeFolders(environment)) return;
+  const { state, partial } = Deno.permissions.querySync({ name: "run" });
+  if (state === "granted" && !partial) return;
+  throw new Deno.errors.NotCapable(
+    `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+  );
 }
 
 function isVariable(variable: [string, unknown]): variable is [string, string] {
@@ -275,15 +292,6 @@ function checkProgram(command: unknown, options: SpawnForOptions): Checked {
     throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
   }
   return { command, args: list, cwd, env: Object.fromEntries(variables), stderr };
-}
-
-/** This program's variables with more of them. */
-function environmentWith(more: Record<string, string>): string[] {
-  const kept = readEnvironment().filter((variable) => {
-    const name = variable.slice(0, variable.indexOf("="));
-    return name !== PARENT_VARIABLE && !Object.hasOwn(more, name);
-  });
-  return [...kept, ...Object.entries(more).map(([name, value]) => `${name}=${value}`)];
 }
 
 /**
@@ -344,6 +352,7 @@ export function spawnFor(conn: TcpConn, command: string, options: SpawnForOption
   const file = findProgram(program.command, program.cwd, environment, action);
   const { args, cwd, stderr } = program;
   const started: Program = { command, file, args, environment, cwd };
-  requireRun(started, action);
+  checkSearch(started, action);
+  requireRun(file, environment, action);
   return new NativeProgram(conn, started, stderr, action);
 }

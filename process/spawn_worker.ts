@@ -11,6 +11,7 @@ import {
   endedError,
   GRACE,
   newId,
+  type ProcessOptions,
   type ShutdownOptions,
   type SpawnOptions,
 } from "./child.ts";
@@ -19,6 +20,7 @@ import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./l
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
 import { type Envelope, isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
+import { WorkerRef } from "./worker_ref.ts";
 import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
@@ -43,6 +45,7 @@ export class WorkerChild implements Child {
   readonly link: Link;
   readonly name: string;
   readonly #worker: Worker;
+  readonly #ref: WorkerRef;
   /** What it opens is known by, 0 where there are no descriptors. */
   readonly #owner: bigint;
   readonly #resolve: (status: ChildStatus) => void;
@@ -54,6 +57,10 @@ export class WorkerChild implements Child {
 
   constructor(module: string | URL, options: SpawnOptions) {
     checkOptions(options);
+    const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] !== undefined);
+    if (output !== undefined) {
+      throw new TypeError(`${output} is for processes: a thread writes where this program does`);
+    }
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
     this.name = childName(this.kind, this.id, url, options.name);
@@ -72,6 +79,7 @@ export class WorkerChild implements Child {
       if (this.#owner !== 0n) closeLeftOpen(this.#owner);
       throw error;
     }
+    this.#ref = new WorkerRef(this.#worker);
     this.#forget = [
       whenUnloaded(Unload.END, () => this.#worker.terminate()),
       whenUnloaded(Unload.AWAIT, () => this.#owner !== 0n && closeLeftOpenNow(this.#owner)),
@@ -118,6 +126,14 @@ export class WorkerChild implements Child {
   kill(): void {
     this.#worker.terminate();
     this.#end({ success: false, code: 128 + SIGKILL, signal: "SIGKILL", error: undefined });
+  }
+
+  ref(): void {
+    this.#ref.set(true, this.name);
+  }
+
+  unref(): void {
+    this.#ref.set(false, this.name);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -94,13 +94,13 @@ export class UnixSocket implements Source {
   }
 
   /** Receives a packet; its data is empty at the end of the connection. */
-  receive(): Promise<Received> {
-    return this.#receiving.call(() => {
-      const received = receivePacket(this.#socket.fd);
-      if (typeof received !== "number") return received;
-      if (received === -EAGAIN) return undefined;
-      throw this.#error("receive on", syscallError("recvmsg", -received));
-    }, undefined);
+  receive(signal?: AbortSignal): Promise<Received> {
+    return this.#receiving.call(() => this.#take(), signal);
+  }
+
+  /** The same without waiting; `undefined` if there is none. */
+  tryReceive(): Received | undefined {
+    return this.#receiving.tryCall(() => this.#take());
   }
 
   /** Sends a packet with copies of descriptors, and calls `sent` once the kernel has it. */
@@ -123,6 +123,13 @@ export class UnixSocket implements Source {
     this.#socket.close();
     this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "channel"));
     this.#sending.close(() => interruptedError(`send on ${this.#socket.name}`, "channel"));
+  }
+
+  #take(): Received | undefined {
+    const received = receivePacket(this.#socket.fd);
+    if (typeof received !== "number") return received;
+    if (received === -EAGAIN) return undefined;
+    throw this.#error("receive on", syscallError("recvmsg", -received));
   }
 
   #transmit(data: Uint8Array<ArrayBuffer>, descriptors: () => number[], sent: () => void): true | undefined {
