@@ -14,7 +14,7 @@ export interface HostPort {
 const DECIMAL_OCTET = /^(?:0|[1-9]\d{0,2})$/;
 const HEX_GROUP = /^[0-9a-f]{1,4}$/i;
 /** What an interface name may consist of: the kernel refuses slashes and white space. */
-const ZONE = /^[^\s/%[\]\p{Cc}]{1,64}$/u;
+const ZONE = /^[^\s/%[\]\p{Cc}\p{Cs}]{1,64}$/u;
 /** RFC 1123 names, with the underscores and the non-ASCII letters that resolvers take too. */
 const HOST_NAME = /^(?=.{1,253}$)[\p{L}\p{N}_](?:[\p{L}\p{N}\p{M}_.-]*[\p{L}\p{N}\p{M}_.])?$/u;
 

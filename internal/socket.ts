@@ -1,6 +1,7 @@
 /** The calls that TCP and UDP sockets have in common, on a plain descriptor. */
 
 import type { HostPort } from "./address.ts";
+import { cString } from "./c_string.ts";
 import { socketError, SyscallError } from "./errors.ts";
 import { decodeSockaddr, SOCKADDR_SIZE } from "./sockaddr.ts";
 import type { SocketOption } from "./socket_option.ts";
@@ -131,7 +132,9 @@ export function getCongestion(fd: number): string {
 
 /** Chooses the congestion control. */
 export function setCongestion(fd: number, name: string): void {
-  const bytes = new TextEncoder().encode(name);
+  const bytes = cString(name, "name");
+  // The kernel would cut it.
+  if (bytes.length > TCP_CA_NAME_MAX) throw new SyscallError("setsockopt", "ENOENT");
   syscall("setsockopt", fd, IPPROTO_TCP, TCP_CONGESTION, bytes, bytes.length);
 }
 
@@ -164,7 +167,7 @@ export function addressOf(fd: number, side: "getsockname" | "getpeername"): Host
 /** What /proc says that a descriptor is, for example `socket:[12345]`. */
 export function linkOf(fd: number): string {
   const target = new Uint8Array(64);
-  const n = syscall("readlink", new TextEncoder().encode(`/proc/self/fd/${fd}\0`), target, target.length);
+  const n = syscall("readlink", cString(`/proc/self/fd/${fd}`), target, target.length);
   return new TextDecoder().decode(target.subarray(0, n));
 }
 
@@ -194,6 +197,11 @@ export function setUdpOption(fd: number, option: number, to: number): void {
 /** setsockopt(2) of an option of IPv4 or IPv6 whose value is a struct. */
 export function setIpStruct(fd: number, family: "IPv4" | "IPv6", option: number, from: Uint8Array<ArrayBuffer>): void {
   syscall("setsockopt", fd, family === "IPv4" ? IPPROTO_IP : IPPROTO_IPV6, option, from, from.length);
+}
+
+/** getsockopt(2) of an option of IPv4 or IPv6 whose value is an integer. */
+export function getIpOption(fd: number, family: "IPv4" | "IPv6", option: number): number {
+  return getInteger(fd, family === "IPv4" ? IPPROTO_IP : IPPROTO_IPV6, option);
 }
 
 /**

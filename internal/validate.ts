@@ -42,6 +42,16 @@ export function checkDuration(value: unknown, name: string): number {
   return value;
 }
 
+/**
+ * Checks a value that can be left out. Takes the value, not the options bag: a property must be read once, since a
+ * getter can return something else the second time.
+ *
+ * @returns What `check` returns, or `undefined` if the value is left out.
+ */
+export function optional<T>(value: unknown, check: (value: unknown) => T): T | undefined {
+  return value === undefined ? undefined : check(value);
+}
+
 /** Checks a flag. */
 export function checkBoolean(value: unknown, name: string): boolean {
   if (typeof value !== "boolean") throw new TypeError(`${name} must be a boolean, received ${quote(value)}`);
@@ -70,19 +80,6 @@ export function checkBytes(value: unknown, name = "p"): asserts value is Uint8Ar
 /** Checks a buffer once more after a wait: an emptied one would lose a datagram, or send nothing. */
 export function checkSameLength(p: Uint8Array, length: number): void {
   if (sizeOf(p) !== length) throw new TypeError("p was resized or transferred while the call waited");
-}
-
-/**
- * Returns a plain copy of an array, each item read once. A getter, a `Proxy` or a subclass can say something else the
- * second time, and after the check.
- */
-export function copyOfArray(value: readonly unknown[], length: number = value.length): unknown[] {
-  return Array.from({ length }, (_, i) => value[i]);
-}
-
-/** Returns whether a value is an array of strings. */
-export function isStrings(value: readonly unknown[]): value is string[] {
-  return value.every((item) => typeof item === "string");
 }
 
 /** Checks an options bag. */

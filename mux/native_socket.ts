@@ -123,10 +123,15 @@ export class NativeSocket extends Descriptor implements Pollable {
     throw new TypeError("the kernel is asked");
   }
 
-  /** Gives the descriptor away; closing does so, too. */
-  override detach(): number {
+  /** Leaves the reactor and all multiplexers; the descriptor stays open. */
+  leave(): void {
     if (this.isOpen) this.#watchers?.closing();
     this.#unregister();
+  }
+
+  /** Gives the descriptor away; closing does so, too. */
+  override detach(): number {
+    this.leave();
     return super.detach();
   }
 

@@ -2,11 +2,12 @@
 
 import { Descriptor } from "../internal/descriptor.ts";
 import { notSupportedError } from "../internal/errors.ts";
-import { copyOfArray, quote } from "../internal/validate.ts";
+import { quote } from "../internal/validate.ts";
 import { NativeConn } from "../tcp/native_conn.ts";
 import { TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
 import { UdpEndpoint } from "../udp/udp_endpoint.ts";
+import { UnixListener } from "./unix_socket.ts";
 
 /** Sockets that one message may carry. */
 export const MOST_SOCKETS = 16_384;
@@ -29,11 +30,15 @@ export const MOST_SOCKETS = 16_384;
  */
 export type MovableSocket = TcpConn | TcpListener | UdpEndpoint;
 
+/** What the library's own packets carry: also the listener of a control socket. */
+export type Carried = MovableSocket | UnixListener;
+
 /** Which class a descriptor is to become again. */
-export type SocketKind = "conn" | "listener" | "udp";
+export type SocketKind = "conn" | "listener" | "udp" | "control";
 
 /** The kind of a socket. */
-export function kindOf(socket: MovableSocket): SocketKind {
+export function kindOf(socket: Carried): SocketKind {
+  if (socket instanceof UnixListener) return "control";
   return socket instanceof TcpConn ? "conn" : socket instanceof TcpListener ? "listener" : "udp";
 }
 
@@ -46,11 +51,12 @@ export function kindOf(socket: MovableSocket): SocketKind {
 export function checkSockets(value: unknown, action: string): readonly MovableSocket[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw new TypeError(`sockets must be an array, received ${quote(value)}`);
-  const { length } = value;
-  if (length > MOST_SOCKETS) throw new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${length}`);
-  // The caller can change its own array while the message waits.
-  const sockets = copyOfArray(value, length) as MovableSocket[];
+  if (value.length > MOST_SOCKETS) {
+    throw new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${value.length}`);
+  }
   const seen = new Set<unknown>();
+  // A copy: the caller's array may change while the message waits.
+  const sockets = Array.from({ length: value.length }, (_, i) => value[i] as MovableSocket);
   for (const socket of sockets) {
     if (!(socket instanceof TcpConn || socket instanceof TcpListener || socket instanceof UdpEndpoint)) {
       throw new TypeError(`sockets must hold TcpConn, TcpListener or UdpEndpoint, received ${quote(socket)}`);
@@ -65,7 +71,7 @@ export function checkSockets(value: unknown, action: string): readonly MovableSo
 }
 
 /** The descriptors of native sockets, which stay with them. */
-export function descriptorsOf(sockets: readonly MovableSocket[], action: string): number[] {
+export function descriptorsOf(sockets: readonly Carried[], action: string): number[] {
   return sockets.map(({ engine, fd }) => {
     if (engine !== "native") {
       throw notSupportedError(
@@ -79,7 +85,7 @@ export function descriptorsOf(sockets: readonly MovableSocket[], action: string)
 }
 
 /** Closes sockets here whose copies have been sent. */
-export function giveAway(sockets: readonly MovableSocket[]): void {
+export function giveAway(sockets: readonly Carried[]): void {
   for (const socket of sockets) socket.close();
 }
 

@@ -1,5 +1,6 @@
 /** Which sockets a process has open. */
 
+import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
@@ -16,7 +17,6 @@ import {
   type Tables,
   type Wanted,
 } from "./proc_net.ts";
-import { cString } from "./unix_socket.ts";
 
 /**
  * One descriptor that refers to a socket.

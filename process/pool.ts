@@ -60,6 +60,10 @@ export interface ChildStats {
  *
  * SIGTERM and SIGINT to this program close the pool, SIGHUP reloads it.
  *
+ * Each child that ends unasked gets one line on standard error: its kind, number and process, its exit code, signal or
+ * error, and when the next one starts. Nothing is written about a child that ends because of {@linkcode Pool.close},
+ * {@linkcode Pool.reload} or a SIGTERM.
+ *
  * A child whose handler never lets its event loop turn is not noticed: what it
  * has waits, and of what is handed over up to 128 connections more.
  *
@@ -157,7 +161,8 @@ export class Pool implements AsyncDisposable {
       if (settings.per === "pool") await pool.#children.startAll();
       if (control !== undefined) {
         // What can fail is done before the other one is told to end.
-        pool.#control = new ControlServer(control, () => duplicate(pool.#listeners), () => pool.close());
+        const answers = () => duplicate(pool.#listeners);
+        pool.#control = new ControlServer(control, answers, () => pool.close(), old?.takeControl());
         await old?.drain();
         pool.#control.publish();
       }
@@ -298,12 +303,15 @@ export class Pool implements AsyncDisposable {
 
   async #close(grace: number, failure: Error | undefined): Promise<void> {
     this.#grace = grace;
+    const begun = performance.now();
+    // Another program that has taken over goes on with what is in the queues.
+    const last = grace > 0 && this.#control?.hasSuccessor !== true;
     this.#control?.close();
-    await this.#handOver?.stop(grace);
+    await this.#handOver?.stop(grace, last);
     // Children that accept hold the same sockets until they have taken what is in the queue.
     const listeners = this.#listeners.splice(0);
     for (const listener of listeners) listener.close();
-    await this.#children.endAll(this.#grace);
+    await this.#children.endAll(Math.max(this.#grace - (performance.now() - begun), 0), last);
     this.#signals.stop();
     if (failure === undefined) this.#closed.resolve();
     else this.#closed.reject(failure);

@@ -1,5 +1,7 @@
 /** How a pool is started. */
 
+import { resolve } from "node:path/posix";
+import { checkText } from "../internal/c_string.ts";
 import { chooseEngine, engineSupport } from "../internal/engine.ts";
 import { getSocketOption } from "../internal/socket.ts";
 import { checkBoolean, checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
@@ -7,7 +9,7 @@ import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
 import { GRACE, type ProcessOptions } from "./child.ts";
 import { moduleUrl } from "./names.ts";
 import type { RestartOptions } from "./restarts.ts";
-import { LONGEST_PATH } from "./unix_socket.ts";
+import { LONGEST_PATH } from "./socket_file.ts";
 
 /**
  * Who gets the next connection.
@@ -56,6 +58,18 @@ export type Balance = "shared" | "reuseport" | "round-robin" | "least-connection
  * ```
  */
 export interface PoolOptions extends ProcessOptions {
+  /**
+   * Where the standard output of processes goes. It cannot be read here: children come and go.
+   *
+   * @default {"inherit"}
+   */
+  stdout?: "inherit" | "null";
+  /**
+   * Where the standard error of processes goes.
+   *
+   * @default {"inherit"}
+   */
+  stderr?: "inherit" | "null";
   /** Threads or processes. */
   kind: "worker" | "process";
   /** What a child runs: a module that calls {@linkcode serve}. */
@@ -121,7 +135,8 @@ export interface PoolOptions extends ProcessOptions {
    * Path of a Unix socket by which a newly started program can take over. If one that was started with the same path
    * runs already, those of its listening sockets are taken that have the address asked for here (with port 0 whatever
    * it has), without refusing a connection, and it is told to drain once the children of this one are up. If that
-   * fails before, the other goes on. At most 99 bytes; needs `--allow-read` and `--allow-write` for the path.
+   * fails before, the other goes on. At most 107 bytes as an absolute path; needs `--allow-read` and `--allow-write` for the path, and makes no
+   * other file. A file that is no socket is left alone, and so is a socket that somebody serves.
    */
   control?: string;
 }
@@ -195,13 +210,15 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     const least = balance === "reuseport" ? size : 1;
     checkInteger(maxConnections, "maxConnections", least, 2 ** 31 - 1);
   }
-  if (control !== undefined) checkControl(control);
   const { name, permissions, args, env, cwd, flags, stdout, stderr } = options;
   const ofProcesses = Object.entries({ args, env, cwd, flags, stdout, stderr }).find(([, value]) =>
     value !== undefined
   );
   if (kind === "worker" && ofProcesses !== undefined) {
     throw new TypeError(`${ofProcesses[0]} is for kind: "process": a thread has what this program has`);
+  }
+  for (const [which, to] of Object.entries({ stdout, stderr })) {
+    if (to !== undefined) oneOf(to, which, ["inherit", "null"]);
   }
   return {
     kind,
@@ -214,7 +231,7 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     grace: checkDuration(options.grace ?? GRACE, "grace"),
     startTimeout: checkDuration(options.startTimeout ?? DEFAULT_START_TIMEOUT, "startTimeout"),
     signals: checkBoolean(options.signals ?? true, "signals"),
-    control,
+    control: control === undefined ? undefined : checkControl(control),
     listen,
     listener,
     restart: options.restart,
@@ -226,12 +243,18 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   };
 }
 
-function checkControl(control: unknown): void {
-  if (typeof control !== "string" || control === "") {
-    throw new TypeError(`control must be a path, received ${quote(control)}`);
+/**
+ * The path of the control socket as the permissions are asked for: absolute, whatever becomes of the current folder,
+ * and without `..`, which the kernel would follow from where a symbolic link leads to.
+ */
+function checkControl(control: unknown): string {
+  if (checkText(control, "control") === "" || String(control).endsWith("/")) {
+    throw new TypeError(`control must be a path of a file, received ${quote(control)}`);
   }
-  const { length } = new TextEncoder().encode(control);
+  const path = resolve(String(control));
+  const { length } = new TextEncoder().encode(path);
   if (length > LONGEST_PATH) throw new RangeError(`control must have at most ${LONGEST_PATH} bytes, has ${length}`);
+  return path;
 }
 
 function requireNative(engine: "runtime" | "native", what: string): void {

@@ -46,6 +46,11 @@ export interface ListenerDriver extends SocketDriver {
   queue(): { length: number; limit: number };
   pause(): void;
   resume(): void;
+  /**
+   * Stops listening, but keeps the connections of the queue for `accept` and `tryAccept`, which fail as after `close()`
+   * once there is none left. Resolves once the socket is closed; never rejects.
+   */
+  drain(): Promise<void>;
 }
 
 /** A connected socket. */
@@ -55,6 +60,8 @@ export interface ConnDriver extends SocketDriver {
   /** `null`: the peer has finished. */
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null>;
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null>;
+  /** Reads up to 64 KiB into new memory, of which an idle connection holds as little as the engine allows. */
+  readChunk(): Promise<Uint8Array<ArrayBuffer> | null>;
   write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number>;
   writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void>;
   /** `undefined`: would block. */

@@ -14,10 +14,17 @@ import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import type { NativeSocket } from "../mux/native_socket.ts";
+import { receiveChunk } from "./chunk.ts";
 
 interface Read extends Waiter<number | null> {
   readonly p: Uint8Array;
   readonly flags: number;
+}
+
+/** A read that brings no buffer: memory is taken when there are bytes. */
+interface ChunkRead extends Waiter<Uint8Array<ArrayBuffer> | null> {
+  readonly p: undefined;
+  readonly flags: 0;
 }
 
 /** Reads of one connection, in order. */
@@ -42,7 +49,8 @@ export class NativeReader {
     this.#reject = reject;
   };
   /** All others. */
-  readonly #line = new WaiterQueue<Read>();
+  readonly #line = new WaiterQueue<Read | ChunkRead>();
+  readonly #receiveInto = (p: Uint8Array): number | null | undefined => this.#receive(p, 0);
   #deferred = false;
   #ref = true;
 
@@ -75,6 +83,13 @@ export class NativeReader {
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
     if (sizeOf(p) === 0) return Promise.resolve(0);
     return this.#wait(p, signal, MSG_PEEK);
+  }
+
+  /** Reads into new memory, and holds none while it waits. */
+  readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
+    const waiter = new Waiter<Uint8Array<ArrayBuffer> | null>(undefined, () => {});
+    this.#enter(Object.assign(waiter, { p: undefined, flags: 0 } as const));
+    return waiter.promise;
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
@@ -114,15 +129,19 @@ export class NativeReader {
       this.#line.compact();
       this.#updateLineHold();
     });
-    this.#line.push(Object.assign(waiter, { p, flags }));
+    this.#enter(Object.assign(waiter, { p, flags }));
+    return waiter.promise;
+  }
+
+  /** Puts a call at the end of the line, and serves it at once if it can be. */
+  #enter(read: Read | ChunkRead): void {
+    this.#line.push(read);
     this.#updateLineHold();
     this.#serve();
-    const refusal = waiter.settled ? undefined : this.#socket.register();
-    if (refusal !== undefined) {
-      waiter.reject(refusal);
-      this.#updateLineHold();
-    }
-    return waiter.promise;
+    const refusal = read.settled ? undefined : this.#socket.register();
+    if (refusal === undefined) return;
+    read.reject(refusal);
+    this.#updateLineHold();
   }
 
   #release(): void {
@@ -172,14 +191,24 @@ export class NativeReader {
         break;
       }
       try {
-        const n = this.#receive(read.p, read.flags);
-        if (n === undefined) break;
-        read.resolve(n);
+        if (!this.#serveOne(read)) break;
       } catch (error) {
         read.reject(error);
       }
     }
     this.#updateLineHold();
+  }
+
+  /** Returns false if nothing is there. */
+  #serveOne(read: Read | ChunkRead): boolean {
+    if (read.p === undefined) {
+      const chunk = receiveChunk(this.#receiveInto);
+      if (chunk !== undefined) read.resolve(chunk);
+      return chunk !== undefined;
+    }
+    const n = this.#receive(read.p, read.flags);
+    if (n !== undefined) read.resolve(n);
+    return n !== undefined;
   }
 
   /** recv(2); `undefined` if nothing is there. */

@@ -11,11 +11,15 @@ import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
+import { CHUNK } from "./chunk.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 
 /** Smallest and largest read that runs ahead, in bytes. */
 const MIN_AHEAD = 16 * 1024;
 const MAX_AHEAD = 64 * 1024;
+
+/** The smallest chunk of a stream, in bytes. */
+const MIN_CHUNK = 4 * 1024;
 
 const NOTHING = new Uint8Array(0);
 
@@ -64,6 +68,7 @@ export class RuntimeReader {
     this.#direct = false;
     // Memory that was given back cannot be written to.
     const isMoved = codeOf(error) === "EFAULT";
+    this.#hasFailed ||= !isMoved;
     this.#reject(isMoved ? this.#movedError() : fromRuntimeError(error, `read from ${this.#name}`, "recv"));
     this.#pump();
     this.onChange?.();
@@ -74,8 +79,12 @@ export class RuntimeReader {
   #start = 0;
   #end = 0;
   #finished = false;
+  /** A read has failed, after which the connection is down on both sides. */
+  #hasFailed = false;
   /** A read-ahead's failure, kept for the next call. */
   #failure: Error | undefined;
+  /** Size of the next chunk of a stream, in bytes. */
+  #chunkSize = MIN_CHUNK;
   #wantsRef = true;
   #isRef = true;
 
@@ -97,6 +106,20 @@ export class RuntimeReader {
     return this.#wait(p, signal, true);
   }
 
+  /**
+   * Reads into new memory. Deno needs the buffer before there are bytes, so its size follows those that came before:
+   * an idle connection holds a small one.
+   */
+  async readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
+    const size = this.#chunkSize;
+    const p = new Uint8Array(size);
+    const n = await this.read(p, undefined);
+    if (n === null) return null;
+    if (n === size) this.#chunkSize = Math.min(size * 4, CHUNK);
+    else if (n <= size / 4) this.#chunkSize = Math.max(size / 4, MIN_CHUNK);
+    return n < size / 2 ? p.slice(0, n) : p.subarray(0, n);
+  }
+
   tryRead(p: Uint8Array): number | null | undefined {
     if (sizeOf(p) === 0) return 0;
     // Those who wait came first, and they wait because there is nothing.
@@ -106,14 +129,23 @@ export class RuntimeReader {
     return n;
   }
 
-  /** What is ready, as bits of `ReadyBit`; if nothing is, a read begins that runs ahead. */
-  poll(): number {
+  /**
+   * What is ready, as bits of `ReadyBit`; if nothing is, a read begins that runs ahead. If it is `forTrouble`, reads go
+   * on as long as the buffer has room: nobody takes what arrives, and an error may be behind it.
+   */
+  poll(forTrouble = false): number {
     if (this.#waiting.first !== undefined) return 0;
-    if (this.#end > this.#start) return ReadyBit.READABLE;
+    const unread = this.#end - this.#start;
+    if (unread > 0 && !forTrouble) return ReadyBit.READABLE;
     if (this.#failure !== undefined) return ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
     if (this.#finished) return ReadyBit.READABLE | ReadyBit.READ_CLOSED;
-    if (!this.#busy) this.#readAhead(MIN_AHEAD);
-    return 0;
+    if (!this.#busy && unread < MIN_AHEAD) this.#readAhead(MIN_AHEAD);
+    return unread > 0 ? ReadyBit.READABLE : 0;
+  }
+
+  /** A read has failed, after which the connection is down on both sides. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
   }
 
   /** A caller waits. */
@@ -220,6 +252,7 @@ export class RuntimeReader {
       if (n === null) this.#finished = true;
       else this.#end += n;
     } catch (error) {
+      this.#hasFailed = true;
       if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${this.#name}`, "recv");
     } finally {
       this.#busy = this.#ahead = false;

@@ -42,6 +42,7 @@ export class RuntimeWriter {
   #closed = false;
   /** FIN was asked for; nothing can be written any more. */
   #ended: Promise<void> | undefined;
+  #hasEnded = false;
   /** What went wrong with bytes that nobody waits for, kept for the next call. */
   #failure: Error | undefined;
   /** Bytes that `tryWrite` took and Deno has not sent yet. */
@@ -49,6 +50,16 @@ export class RuntimeWriter {
   /** What it took meanwhile: `#gathered` from 0 to `#size`. */
   #gathered: Uint8Array = NOTHING;
   #size = 0;
+
+  /** Settles the write that Deno is busy with; there is one at a time. */
+  #resolve: (n: number) => void = () => {};
+  #reject: (reason: unknown) => void = () => {};
+  readonly #capture = (resolve: (n: number) => void, reject: (reason: unknown) => void): void => {
+    this.#resolve = resolve;
+    this.#reject = reject;
+  };
+  readonly #onWritten = (n: number): void => this.#resolve(n);
+  readonly #onFailure = (error: unknown): void => this.#reject(error);
 
   constructor(conn: RuntimeSocket, name: string) {
     this.#conn = conn;
@@ -72,10 +83,10 @@ export class RuntimeWriter {
     // As #push does, with one promise less in the common case that nothing else is going on.
     this.#busy = true;
     try {
-      let sent = await this.#conn.write(plainOf(p));
+      let sent = await this.#give(plainOf(p));
       while (sent < size) {
         checkSize(p, size);
-        sent += await this.#conn.write(viewOf(p, sent));
+        sent += await this.#give(viewOf(p, sent));
       }
     } catch (error) {
       throw this.#failed(error);
@@ -117,6 +128,11 @@ export class RuntimeWriter {
     return this.#size < CHUNK ? ReadyBit.WRITABLE : 0;
   }
 
+  /** FIN was sent. */
+  get hasEnded(): boolean {
+    return this.#hasEnded;
+  }
+
   /** A caller waits. */
   get isWaiting(): boolean {
     return (this.#busy && this.#sending === undefined) || this.#waiting.first !== undefined;
@@ -130,13 +146,24 @@ export class RuntimeWriter {
   close(close: () => void): void {
     this.#closed = true;
     for (const job of this.#waiting.drain()) job.reject(this.#interrupted(job.end));
-    if (this.#sending === undefined) return close();
+    if (this.#sending === undefined) {
+      close();
+      // Deno before 2.9 leaves a write pending forever when its connection is closed.
+      this.#reject(this.#interrupted(false));
+      return;
+    }
     // What tryWrite took is sent after close(), as the kernel does with what is in its buffer.
     const timer = setTimeout(close, LINGER);
     this.#sending.then(() => {
       clearTimeout(timer);
       close();
     });
+  }
+
+  /** Has Deno write what fits; `close()` ends the wait. */
+  #give(p: Uint8Array): Promise<number> {
+    this.#conn.write(p).then(this.#onWritten, this.#onFailure);
+    return new Promise(this.#capture);
   }
 
   #isFree(signal: AbortSignal | undefined): boolean {
@@ -168,7 +195,10 @@ export class RuntimeWriter {
     this.#busy = true;
     try {
       this.#throwFailure();
-      if (job.end) await this.#shutdown();
+      if (job.end) {
+        await this.#shutdown();
+        this.#hasEnded = true;
+      }
       if (!job.settled) checkSize(job.p, job.size);
       const n = job.end ? 0 : job.copies ? await this.#writeCopies(job) : await this.#push(job.p, job.all);
       if (!job.settled) job.resolve(n);
@@ -234,7 +264,7 @@ export class RuntimeWriter {
     try {
       do {
         checkSize(p, size);
-        sent += await this.#conn.write(sent === 0 ? plainOf(p) : viewOf(p, sent));
+        sent += await this.#give(sent === 0 ? plainOf(p) : viewOf(p, sent));
       } while (all && sent < size);
     } catch (error) {
       throw this.#failed(error);

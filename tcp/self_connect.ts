@@ -10,6 +10,7 @@
 
 import { hostKind, type HostPort } from "../internal/address.ts";
 import { SyscallError } from "../internal/errors.ts";
+import { connectRuntime } from "./runtime_connect.ts";
 
 /** Returns whether the two ends of a connection are one socket. */
 export function isSelf(local: HostPort, remote: HostPort): boolean {
@@ -25,22 +26,22 @@ export function selfConnectError(): SyscallError {
 const MOST_ADDRESSES = 8;
 
 /**
- * `Deno.connect`, but for connections of a socket with itself.
+ * Connects on Deno's own operation, but never to the socket itself.
  *
- * @throws {SyscallError} If there was no other.
+ * @throws {SyscallError} If only the socket itself answered.
  */
-export async function connectToOther(options: Deno.ConnectOptions & { hostname: string }): Promise<Deno.TcpConn> {
+export async function connectToOther(to: HostPort, signal: AbortSignal): Promise<Deno.TcpConn> {
   const selves: Deno.TcpConn[] = [];
   try {
-    while (selves.length < MOST_ADDRESSES) {
-      const conn = await Deno.connect(options);
+    while (selves.length < MOST_ADDRESSES && !signal.aborted) {
+      const conn = await connectRuntime(to, signal);
       if (!isSelf(conn.localAddr, conn.remoteAddr)) return conn;
       selves.push(conn);
       // Of a name the next address is to be tried. As long as this connection is open, the one before refuses.
-      if (hostKind(options.hostname) !== "name") break;
+      if (hostKind(to.hostname) !== "name") break;
     }
   } catch (error) {
-    if (selves.length === 0 || options.signal?.aborted) throw error;
+    if (selves.length === 0 || signal.aborted) throw error;
   } finally {
     await Promise.all(selves.map(reset));
   }

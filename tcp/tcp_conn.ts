@@ -1,5 +1,6 @@
 /** The connected socket. */
 
+import { checkText } from "../internal/c_string.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import {
   checkBoolean,
@@ -11,6 +12,7 @@ import {
   checkPort,
   checkSignal,
   checkSocketOption,
+  optional,
   quote,
 } from "../internal/validate.ts";
 import { announcePollable } from "../mux/pollable.ts";
@@ -35,7 +37,10 @@ import type { TcpInfo } from "./tcp_info.ts";
  * ```
  */
 export interface WaitOptions {
-  /** Cancels the call: it rejects with the signal's reason, and nothing is lost. */
+  /**
+   * Cancels the call: it rejects with the signal's reason, and nothing is lost. `AbortSignal.timeout` of Deno aborts at
+   * once if it is asked for 2^31 ms (some 24 days) or more.
+   */
   signal?: AbortSignal;
 }
 
@@ -69,8 +74,8 @@ export interface TcpConnectOptions extends WaitOptions {
    */
   timeout?: number;
   /**
-   * The local address to connect from, an IPv6 one with or without brackets; needs `--allow-net` for it, too. Its port
-   * is shared with connections to other servers (`IP_BIND_ADDRESS_NO_PORT`). Native engine only.
+   * The local IP address to connect from, an IPv6 one with or without brackets; needs `--allow-net` for it, too. If the
+   * kernel chooses the port, connections to other servers can share it (`IP_BIND_ADDRESS_NO_PORT`). Native engine only.
    */
   localAddress?: string;
   /** The local port to connect from, from 0 to 65535; 0 lets the kernel choose. Native engine only. */
@@ -149,9 +154,10 @@ export class TcpConn implements Deno.TcpConn {
   /**
    * Connects to a server: socket(2), connect(2).
    *
-   * A socket never connects to itself, which happens to who tries again and again to reach a local port that the kernel
-   * may choose as local port, too (`net.ipv4.ip_local_port_range`): that is refused as any other port at which nobody
-   * listens, unless `localPort` has chosen this port.
+   * A socket never connects to itself. The kernel lets it when nobody listens on a local port and that port happens to be
+   * chosen as the local port of the connection (`net.ipv4.ip_local_port_range`), as it does sooner or later in a loop
+   * that waits for a server. Such an attempt is refused like one to any other port on which nobody listens, unless
+   * `localPort` names the port.
    *
    * Requires `--allow-net` for the host and port.
    *
@@ -181,9 +187,8 @@ export class TcpConn implements Deno.TcpConn {
     const timeout = checkDuration(options.timeout ?? Infinity, "timeout");
     const noDelay = checkBoolean(options.noDelay ?? false, "noDelay");
     const keepAlive = checkKeepAlive(options.keepAlive ?? false);
-    const { localAddress: address, localPort: ownPort } = options;
-    const localAddress = address === undefined ? undefined : checkHostname(address, "localAddress");
-    const localPort = ownPort === undefined ? undefined : checkPort(ownPort, "localPort");
+    const localAddress = optional(options.localAddress, (value) => checkHostname(value, "localAddress"));
+    const localPort = optional(options.localPort, (value) => checkPort(value, "localPort"));
     const engine = chooseEngine(options.engine, "connect TCP");
     const signal = checkSignal(options);
     if (engine === "runtime") {
@@ -288,8 +293,9 @@ export class TcpConn implements Deno.TcpConn {
   read(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -321,8 +327,9 @@ export class TcpConn implements Deno.TcpConn {
   peek(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -383,8 +390,9 @@ export class TcpConn implements Deno.TcpConn {
   write(p: Uint8Array, options?: WaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -419,8 +427,9 @@ export class TcpConn implements Deno.TcpConn {
   writeAll(p: Uint8Array, options?: WaitOptions): Promise<void> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -460,18 +469,39 @@ export class TcpConn implements Deno.TcpConn {
    * What arrives, as a byte stream, up to the peer's end-of-file. Reading ahead
    * starts with the first reader, never before.
    *
-   * When `readable` has ended and `writable` is closed, the connection is closed.
+   * Cancelling it, and leaving a `for await` loop over it early, closes the connection, as with a `Deno.TcpConn`
+   * (`readable.values({ preventCancel: true })` is a loop that does not); so does an error. At end-of-file the
+   * connection stays open for writing, and is closed once `writable` is closed, too.
+   *
+   * On the native engine an idle stream holds no buffer.
+   *
+   * @example Hang up after the first line
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * const server = await listener.accept();
+   *
+   * await client.writeAll(new TextEncoder().encode("bye\n"));
+   * for await (const chunk of server.readable) {
+   *   console.log(new TextDecoder().decode(chunk));
+   *   break;
+   * }
+   * assertEquals(await client.read(new Uint8Array(1)), null);
+   * ```
    */
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
-    return (this.#streams ??= new ConnStreams(this)).readable;
+    return (this.#streams ??= new ConnStreams(this.#driver)).readable;
   }
 
   /**
    * What is sent, as a stream. Closing it sends FIN and leaves `readable`
-   * open; aborting it closes the connection.
+   * open; aborting it, or an error, closes the connection.
    */
   get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
-    return (this.#streams ??= new ConnStreams(this)).writable;
+    return (this.#streams ??= new ConnStreams(this.#driver)).writable;
   }
 
   /**
@@ -685,8 +715,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   setCongestion(name: string): void {
-    if (typeof name !== "string") throw new TypeError(`name must be a string, received ${quote(name)}`);
-    this.#driver.setCongestion(name);
+    this.#driver.setCongestion(checkText(name, "name"));
   }
 
   /**
@@ -804,14 +833,14 @@ function checkKeepAlive(value: unknown): { on: boolean; times: KeepAliveTimes | 
   if (typeof value !== "object" || value === null) {
     throw new TypeError(`keepAlive must be a boolean or an object, received ${quote(value)}`);
   }
-  const { idle, interval, count } = value as KeepAliveTimes;
-  return {
-    on: true,
-    // Those that were checked, not those of an object that may say something else later.
-    times: {
-      ...(idle === undefined ? {} : { idle: checkInteger(idle, "idle", 1, 32767) }),
-      ...(interval === undefined ? {} : { interval: checkInteger(interval, "interval", 1, 32767) }),
-      ...(count === undefined ? {} : { count: checkInteger(count, "count", 1, 127) }),
-    },
+  const given = value as KeepAliveTimes;
+  const idle = optional(given.idle, (value) => checkInteger(value, "idle", 1, 32767));
+  const interval = optional(given.interval, (value) => checkInteger(value, "interval", 1, 32767));
+  const count = optional(given.count, (value) => checkInteger(value, "count", 1, 127));
+  const times = {
+    ...idle !== undefined && { idle },
+    ...interval !== undefined && { interval },
+    ...count !== undefined && { count },
   };
+  return { on: true, times };
 }

@@ -144,38 +144,3 @@ namespaceTest("[native] a socket is connected with itself where its local port w
     ...refused.map((name) => [name, REFUSED]),
   ]);
 });
-
-namespaceTest("[native] TcpConn.connect() from an address shares its ports among destinations", async (namespace) => {
-  const source = `
-    const shown = [];
-    for (const [family, from, to] of [["IPv4", "127.0.0.1", "127.0.0.1"], ["IPv6", "::1", "[::1]"]]) {
-      const listeners = [46001, 46002].map((port) => TcpListener.bind({ hostname: to, port }));
-      const conns = [];
-      for (const listener of listeners) {
-        for (let i = 0; i < 4; i++) {
-          const options = i % 2 ? { localAddress: from } : { localAddress: from, localPort: 0 };
-          conns.push(
-            await TcpConn.connect({ hostname: to, port: listener.addr.port, ...options }).catch((error) => error.message),
-          );
-        }
-      }
-      found.push([family, conns.filter((conn) => conn.localAddr?.hostname === from).length]);
-      // The fifth to the same server has no port left, as without a local address.
-      for (const localAddress of [{}, { localAddress: from }]) {
-        await TcpConn.connect({ hostname: to, port: 46001, ...localAddress })
-          .then((conn) => conn.reset(), (error) => found.push(error.code));
-      }
-      for (const conn of conns) conn.reset?.();
-      for (const listener of listeners) listener.close();
-    }
-  `;
-  const four = `echo 45000 45003 > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"`;
-  assertEquals(
-    await run(namespace, source, four),
-    ["IPv4", "IPv6"].flatMap((family) => [
-      [family, 8],
-      "EADDRNOTAVAIL",
-      "EADDRNOTAVAIL",
-    ]),
-  );
-});

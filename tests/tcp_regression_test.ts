@@ -60,17 +60,6 @@ engineTest("TcpConn.writable.abort() does not wait for a write that stalls", asy
   await assertRejects(() => pair.client.read(new Uint8Array(1)), Deno.errors.BadResource);
 });
 
-engineTest("TcpConn.readable.cancel() leaves the next bytes to the next read", async (engine) => {
-  using pair = await Pair.open(engine);
-  const reader = pair.server.readable.getReader();
-  const reading = reader.read();
-  await delay(5);
-  await reader.cancel();
-  assertEquals((await reading).done, true);
-  await pair.client.writeAll(encode("first"));
-  assertEquals(await readText(pair.server), "first");
-});
-
 engineTest("TcpConn that is used by its streams alone is closed when a write fails", async (engine) => {
   using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
   for (let i = 0; i < 10; i++) {

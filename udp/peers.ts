@@ -8,6 +8,8 @@
 
 import { AF_INET, AF_INET6, decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 
+/** Room for a `struct sockaddr_in6`, on a boundary of 8 bytes. */
+export const NAME_SIZE = 32;
 /** Peers that are remembered at most; then all are forgotten. */
 const MOST_PEERS = 4096;
 
