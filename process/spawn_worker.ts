@@ -19,7 +19,7 @@ import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
-import { type Envelope, isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
+import { isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
 import { WorkerRef } from "./worker_ref.ts";
 import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
 

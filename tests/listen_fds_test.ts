@@ -60,7 +60,6 @@ async function launch(
     const pid = spawn({
       file: "/bin/sh",
       command: "sh",
-      file: "/bin/sh",
       // The shell becomes Deno, so that it has the number that is said.
       args: [
         "-c",
