@@ -3,14 +3,18 @@
 import { Multiplexer } from "@c10k/sockets/mux";
 import type { PoolOptions } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { LIARS, LyingGetters } from "./_liars.ts";
+import { libc } from "../internal/libc.ts";
 import { checkPermissions } from "../process/child_permissions.ts";
+import { Link } from "../process/link.ts";
 import { moduleUrl } from "../process/names.ts";
 import { checkPoolOptions } from "../process/pool_options.ts";
+import { ProcessTransport, sealForProcess } from "../process/process_transport.ts";
+import { UnixSocket } from "../process/unix_socket.ts";
 import { StreamSocket } from "../tcp/stream_socket.ts";
 import { namespaceTest } from "./_namespace.ts";
-import { ENGINES, engineTest, Pair, readExactly, readToEnd } from "./_util.ts";
+import { ENGINES, engineTest, Pair, readExactly, readToEnd, replaced, withoutLeaks } from "./_util.ts";
 
 /** The bytes of a buffer in the middle of its memory, and what lies around it. */
 const SIZE = 16;
@@ -147,6 +151,37 @@ Deno.test("StreamSocket copies the bytes of a buffer whose properties lie, and n
   }
 });
 
+Deno.test({
+  name: "a message to a process carries the bytes of a buffer whose properties lie, and no others",
+  ignore: !ENGINES.includes("native"),
+  fn: () =>
+    withoutLeaks(async () => {
+      const [near, far] = [new Link("a process", sealForProcess), new Link("the parent", sealForProcess)];
+      const ends = UnixSocket.pair().map((fd, i) => {
+        const { promise, resolve } = Promise.withResolvers<unknown>();
+        const link = [near, far][i] as Link;
+        link.attach(new ProcessTransport(new UnixSocket(fd, "the channel"), link, resolve));
+        return promise;
+      });
+      const messages = far.messages();
+      for (const [liar, make] of Object.entries(LIARS)) {
+        const p = make(filled(), AT, SIZE);
+        try {
+          await near.send({ p });
+        } catch (error) {
+          // The serializer of V8 refuses some classes by their names.
+          assert(error instanceof Error && /prototype|methods/.test(liar), `${liar}: ${error}`);
+          continue;
+        }
+        const { value } = await messages.next();
+        const { buffer, byteOffset, byteLength } = (value?.message as { p: Uint8Array }).p;
+        assertEquals([...new Uint8Array(buffer, byteOffset, byteLength)], [...SENT], liar);
+      }
+      for (const link of [near, far]) link.close(new Error("the end"));
+      await Promise.all(ends);
+    }),
+});
+
 engineTest("TcpConn.writeAll() that waits for room sends what lies behind a buffer's lies", async (engine) => {
   const large = 4 * 1024 * 1024;
   for (const lie of [0, 1, 2 ** 31, undefined]) {
@@ -223,6 +258,10 @@ engineTest("write(), writeAll() and tryWrite() of nothing return at once on a fu
   assertEquals((await end) instanceof Deno.errors.Interrupted, true);
   await assertRejects(() => pair.client.write(nothing), Deno.errors.BadResource);
   await assertRejects(() => pair.client.writeAll(nothing), Deno.errors.BadResource);
+  await assertRejects(() => pair.client.read(nothing), Deno.errors.BadResource);
+  await assertRejects(() => pair.client.peek(nothing), Deno.errors.BadResource);
+  assertThrows(() => pair.client.tryRead(nothing), Deno.errors.BadResource);
+  assertThrows(() => pair.client.tryWrite(nothing), Deno.errors.BadResource);
 });
 
 engineTest("write() and writeAll() of nothing fail after closeWrite(), as any other write", async (engine) => {
@@ -232,6 +271,23 @@ engineTest("write() and writeAll() of nothing fail after closeWrite(), as any ot
   await assertRejects(() => pair.client.write(nothing), Deno.errors.BrokenPipe);
   await assertRejects(() => pair.client.writeAll(nothing), Deno.errors.BrokenPipe);
   assertThrows(() => pair.client.tryWrite(nothing), Deno.errors.BrokenPipe);
+});
+
+Deno.test({
+  name: "[native] write() of nothing meets what the kernel knows of the connection",
+  ignore: !ENGINES.includes("native"),
+  fn: () =>
+    withoutLeaks(async () => {
+      const nothing = new Uint8Array(0);
+      using pair = await Pair.open("native");
+      pair.server.reset();
+      // The error of the RST is met once, by whichever call comes first.
+      await assertRejects(() => pair.client.write(nothing), Deno.errors.ConnectionReset);
+      await assertRejects(() => pair.client.writeAll(nothing), Deno.errors.BrokenPipe);
+      using other = await Pair.open("native");
+      other.client.shutdown("both");
+      assertThrows(() => other.client.tryWrite(nothing), Deno.errors.BrokenPipe);
+    }),
 });
 
 /** An object whose properties are right when they are read first, and something else later. */
@@ -244,7 +300,7 @@ function onceOnly(options: Record<string, unknown>, later: unknown): Record<stri
   return object;
 }
 
-Deno.test("the options of a pool, of children, of interests and of addresses are read once", () => {
+Deno.test("the options of a pool, its module and the permissions of a child are read once", () => {
   const given = {
     kind: "worker",
     module: "x.ts",
@@ -313,6 +369,25 @@ Deno.test({
     using conn = await TcpConn.connect({ hostname: "[::1]", port: listener.addr.port, localAddress: "[::1]" });
     assertEquals([conn.localAddr.hostname, conn.remoteAddr.hostname], ["::1", "::1"]);
   },
+});
+
+Deno.test({
+  name: "TcpConn.connect() with localAddress goes on where the kernel does not know IP_BIND_ADDRESS_NO_PORT",
+  ignore: !ENGINES.includes("native"),
+  fn: () =>
+    withoutLeaks(async () => {
+      using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+      const { setsockopt } = libc;
+      let refused = 0;
+      // Another number, that no kernel knows.
+      using _ = replaced(libc, "setsockopt", (...args: Parameters<typeof setsockopt>) => {
+        if (args[1] !== 0 || args[2] !== 24) return setsockopt(...args);
+        refused++;
+        return setsockopt(args[0], 0, 9_999, args[3], args[4]);
+      });
+      using conn = await TcpConn.connect({ port: listener.addr.port, localAddress: "127.0.0.1" });
+      assertEquals([conn.localAddr.hostname, refused], ["127.0.0.1", 1]);
+    }),
 });
 
 /** Four ephemeral ports. */
