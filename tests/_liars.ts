@@ -110,6 +110,14 @@ export const LIARS: Record<string, (memory: ArrayBuffer, at: number, size: numbe
   "an array that says another thing each time": (memory, at, size) => fickle(new Uint8Array(memory, at, size)),
   "a species that is no class": (memory, at, size) =>
     withOwn(new Uint8Array(memory, at, size), { constructor: { value: { [Symbol.species]: 7 } } }),
+  "an array whose length throws": (memory, at, size) =>
+    withOwn(new Uint8Array(memory, at, size), {
+      length: {
+        get() {
+          throw new Error("length is none of the library's business");
+        },
+      },
+    }),
   "another name": (memory, at, size) =>
     withOwn(new Uint8Array(memory, at, size), { [Symbol.toStringTag]: { value: "Float64Array" } }),
   "another prototype": (memory, at, size) => Object.setPrototypeOf(new Uint8Array(memory, at, size), Map.prototype),
