@@ -103,6 +103,9 @@ const SYMBOLS = {
   memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
   /** {@linkcode memcpy} to an address, the other way round. */
   memcpy_to: { name: "memcpy", parameters: ["usize", "buffer", "u32"], result: "pointer" },
+  memfd_create: { parameters: ["buffer", "u32"], result: FD, optional: true },
+  ftruncate: { parameters: [FD, "i64"], result: "i32" },
+  mmap: { parameters: ["usize", "usize", "i32", "i32", FD, "i64"], result: "usize" },
   calloc: { parameters: ["u32", "u32"], result: "usize" },
   free: { parameters: ["usize"], result: "void" },
 } as const satisfies Deno.ForeignLibraryInterface;

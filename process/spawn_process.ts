@@ -4,6 +4,7 @@ import { chooseEngine } from "../internal/engine.ts";
 import { constants } from "node:os";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
+import { enterChild } from "../internal/ledger.ts";
 import { lastErrno, syscallError } from "../internal/syscall.ts";
 import { Timer } from "../internal/timer.ts";
 import { Unload, whenUnloaded } from "../internal/unload.ts";
@@ -74,6 +75,7 @@ export class ProcessChild implements Child {
     this.pid = this.#child.pid;
     // It ends with this process; with a program that is run again in the same one, it is ended.
     const forget = [
+      enterChild(this.pid),
       whenUnloaded(Unload.END, () => this.kill()),
       whenUnloaded(Unload.AWAIT, () => awaitEnd(this.pid)),
     ];
