@@ -1,6 +1,7 @@
 /** What a child may do: never more than its parent, and less if it is told so. */
 
 import { loadedLibc } from "../internal/libc.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkOptions, quote } from "../internal/validate.ts";
 import type { ChildPermissions, SpawnOptions } from "./child.ts";
 
@@ -30,16 +31,18 @@ export function checkPermissions(value: unknown): NonNullable<SpawnOptions["perm
   if (value === undefined || value === "inherit") return "inherit";
   if (value === "none") return value;
   if (typeof value === "string") {
-    throw new TypeError(`permissions must be "inherit", "none" or an object, received ${quote(value)}`);
+    throw atCaller(new TypeError(`permissions must be "inherit", "none" or an object, received ${quote(value)}`));
   }
   checkOptions(value, "permissions");
   for (const [kind, what] of Object.entries(value as object)) {
     if (!(KINDS as readonly string[]).includes(kind)) {
-      throw new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(kind)}`);
+      throw atCaller(new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(kind)}`));
     }
     const isList = Array.isArray(what) && what.every((item) => typeof item === "string" && item !== "");
     if (what !== undefined && typeof what !== "boolean" && what !== "inherit" && !isList) {
-      throw new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`);
+      throw atCaller(
+        new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`),
+      );
     }
   }
   return value as ChildPermissions;
@@ -64,7 +67,9 @@ export function permissionFlags(permissions: NonNullable<SpawnOptions["permissio
     }
     // A comma would begin another item.
     const bad = what.find((item) => item.includes(","));
-    if (bad !== undefined) throw new TypeError(`permissions.${kind} must not hold a comma, received ${quote(bad)}`);
+    if (bad !== undefined) {
+      throw atCaller(new TypeError(`permissions.${kind} must not hold a comma, received ${quote(bad)}`));
+    }
     const whole = state(kind);
     const hasAll = whole.state === "granted" && !whole.partial;
     // A relative path is this program's, wherever the child's current folder is.
@@ -102,7 +107,9 @@ function inherited(kind: Kind): string[] {
 
 function refusal(kind: Kind, item: string | undefined, action: string): Error {
   const what = item === undefined ? kind : `${kind} access to ${quote(item)}`;
-  return new Deno.errors.NotCapable(
-    `Cannot ${action}: the child would get ${what}, which this program has not, run again with the --allow-${kind} flag`,
+  return atCaller(
+    new Deno.errors.NotCapable(
+      `Cannot ${action}: the child would get ${what}, which this program has not, run again with the --allow-${kind} flag`,
+    ),
   );
 }

@@ -1,6 +1,7 @@
 /** Any program serves a connection, as inetd has it: on its standard input and output. */
 
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
 import { Timer } from "../internal/timer.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
@@ -100,7 +101,7 @@ class NativeProgram extends ProgramChild {
   constructor(conn: TcpConn, program: Program, stderr: "inherit" | "null", action: string) {
     super(program.command);
     const { fd } = conn;
-    if (fd === undefined) throw new Deno.errors.BadResource(`Cannot ${action}: the connection is closed`);
+    if (fd === undefined) throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: the connection is closed`));
     const error = stderr === "null" ? openNull() : undefined;
     // A program expects calls that wait. The flag is the socket's own, whoever has a copy of its descriptor.
     const flags = syscall("fcntl", fd, F_GETFL, 0);
@@ -125,7 +126,9 @@ class NativeProgram extends ProgramChild {
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
     const number = signalNumber(signal);
-    if (number === undefined) throw new TypeError(`signal must be the name of a signal, received ${quote(signal)}`);
+    if (number === undefined) {
+      throw atCaller(new TypeError(`signal must be the name of a signal, received ${quote(signal)}`));
+    }
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
@@ -232,8 +235,10 @@ function fileOf(
   const path = environment.find((variable) => variable.startsWith("PATH="))?.slice("PATH=".length) ?? "";
   const { state, partial } = Deno.permissions.querySync({ name: "run" });
   if (path.split(":").every((folder) => folder.startsWith("/")) || (state === "granted" && !partial)) return command;
-  throw new Deno.errors.NotCapable(
-    `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+  throw atCaller(
+    new Deno.errors.NotCapable(
+      `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+    ),
   );
 }
 
@@ -243,14 +248,18 @@ function requireRun(program: Omit<Program, "environment">, environment: readonly
   let { state } = Deno.permissions.querySync(wanted);
   if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
   if (state !== "granted") {
-    throw new Deno.errors.NotCapable(
-      `Cannot ${action}: requires run access to "${wanted.command}", run again with the --allow-run flag`,
+    throw atCaller(
+      new Deno.errors.NotCapable(
+        `Cannot ${action}: requires run access to "${wanted.command}", run again with the --allow-run flag`,
+      ),
     );
   }
   const loader = environment.find(isLoaderVariable);
   if (loader !== undefined && Deno.permissions.querySync({ name: "run" }).state !== "granted") {
     const name = loader.slice(0, loader.indexOf("="));
-    throw new Deno.errors.NotCapable(`Cannot ${action}: requires --allow-run without a list, for ${name} is set`);
+    throw atCaller(
+      new Deno.errors.NotCapable(`Cannot ${action}: requires --allow-run without a list, for ${name} is set`),
+    );
   }
 }
 
@@ -260,19 +269,19 @@ function isText(value: unknown): value is string {
 
 function checkProgram(command: unknown, options: SpawnForOptions): { program: Omit<Program, "environment"> } {
   if (!isText(command) || command === "") {
-    throw new TypeError(`command must be the name or path of a program, received ${quote(command)}`);
+    throw atCaller(new TypeError(`command must be the name or path of a program, received ${quote(command)}`));
   }
   const { args = [], env = {}, cwd, stderr = "inherit" }: { [K in keyof SpawnForOptions]: unknown } = options;
   if (!Array.isArray(args) || !args.every(isText)) {
-    throw new TypeError(`args must be an array of strings without zeros, received ${quote(args)}`);
+    throw atCaller(new TypeError(`args must be an array of strings without zeros, received ${quote(args)}`));
   }
   const isRecord = typeof env === "object" && env !== null;
   if (!isRecord || !Object.entries(env).every(([name, value]) => isText(value) && /^[^=\0]+$/.test(name))) {
-    throw new TypeError(`env must have strings without zeros, received ${quote(env)}`);
+    throw atCaller(new TypeError(`env must have strings without zeros, received ${quote(env)}`));
   }
-  if (cwd !== undefined && !isText(cwd)) throw new TypeError(`cwd must be a path, received ${quote(cwd)}`);
+  if (cwd !== undefined && !isText(cwd)) throw atCaller(new TypeError(`cwd must be a path, received ${quote(cwd)}`));
   if (stderr !== "inherit" && stderr !== "null") {
-    throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
+    throw atCaller(new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`));
   }
   return { program: { command, args, cwd } };
 }
@@ -330,7 +339,7 @@ function environmentWith(more: Record<string, string> = {}): string[] {
  * ```
  */
 export function spawnFor(conn: TcpConn, command: string, options: SpawnForOptions = {}): Child {
-  if (!(conn instanceof TcpConn)) throw new TypeError(`conn must be a TcpConn, received ${quote(conn)}`);
+  if (!(conn instanceof TcpConn)) throw atCaller(new TypeError(`conn must be a TcpConn, received ${quote(conn)}`));
   checkOptions(options);
   const { program } = checkProgram(command, options);
   const action = `start ${command}${program.cwd === undefined ? "" : ` in ${program.cwd}`}`;

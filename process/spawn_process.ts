@@ -5,6 +5,7 @@ import { constants } from "node:os";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { enterChild } from "../internal/ledger.ts";
+import { atCaller } from "../internal/stack.ts";
 import { lastErrno, syscallError } from "../internal/syscall.ts";
 import { Timer } from "../internal/timer.ts";
 import { Unload, whenUnloaded } from "../internal/unload.ts";
@@ -217,14 +218,14 @@ function checkProcessOptions(options: ProcessOptions): void {
   for (const name of ["args", "flags"] as const) {
     const value: unknown = options[name];
     if (value !== undefined && !(Array.isArray(value) && value.every((item) => typeof item === "string"))) {
-      throw new TypeError(`${name} must be an array of strings, received ${quote(value)}`);
+      throw atCaller(new TypeError(`${name} must be an array of strings, received ${quote(value)}`));
     }
   }
   // What a child may do is said in one place only, where it is checked.
   // Letters can stand together: -qA.
   const flag = options.flags?.find((flag) => /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/.test(flag));
   if (flag !== undefined) {
-    throw new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`);
+    throw atCaller(new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`));
   }
 }
 

@@ -7,6 +7,7 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { interruptedError, socketError, type SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { getSocketStruct, SOCK_CLOEXEC, SOCK_NONBLOCK } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { EAGAIN, syscall, syscallError, takeConnection } from "../internal/syscall.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
 import type { Source } from "../mux/reactor.ts";
@@ -36,7 +37,9 @@ export interface Credentials {
 function encodePath(path: string): Uint8Array<ArrayBuffer> {
   const bytes = new TextEncoder().encode(path);
   // With its final zero.
-  if (bytes.length >= PATH_MAX) throw new RangeError(`path must have less than ${PATH_MAX} bytes, received "${path}"`);
+  if (bytes.length >= PATH_MAX) {
+    throw atCaller(new RangeError(`path must have less than ${PATH_MAX} bytes, received "${path}"`));
+  }
   const sockaddr = new Uint8Array(PATH_AT + bytes.length + 1);
   sockaddr[0] = AF_UNIX;
   sockaddr.set(bytes, PATH_AT);

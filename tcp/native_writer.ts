@@ -6,6 +6,7 @@
 
 import { interruptedError, socketError, SyscallError } from "../internal/errors.ts";
 import { MSG_NOSIGNAL } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { EAGAIN, LARGEST_TRANSFER, syscallError, transmit } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
@@ -141,7 +142,7 @@ export class NativeWriter {
           continue;
         }
         if (job.p.length === 0 && job.size > 0) {
-          throw new TypeError("p was resized or transferred away while the write waited");
+          throw atCaller(new TypeError("p was resized or transferred away while the write waited"));
         }
         const n = this.#transmit(job.p);
         if (n === undefined) break;

@@ -3,6 +3,7 @@
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkHostname,
@@ -146,7 +147,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   }
 
   private constructor(driver: ListenerDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpListener.bind");
+    if (driver === undefined) throw atCaller(new TypeError("Illegal constructor: use TcpListener.bind"));
     this.#driver = driver;
   }
 
@@ -188,7 +189,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
     if (options.fastOpen !== undefined) checkInteger(options.fastOpen, "fastOpen", 0, 65535);
     const { onAcceptError } = options;
     if (onAcceptError !== undefined && typeof onAcceptError !== "function") {
-      throw new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`);
+      throw atCaller(new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`));
     }
     const engine = chooseEngine(options.engine, "bind TCP listener");
     if (engine === "native") {

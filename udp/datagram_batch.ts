@@ -1,6 +1,7 @@
 /** Many datagrams for one system call. */
 
 import { hostKind } from "../internal/address.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkBytes,
@@ -260,7 +261,7 @@ export class DatagramBatch {
    */
   address(i: number): Deno.NetAddr {
     const { names, nameLengths, peers } = this.#memory;
-    if (nameLengths[this.#check(i)] === 0) throw new TypeError(`Datagram ${i} has no address`);
+    if (nameLengths[this.#check(i)] === 0) throw atCaller(new TypeError(`Datagram ${i} has no address`));
     return peers.decode(names, i * NAME_SIZE);
   }
 
@@ -288,7 +289,7 @@ export class DatagramBatch {
     checkInteger(i, "i", 0, Math.min(memory.length, memory.capacity - 1));
     checkBytes(data, "data");
     if (data.length > memory.datagramSize) {
-      throw new RangeError(`data must have at most ${memory.datagramSize} bytes, received ${data.length}`);
+      throw atCaller(new RangeError(`data must have at most ${memory.datagramSize} bytes, received ${data.length}`));
     }
     if (to === undefined) {
       memory.nameLengths[i] = 0;
@@ -299,7 +300,7 @@ export class DatagramBatch {
       const peer = memory.peers.encode(hostname, checkPort(port, "port", 1));
       if (peer === undefined) {
         const problem = hostKind(hostname) === "name" ? "must be an IP address" : "has the zone of no interface";
-        throw new TypeError(`hostname ${problem}, received ${quote(host)}`);
+        throw atCaller(new TypeError(`hostname ${problem}, received ${quote(host)}`));
       }
       memory.names.set(peer.sockaddr, i * NAME_SIZE);
       memory.nameLengths[i] = peer.sockaddr.length;
@@ -322,7 +323,7 @@ export class DatagramBatch {
  */
 export function memoryOf(batch: DatagramBatch): BatchMemory {
   const memory = memoryOfBatch(batch);
-  if (memory.data.length === 0) throw new TypeError("The batch's memory was transferred away");
+  if (memory.data.length === 0) throw atCaller(new TypeError("The batch's memory was transferred away"));
   return memory;
 }
 

@@ -23,6 +23,7 @@ import {
 } from "../internal/socket.ts";
 import { AF_INET, AF_INET6, encodeSockaddr, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import { EAGAIN, receiveFrom, syscall, syscallError, transmitTo } from "../internal/syscall.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
@@ -378,7 +379,7 @@ export class NativeEndpoint implements UdpDriver, Source {
    * `undefined` if there is no room.
    */
   #sendBatch(batch: DatagramBatch, start: number, end: number): number | Error | undefined {
-    if (end > batch.length) throw new TypeError("The batch was changed while the call waited");
+    if (end > batch.length) throw atCaller(new TypeError("The batch was changed while the call waited"));
     const memory = memoryOf(batch);
     // Each time, since what waits for room can be changed, and permissions too.
     const permitted = mayReachAll(this.#socket.reactor.moment) ? end : this.#permitBatch(batch, start, end);

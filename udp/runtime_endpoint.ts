@@ -12,6 +12,7 @@ import {
 } from "../internal/errors.ts";
 import { refuseUnlessGranted } from "../internal/permissions.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { again, atCaller } from "../internal/stack.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
@@ -229,7 +230,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     this.#checkOpen("send on");
     let failure: unknown;
     for (let i = 0; i < count; i++) {
-      if (i >= batch.length) throw new TypeError("The batch was changed while the call waited");
+      if (i >= batch.length) throw atCaller(new TypeError("The batch was changed while the call waited"));
       try {
         const to = this.#addressIn(batch, i);
         await this.sendTo(batch.data(i), to, signal);
@@ -501,13 +502,13 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   #throwFailure(): void {
     const failure = this.#failure;
     this.#failure = undefined;
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw again(failure);
   }
 
   #throwSendFailure(): void {
     const failure = this.#sendFailure;
     this.#sendFailure = undefined;
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw again(failure);
   }
 
   #set(action: string, set: (node: NonNullable<RuntimeTransport["node"]>) => void): void {

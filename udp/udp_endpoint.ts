@@ -3,6 +3,7 @@
 import { hostKind, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkBytes,
@@ -191,7 +192,7 @@ export class UdpEndpoint {
   }
 
   private constructor(driver: UdpDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use UdpEndpoint.bind");
+    if (driver === undefined) throw atCaller(new TypeError("Illegal constructor: use UdpEndpoint.bind"));
     this.#driver = driver;
   }
 
@@ -780,7 +781,7 @@ export class UdpEndpoint {
    */
   setMulticastInterface(name: string): void {
     if (typeof name !== "string" || name === "") {
-      throw new TypeError(`name must be the name of an interface, received ${quote(name)}`);
+      throw atCaller(new TypeError(`name must be the name of an interface, received ${quote(name)}`));
     }
     this.#driver.setMulticastInterface(name);
   }
@@ -953,19 +954,21 @@ function checkAddress(to: unknown): Deno.NetAddr {
 }
 
 function checkBatch(value: unknown): void {
-  if (!(value instanceof DatagramBatch)) throw new TypeError(`b must be a DatagramBatch, received ${quote(value)}`);
+  if (!(value instanceof DatagramBatch)) {
+    throw atCaller(new TypeError(`b must be a DatagramBatch, received ${quote(value)}`));
+  }
 }
 
 function checkMulticast(options: MulticastOptions): MulticastOptions {
   checkOptions(options);
   const { group, source, interface: local } = options;
   const kind = isMulticast(group);
-  if (kind === undefined) throw new TypeError(`group must be a multicast address, received ${quote(group)}`);
+  if (kind === undefined) throw atCaller(new TypeError(`group must be a multicast address, received ${quote(group)}`));
   if (source !== undefined && hostKind(checkHostname(source, "source")) !== kind) {
-    throw new TypeError(`source must be an ${kind} address, received ${quote(source)}`);
+    throw atCaller(new TypeError(`source must be an ${kind} address, received ${quote(source)}`));
   }
   if (local !== undefined && (typeof local !== "string" || local === "")) {
-    throw new TypeError(`interface must be the name of an interface, received ${quote(local)}`);
+    throw atCaller(new TypeError(`interface must be the name of an interface, received ${quote(local)}`));
   }
   return options;
 }
