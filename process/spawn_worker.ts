@@ -22,6 +22,7 @@ import { childName, moduleUrl } from "./names.ts";
 import { isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
 import { WorkerRef } from "./worker_ref.ts";
 import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
@@ -59,7 +60,7 @@ export class WorkerChild implements Child {
     checkOptions(options);
     const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] !== undefined);
     if (output !== undefined) {
-      throw new TypeError(`${output} is for processes: a thread writes where this program does`);
+      throw atCaller(new TypeError(`${output} is for processes: a thread writes where this program does`));
     }
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
@@ -146,7 +147,7 @@ export class WorkerChild implements Child {
     if (isHello(data)) {
       const takesNative = data.takesNative && this.#owner !== 0n;
       this.link.attach(new ThreadTransport(this.#worker, this.#owner, takesNative));
-    } else if (!isEnvelope(data)) throw new TypeError("Cannot receive: not a message of this library");
+    } else if (!isEnvelope(data)) throw atCaller(new TypeError("Cannot receive: not a message of this library"));
     else if (data.packet.type === "bye") {
       const { body } = data.packet;
       const error = body === undefined ? undefined : body instanceof Error ? body : new Error(String(body));

@@ -9,6 +9,7 @@
 import { sizeOf } from "../internal/bytes.ts";
 import { interruptedError, socketError } from "../internal/errors.ts";
 import { MSG_PEEK } from "../internal/socket.ts";
+import { atCaller, rejectAtAwait } from "../internal/stack.ts";
 import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
@@ -118,7 +119,7 @@ export class NativeReader {
   close(): void {
     if (this.#p !== undefined) {
       this.#release();
-      this.#reject(this.#interrupted(0));
+      rejectAtAwait(this.#resolve, this.#reject, this.#interrupted(0));
     }
     for (const read of this.#line.drain()) read.reject(this.#interrupted(read.flags));
     this.#updateLineHold();
@@ -178,7 +179,7 @@ export class NativeReader {
         this.#resolve(n);
       } catch (error) {
         this.#release();
-        this.#reject(error);
+        rejectAtAwait(this.#resolve, this.#reject, error);
       }
     }
     if (this.#lineHolds) this.#serveLine();
@@ -215,7 +216,7 @@ export class NativeReader {
   #receive(p: Uint8Array, flags: number): number | null | undefined {
     const length = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
-    if (length === 0) throw new TypeError("p was resized or transferred away while the read waited");
+    if (length === 0) throw atCaller(new TypeError("p was resized or transferred away while the read waited"));
     const n = receive(this.#socket.fd, p, flags);
     if (n > 0) {
       if (n < Math.min(length, LARGEST_TRANSFER) && flags === 0 && !this.#mayHideMore) this.#readable = false;

@@ -12,6 +12,7 @@
 import { checkBytes } from "../internal/validate.ts";
 import type { ConnDriver } from "./driver.ts";
 import { type DirectPipe, PipableReadable, PipableWritable } from "./pipable.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** The part of a connection that its streams use. */
 type Duplex = Pick<ConnDriver, "read" | "readChunk" | "writeAll" | "closeWrite" | "close">;
@@ -109,7 +110,7 @@ export class ConnStreams {
   async #pull(controller: ReadableByteStreamController): Promise<void> {
     this.#isRead = true;
     // The platform's own consumers, such as Response, do not ask whether the stream is locked by a direct pipe.
-    if (this.#pipeOut !== undefined) throw new TypeError("The stream belongs to a pipe");
+    if (this.#pipeOut !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
     const request = controller.byobRequest;
     const view = request?.view;
     try {
@@ -143,7 +144,7 @@ export class ConnStreams {
       // At once: the sink's own abort() waits for a write, which may never end.
       signal.addEventListener("abort", () => this.#conn.close());
     }
-    if (this.#pipeIn !== undefined) throw new TypeError("The stream belongs to a pipe");
+    if (this.#pipeIn !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
     checkBytes(chunk, "chunk");
     await this.#conn.writeAll(chunk, undefined);
   }
