@@ -105,8 +105,7 @@ class Client implements Member {
   }
 }
 
-const [mux, listener] = open();
-const rooms = new Rooms();
+const [[mux, listener], rooms] = [open(), new Rooms()];
 const buffer = new Uint8Array(BURST); // one for all: what is read is copied before the next is read
 const unsent = new Set<Client>(); // those with something new in #output
 let [stopped, isDrained]: [number | undefined, boolean] = [undefined, false];
@@ -124,7 +123,8 @@ async function stop(): Promise<void> {
   setTimeout(() => mux.close(), GRACE);
   listener.resume(), listener.drain(); // who is in the kernel's queue has connected, and is heard
   for await (const conn of listener) rooms.welcome(new Client(conn));
-  await new Promise((resolve) => setTimeout(resolve, 20 * PAUSE)); // what they have said already
+  for (const { data } of mux.registrations()) data?.serve(true, false); // what they have said already
+  await new Promise((resolve) => setTimeout(resolve, 20 * PAUSE));
   rooms.clear();
   for (const { data } of mux.registrations()) data?.dismiss("* the server stops");
   isDrained = true;

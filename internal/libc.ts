@@ -65,6 +65,7 @@ const SYMBOLS = {
   dlsym: { parameters: ["usize", "buffer"], result: "usize", optional: true },
   posix_spawn_file_actions_addchdir_np: { parameters: ["buffer", "buffer"], result: "i32", optional: true },
   strnlen: { parameters: ["usize", "u32"], result: "u32" },
+  realpath: { parameters: ["buffer", "buffer"], result: "pointer" },
   readlink: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
   getxattr: { parameters: ["buffer", "buffer", "buffer", "u32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: FD },

@@ -3,6 +3,7 @@
 import { engineSupport } from "../internal/engine.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { linkOf } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkDuration, checkInteger, checkOptions, checkSignal, quote } from "../internal/validate.ts";
 import { EpollSelector } from "./epoll.ts";
 import { type Interest, interestBits, lacking, type ReadyEvent, ReadyRecord, type Source } from "./interest.ts";
@@ -189,15 +190,19 @@ interface Registration<T> {
  * const p = new Uint8Array(16 * 1024);
  * let served = false;
  * while (!served) {
- *   for (const { data: conn } of await mux.wait()) {
- *     if (conn === undefined) {
- *       const conn = listener.tryAccept();
- *       if (conn !== undefined) mux.register(conn, { readable: true }, conn);
- *     } else {
- *       const n = conn.tryRead(p);
- *       if (typeof n === "number") conn.tryWrite(p.subarray(0, n)); // a real one keeps what did not fit
+ *   for (const { data } of await mux.wait()) {
+ *     const conn = data ?? listener.tryAccept();
+ *     try {
+ *       if (data === undefined) {
+ *         if (conn !== undefined) mux.register(conn, { readable: true }, conn);
+ *         continue;
+ *       }
+ *       const n = data.tryRead(p);
+ *       if (typeof n === "number") data.tryWrite(p.subarray(0, n)); // examples/mux_echo.ts keeps what did not fit
  *       if (n !== undefined) served = true;
- *       if (n === null) conn.close();
+ *       if (n === null) data.close();
+ *     } catch {
+ *       conn?.close(); // its client has reset it: the others go on
  *     }
  *   }
  * }
@@ -719,7 +724,7 @@ export class Multiplexer<T = unknown> {
 
   #begin(): void {
     this.#checkOpen("wait on");
-    if (this.#busy) throw new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way");
+    if (this.#busy) throw atCaller(new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way"));
     this.#busy = true;
     if (this.#events.length > 0) this.#events.length = 0;
   }
@@ -773,7 +778,7 @@ export class Multiplexer<T = unknown> {
   #identify(source: Source, action: string): { pollable: Pollable | undefined; fd: number | undefined; name: string } {
     const pollable = pollableIn(source);
     if (pollable === undefined) {
-      if (source.fd === undefined) throw new TypeError(`source must be ${SOURCE}, received ${quote(source)}`);
+      if (source.fd === undefined) throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
       const fd = checkInteger(source.fd, "fd", 0, 2 ** 31 - 1);
       const name = `descriptor ${fd}`;
       if (this.backend === "runtime") {
@@ -855,7 +860,9 @@ function chooseBackend(backend: unknown): Backend {
   const usable = Multiplexer.backends();
   if (backend === "auto") return usable[0] as Backend;
   if (backend !== "epoll" && backend !== "poll" && backend !== "select" && backend !== "runtime") {
-    throw new TypeError(`backend must be "auto", "epoll", "poll", "select" or "runtime", received ${quote(backend)}`);
+    throw atCaller(
+      new TypeError(`backend must be "auto", "epoll", "poll", "select" or "runtime", received ${quote(backend)}`),
+    );
   }
   if (usable.includes(backend)) return backend;
   throw notSupportedError(`use backend "${backend}"`, engineSupport().reason ?? "");
@@ -877,7 +884,7 @@ function makeSelector(backend: Backend, maxEvents: number): Selector {
 /** What a source of this library is behind its class; `undefined` for a plain descriptor. */
 function pollableIn(source: unknown): Pollable | undefined {
   if (typeof source !== "object" || source === null) {
-    throw new TypeError(`source must be ${SOURCE}, received ${quote(source)}`);
+    throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
   }
   return pollableOf(source);
 }

@@ -1,5 +1,6 @@
 /** What a parent sees of a child: the same for threads and processes. */
 
+import { atCaller } from "../internal/stack.ts";
 import type { Incoming, MessagesOptions, SendOptions } from "./link.ts";
 
 /**
@@ -96,8 +97,18 @@ export interface SpawnOptions {
    * Deno tells whether something is granted, not what all is. So a process
    * inherits the kinds that are granted whole, and the C library; of
    * `--allow-net=127.0.0.1` or of what a `--deny` flag limits it gets what an
-   * object names: `{ ffi: "inherit", net: ["127.0.0.1:8080"] }`. Of files it
-   * gets no folder in which something is denied, of variables no pattern.
+   * object names: `{ ffi: "inherit", net: ["127.0.0.1:8080"] }`. Of a kind that
+   * is not granted whole it gets what stands for itself: an address with its
+   * port, a path that leads nowhere else and has nothing in it that is denied, a
+   * program (by the path that its name means here), a variable. A host name, or
+   * a host without a port, it gets together with the `--deny` flags of this
+   * program, and not at all where these are not known for certain: with
+   * permissions of a configuration (`-P`), or once `process.title` was set.
+   * Ranges (`10.0.0.0/8`), patterns (`*.example.com`, `AWS_*`) and addresses in
+   * disguise (`127.1`) are refused.
+   *
+   * Without `import` it may import from Deno's default hosts, as far as this
+   * program may.
    *
    * For a thread anything but `"inherit"` needs `--unstable-worker-options`,
    * without which Deno ends the program.
@@ -296,7 +307,9 @@ export function newId(): number {
 
 /** Why nothing can be sent to a child; `cause` is what it has failed with. */
 export function endedError(name: string, cause?: Error): Error {
-  return new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`, cause === undefined ? {} : { cause });
+  return atCaller(
+    new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`, cause === undefined ? {} : { cause }),
+  );
 }
 
 /** What is known of a process whose status is lost. */

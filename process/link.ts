@@ -5,6 +5,7 @@
  * the library's own packets, which pass by those that wait.
  */
 
+import { again } from "../internal/stack.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { checkOptions, checkSignal } from "../internal/validate.ts";
 import { adopt, type Carried, checkSockets, type MovableSocket } from "./moving.ts";
@@ -183,11 +184,11 @@ export class Link {
       checkOptions(options);
       signal = checkSignal(options);
       sockets = checkSockets(options.sockets, `send to ${this.#name}`);
-      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#failure !== undefined) throw again(this.#failure);
       this.#transport?.check(sockets);
       packet = this.#seal({ type: "message", body: message }, sockets);
       // The message's getters may have done anything.
-      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#failure !== undefined) throw again(this.#failure);
       signal?.throwIfAborted();
     } catch (error) {
       return Promise.reject(error);

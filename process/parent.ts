@@ -2,6 +2,7 @@
 
 import { engineSupport } from "../internal/engine.ts";
 import { childThreadName, isEntrusted, thisOwner } from "../internal/owner.ts";
+import { atCaller } from "../internal/stack.ts";
 import type { NativeConn } from "../tcp/native_conn.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { ConnectionReceiver } from "./connection_channel.ts";
@@ -181,7 +182,7 @@ const childThread = childThreadName();
 
 function noParent(more = "", cause?: unknown): Error {
   const message = `Cannot reach the parent: this program was not started by spawnWorker or spawnProcess${more}`;
-  return new Error(message, cause === undefined ? {} : { cause });
+  return atCaller(new Error(message, cause === undefined ? {} : { cause }));
 }
 
 if (childThread !== undefined) {

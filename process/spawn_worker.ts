@@ -19,9 +19,10 @@ import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
-import { type Envelope, isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
+import { isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
 import { WorkerRef } from "./worker_ref.ts";
 import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
@@ -59,7 +60,8 @@ export class WorkerChild implements Child {
     checkOptions(options);
     const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] === "piped");
     if (output !== undefined) {
-      throw new TypeError(`${output} can be piped from processes only: a thread writes where this program does`);
+      const why = `${output} can be piped from processes only: a thread writes where this program does`;
+      throw atCaller(new TypeError(why));
     }
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
@@ -146,7 +148,7 @@ export class WorkerChild implements Child {
     if (isHello(data)) {
       const takesNative = data.takesNative && this.#owner !== 0n;
       this.link.attach(new ThreadTransport(this.#worker, this.#owner, takesNative));
-    } else if (!isEnvelope(data)) throw new TypeError("Cannot receive: not a message of this library");
+    } else if (!isEnvelope(data)) throw atCaller(new TypeError("Cannot receive: not a message of this library"));
     else if (data.packet.type === "bye") {
       const { body } = data.packet;
       const error = body === undefined ? undefined : body instanceof Error ? body : new Error(String(body));

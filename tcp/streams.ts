@@ -4,22 +4,30 @@
  * differ: end-of-file on the readable leaves the writable open, closing the
  * writable sends FIN and leaves the readable open, and when both are done the
  * connection is closed.
+ *
+ * A pipe from one connection to another, or to itself, passes chunks from
+ * driver to driver, which saves an idle connection the memory of two streams.
  */
 
+import { atCaller } from "../internal/stack.ts";
 import { checkBytes } from "../internal/validate.ts";
 import type { ConnDriver } from "./driver.ts";
+import { type DirectPipe, PipableReadable, PipableWritable, type StreamEnds } from "./pipable.ts";
 
 /** The part of a connection that its streams use. */
 type Duplex = Pick<ConnDriver, "read" | "readChunk" | "writeAll" | "closeWrite" | "close">;
 
 /** The two streams of one connection, each made when it is first asked for. */
-export class ConnStreams {
+export class ConnStreams implements StreamEnds {
   readonly #conn: Duplex;
   readonly #cancelCloses: boolean;
-  #readable: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
-  #writable: WritableStream<Uint8Array<ArrayBufferLike>> | undefined;
-  #reading: ReadableByteStreamController | undefined;
-  #writing: WritableStreamDefaultController | undefined;
+  #readable: PipableReadable | undefined;
+  #writable: PipableWritable | undefined;
+  /** The direct pipe that a side belongs to, also after its end. */
+  #pipeOut: DirectPipe | undefined;
+  #pipeIn: DirectPipe | undefined;
+  #isRead = false;
+  #isWritten = false;
   #readDone = false;
   #writeDone = false;
   #cancelled = false;
@@ -36,50 +44,64 @@ export class ConnStreams {
   }
 
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
-    return this.#readable ??= new ReadableStream(
-      {
-        type: "bytes",
-        start: (controller) => void (this.#reading = controller),
-        pull: (controller) => this.#pull(controller),
-        cancel: () => {
-          this.#cancelled = true;
-          if (this.#cancelCloses) this.#conn.close();
-          else this.#finishRead();
-        },
-      },
-      // Nothing is read before a consumer asks, so that conn.read() beside the stream misses nothing.
-      { highWaterMark: 0 },
-    );
+    if (this.#readable === undefined) {
+      this.#readable = new PipableReadable(this);
+      if (this.#pipeOut !== undefined) PipableReadable.join(this.#readable, this.#pipeOut);
+    }
+    return this.#readable;
   }
 
   get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
-    return this.#writable ??= new WritableStream({
-      // At once: the sink's own abort() would wait for a write that may never end.
-      start: (controller) => {
-        this.#writing = controller;
-        controller.signal.addEventListener("abort", () => this.#conn.close());
-      },
-      write: (chunk) =>
-        this.#attempt(async () => {
-          checkBytes(chunk, "chunk");
-          await this.#conn.writeAll(chunk, undefined);
-        }),
-      close: () =>
-        this.#attempt(async () => {
-          await this.#conn.closeWrite();
-          this.#writeDone = true;
-          this.#closeIfDone();
-        }),
-    });
+    if (this.#writable === undefined) {
+      this.#writable = new PipableWritable(this);
+      if (this.#pipeIn !== undefined) PipableWritable.join(this.#writable, this.#pipeIn);
+    }
+    return this.#writable;
   }
 
   /** Fails both, and with them the pipes whose other end is gone. */
   fail(error: Error): void {
-    this.#reading?.error(error);
-    this.#writing?.error(error);
+    if (this.#readable !== undefined) PipableReadable.fail(this.#readable, error);
+    if (this.#writable !== undefined) PipableWritable.fail(this.#writable, error);
   }
 
-  async #pull(controller: ReadableByteStreamController): Promise<void> {
+  beginPipe(from: PipableReadable, destination: WritableStream): Promise<void> | undefined {
+    const to = PipableWritable.endsOfUnused(destination);
+    if (!(to instanceof ConnStreams) || this.#isRead || to.#isWritten || to.#writeDone) return undefined;
+    const pipe: DirectPipe = { end: undefined };
+    PipableReadable.join(from, pipe);
+    PipableWritable.join(destination as PipableWritable, pipe);
+    this.#isRead = to.#isWritten = true;
+    this.#pipeOut = to.#pipeIn = pipe;
+    this.#readable = to.#writable = undefined;
+    return this.#pipe(to, pipe);
+  }
+
+  async #pipe(to: ConnStreams, pipe: DirectPipe): Promise<void> {
+    let isWriting = false;
+    try {
+      for (let chunk = await this.#conn.readChunk(); chunk !== null; chunk = await this.#conn.readChunk()) {
+        isWriting = true;
+        await to.#conn.writeAll(chunk, undefined);
+        isWriting = false;
+      }
+      isWriting = true;
+      this.#finishRead();
+      await to.#endWrite();
+      pipe.end = {};
+    } catch (error) {
+      const failure = (isWriting ? to : this).#failed(error);
+      pipe.end = isWriting ? { writeError: failure } : { readError: failure, writeError: failure };
+      if (!isWriting) to.#conn.close();
+      else if (!this.#readDone) this.cancel();
+      throw failure;
+    }
+  }
+
+  async pull(controller: ReadableByteStreamController): Promise<void> {
+    this.#isRead = true;
+    // The platform's own consumers, such as Response, do not ask whether the stream is locked by a direct pipe.
+    if (this.#pipeOut !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
     const request = controller.byobRequest;
     const view = request?.view;
     try {
@@ -101,12 +123,44 @@ export class ConnStreams {
     }
   }
 
-  async #attempt(call: () => Promise<void>): Promise<void> {
+  cancel(): void {
+    this.#cancelled = true;
+    if (this.#cancelCloses) this.#conn.close();
+    else this.#finishRead();
+  }
+
+  async write(chunk: Uint8Array, signal: AbortSignal): Promise<void> {
     try {
-      await call();
+      if (!this.#isWritten) {
+        this.#isWritten = true;
+        // At once: the sink's own abort() waits for a write, which may never end.
+        signal.addEventListener("abort", () => this.#conn.close());
+      }
+      if (this.#pipeIn !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
+      checkBytes(chunk, "chunk");
+      await this.#conn.writeAll(chunk, undefined);
     } catch (error) {
       throw this.#failed(error);
     }
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.#endWrite();
+    } catch (error) {
+      throw this.#failed(error);
+    }
+  }
+
+  abort(): void {
+    this.#conn.close();
+  }
+
+  async #endWrite(): Promise<void> {
+    if (this.#writeDone) return;
+    await this.#conn.closeWrite();
+    this.#writeDone = true;
+    this.#closeIfDone();
   }
 
   /** A direction that fails ends the connection. */

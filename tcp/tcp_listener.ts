@@ -3,6 +3,7 @@
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkHostname,
@@ -151,7 +152,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   }
 
   private constructor(driver: ListenerDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpListener.bind");
+    if (driver === undefined) throw atCaller(new TypeError("Illegal constructor: use TcpListener.bind"));
     this.#driver = driver;
   }
 
@@ -182,7 +183,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
     checkOptions(options);
     // With every option optional, what is meant for a Unix socket of Deno.listen would open a port.
     const { transport = "tcp" } = options as { transport?: unknown };
-    if (transport !== "tcp") throw new TypeError(`transport must be "tcp", received ${quote(transport)}`);
+    if (transport !== "tcp") throw atCaller(new TypeError(`transport must be "tcp", received ${quote(transport)}`));
     const port = checkPort(options.port ?? 0);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
@@ -200,7 +201,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
     };
     const { onAcceptError } = options;
     if (onAcceptError !== undefined && typeof onAcceptError !== "function") {
-      throw new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`);
+      throw atCaller(new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`));
     }
     const engine = chooseEngine(options.engine, "bind TCP listener");
     if (engine === "native") {

@@ -1,16 +1,21 @@
-/** Servers that are told to end while clients wait in the accept queue: every client that has connected gets its answer. */
+/**
+ * Servers of the examples and documents: peers that go away disturb no other, and when a server is told to end while
+ * clients wait in the accept queue, every client that has connected gets its answer.
+ */
 
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { type Balance, Pool, type PoolOptions } from "@c10k/sockets/process";
-import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { deadline } from "@std/async";
+import { examplesIn } from "../tools/examples.ts";
+import { haunt, hauntUdp } from "./_hostile.ts";
 import { descendants } from "./_process.ts";
-import { decode, encode, ENGINES, ServerProcess } from "./_util.ts";
+import { decode, encode, ENGINES, ROOT, runDeno, ServerProcess } from "./_util.ts";
 
 const CLIENTS = 30;
 /** Where each has a thread or process of its own, which takes its time to start. */
-const FEW = 6;
+const FEW = 3;
 const NET = "--allow-net";
 const FFI = "--allow-ffi";
 
@@ -65,10 +70,11 @@ function casesOf(engine: string, { upstream, server }: { upstream: string; serve
     { example: "echo", flags: net },
     { example: "echo", flags: net, args: ["--model", "iterative"] },
     { example: "echo", flags, args: ["--model", "worker", "--size", "2"] },
-    { example: "echo", flags, args: ["--model", "worker-per-connection", "--size", "4"], few: true },
+    { example: "echo", flags, args: ["--model", "worker-per-connection", "--size", "2"], few: true },
     { example: "proxy", flags: net, args: [server] },
     { example: "workers", flags, args: ["--threads", "2"] },
     { example: "inetd", flags: [...net, "--allow-run"], args: ["--max", "10"] },
+    // deno-lint-ignore no-control-regex -- a DNS message is binary
     { example: "dns", flags: net, args: ["--upstream", upstream], request: QUERY, answer: /^\0.\x07\x07/s },
   ];
   if (engine === "runtime") {
@@ -90,7 +96,7 @@ function casesOf(engine: string, { upstream, server }: { upstream: string; serve
     ...balances.map((balance) => (
       { example: "processes", flags: processes, args: ["--size", "2", "--balance", balance] }
     )),
-    { example: "processes", flags: processes, args: ["--size", "4", "--per", "connection"], few: true },
+    { example: "processes", flags: processes, args: ["--size", "2", "--per", "connection"], few: true },
   ];
 }
 
@@ -116,11 +122,19 @@ async function ask(port: number, { request = encode("hello\n"), stays = false, a
   return read;
 }
 
-/** Lets clients connect while no process of the server runs, asks it to end, and lets it run again. */
-async function stopWithQueue(one: Case): Promise<void> {
-  const { example, flags, args = [], few = false, answer = /^hello\n$/ } = one;
+/**
+ * Lets peers reset their connections, and one ask; then lets clients connect while no process of the server runs, asks it
+ * to end, and lets it run again.
+ */
+async function tryOut(one: Case): Promise<void> {
+  const { example, flags, args = [], few = false, request = encode("hello\n"), answer = /^hello\n$/ } = one;
   await using server = await ServerProcess.start([...flags, `examples/${example}.ts`, "--port", "0", ...args]);
-  const pids = [server.pid, ...descendants(server.pid)];
+  if (!few) await haunt(server.port, request);
+  if (example === "dns") await hauntUdp(server.port);
+  const read = await ask(server.port, one);
+  assertMatch(await deadline(read(), 30_000), answer, `${example} ${args.join(" ")}: ${server.stderr.join("")}`);
+  server.stderr.length = 0; // what it has to say of them is its own affair
+  const pids = [server.pid, ...(example === "inetd" ? [] : descendants(server.pid))];
   for (const pid of pids) Deno.kill(pid, "SIGSTOP");
   let asking: (() => Promise<string>)[];
   try {
@@ -138,12 +152,12 @@ async function stopWithQueue(one: Case): Promise<void> {
 
 for (const engine of ENGINES) {
   Deno.test({
-    name: `[${engine}] examples that get SIGTERM answer every client that has connected`,
+    name: `[${engine}] examples outlive peers that reset, and with SIGTERM answer every client that has connected`,
     ignore: Deno.build.os === "windows",
     async fn(t) {
       using others = startOthers();
       for (const one of casesOf(engine, others)) {
-        await t.step(`${one.example} ${one.args?.join(" ").replace(/\d{5}/, "PORT") ?? ""}`, () => stopWithQueue(one));
+        await t.step(`${one.example} ${one.args?.join(" ").replace(/\d{5}/, "PORT") ?? ""}`, () => tryOut(one));
       }
     },
   });
@@ -213,3 +227,31 @@ Deno.test({
     await Deno.remove(folder, { recursive: true });
   },
 });
+
+/** Servers in documents, by their headings: each goes on after peers that reset, as its own client in the snippet finds. */
+const SERVERS: readonly [path: string, title: string][] = [
+  ["docs/four-ways.md", "8. One connection at a time"],
+  ["docs/four-ways.md", "10. Threads"],
+  ["docs/four-ways.md", "13. epoll"],
+  ["docs/recipes.md", "Limit the number of connections"],
+  ["docs/recipes.md", "Shut down gracefully"],
+  ["docs/recipes.md", "Serve on all cores"],
+  ["tcp/tcp_listener.ts", "Serve every client"],
+  ["mux/multiplexer.ts", "An echo server in one thread"],
+];
+
+for (const [path, title] of SERVERS) {
+  Deno.test(`${path}: "${title}" outlives peers that reset`, async () => {
+    const found = examplesIn(path, await Deno.readTextFile(new URL(path, ROOT))).find((one) => one.title === title);
+    assert(found !== undefined, "there is no such example");
+    const haunted = new URL("./_hostile.ts", import.meta.url);
+    for (
+      const flags of ENGINES.map((engine) => engine === "native" ? ["--allow-all"] : ["--allow-all", "--deny-ffi"])
+    ) {
+      if (flags.length > 1 && path === "docs/four-ways.md" && !title.startsWith("8.")) continue;
+      const source = `import { hauntListeners } from "${haunted}";\nhauntListeners();\n${found.code}`;
+      const { code, stderr } = await runDeno([...flags, "--no-check"], source);
+      assertEquals([code, stderr], [0, ""], flags.join(" "));
+    }
+  });
+}

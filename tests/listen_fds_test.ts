@@ -202,32 +202,55 @@ nativeTest("listenFds() gives a socket to one thread only, and to no program tha
   assertEquals(lines, [[], [3, second.addr.port], []]);
 });
 
-/** Waits until `systemd-socket-activate` listens, which takes no port 0. */
-async function whenListening(pid: number, count: number): Promise<void> {
-  await eventually(() =>
-    openSockets(pid).filter(({ state }) => state === "LISTEN").length === count ? true : undefined
-  );
+/** A program that `systemd-socket-activate` starts once there is a connection. */
+interface Activated {
+  readonly launcher: Deno.ChildProcess;
+  readonly ports: readonly number[];
+}
+
+/**
+ * Lets `systemd-socket-activate` listen on so many ports. It takes no port 0, and a port that was free may be taken
+ * before it listens: then it ends, and others are tried.
+ */
+async function activate(count: number, options: readonly string[], program: readonly string[]): Promise<Activated> {
+  for (let tries = 1;; tries++) {
+    const ports = Array.from({ length: count }, () => getAvailablePort());
+    const launcher = new Deno.Command("systemd-socket-activate", {
+      args: [...PASSED_ON, ...ports.map((port) => `--listen=127.0.0.1:${port}`), ...options, ...program],
+      cwd: ROOT,
+      env: ENVIRONMENT,
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    let hasEnded = false;
+    launcher.status.then(() => hasEnded = true);
+    const listens = await eventually(() => hasEnded ? false : countListening(launcher.pid) === count || undefined);
+    if (listens) return { launcher, ports };
+    if (tries === 10) throw new Error(`systemd-socket-activate has ended with code ${(await launcher.status).code}`);
+  }
+}
+
+/** How many sockets of a process listen; 0 if it has ended. */
+function countListening(pid: number): number {
+  try {
+    return openSockets(pid).filter(({ state }) => state === "LISTEN").length;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw error;
+  }
 }
 
 clientTest(["systemd-socket-activate"], "listenFds() takes what systemd has opened", () =>
   withoutOrphans(async () => {
-    const [web, admin] = [getAvailablePort(), getAvailablePort()];
-    const launcher = new Deno.Command("systemd-socket-activate", {
-      args: [
-        ...PASSED_ON,
-        ...[`--listen=127.0.0.1:${web}`, `--listen=127.0.0.1:${admin}`, "--fdname=web:admin"],
-        ...[Deno.execPath(), "run", "--quiet", "--no-prompt", "--allow-ffi"],
-        moduleOf(`
-          const [web] = listenFds({ name: "web" });
-          const [admin] = listenFds({ name: "admin" });
-          using client = await web.accept();
-          await client.writeAll(new TextEncoder().encode(web.addr.port + " " + admin.addr.port + " " + listenFds().length));
-        `),
-      ],
-      env: ENVIRONMENT,
-      stderr: "null",
-    }).spawn();
-    await whenListening(launcher.pid, 2);
+    const { launcher, ports: [web = 0, admin] } = await activate(2, ["--fdname=web:admin"], [
+      ...[Deno.execPath(), "run", "--quiet", "--no-prompt", "--allow-ffi"],
+      moduleOf(`
+        const [web] = listenFds({ name: "web" });
+        const [admin] = listenFds({ name: "admin" });
+        using client = await web.accept();
+        await client.writeAll(new TextEncoder().encode(web.addr.port + " " + admin.addr.port + " " + listenFds().length));
+      `),
+    ]);
     // This starts the program.
     using client = await TcpConn.connect({ port: web });
     assertEquals(await readText(client), `${web} ${admin} 0`);
@@ -239,20 +262,11 @@ clientTest(
   "example:inetd serves on the socket that systemd has opened",
   () =>
     withoutOrphans(async () => {
-      const port = getAvailablePort();
-      const launcher = new Deno.Command("systemd-socket-activate", {
-        args: [
-          ...PASSED_ON,
-          ...[`--listen=127.0.0.1:${port}`, Deno.execPath(), "run", "--quiet", "--no-prompt"],
-          // Nothing here allows to listen.
-          ...["--allow-ffi", "--allow-run=sort", "examples/inetd.ts", "--", "sort"],
-        ],
-        cwd: ROOT,
-        env: ENVIRONMENT,
-        stdout: "null",
-        stderr: "null",
-      }).spawn();
-      await whenListening(launcher.pid, 1);
+      const { launcher, ports: [port] } = await activate(1, [], [
+        ...[Deno.execPath(), "run", "--quiet", "--no-prompt"],
+        // Nothing here allows to listen.
+        ...["--allow-ffi", "--allow-run=sort", "examples/inetd.ts", "--", "sort"],
+      ]);
       for (const [text, answer] of [["pear\napple\n", "apple\npear\n"], ["2\n1\n", "1\n2\n"]] as const) {
         const nc = new Deno.Command("nc", { args: ["-N", "127.0.0.1", `${port}`], stdin: "piped", stdout: "piped" })
           .spawn();

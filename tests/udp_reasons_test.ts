@@ -4,6 +4,7 @@ import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
 import { assertEquals, assertInstanceOf, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { getSocketOption } from "../internal/socket.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { likelyReason } from "../udp/runtime_reasons.ts";
 import { LOCAL, native, Two } from "./_udp.ts";
 import type { Engine } from "@c10k/sockets/tcp";
 import { engineTest, runDeno } from "./_util.ts";
@@ -107,6 +108,23 @@ Deno.test("[runtime] a reason that needs --allow-sys is told without it as far a
   const lines = stdout.trim().split("\n");
   assertEquals(lines.map((line) => line.split(" ", 1)[0]), ["EACCES", "EACCES", "EAFNOSUPPORT", "UNKNOWN"]);
   assertMatch(lines[3] as string, /a broadcast address needs setBroadcast\(\)/);
+});
+
+Deno.test("[runtime] what is only likely is said of loopback and broadcast addresses, and of nothing else", () => {
+  const from = (hostname: string, mayBroadcast = false) => ({ hostname, ipv6Only: false, mayBroadcast });
+  const reason = (to: string, sender: ReturnType<typeof from>) => likelyReason({ hostname: to, port: 9 }, sender)?.code;
+  assertEquals(
+    [
+      reason("198.51.100.1", from(LOCAL)),
+      reason("198.51.100.1", from("::ffff:127.0.0.1")),
+      reason("198.51.100.1", from("0.0.0.0")),
+      reason("127.0.0.1", from(LOCAL)),
+      reason("255.255.255.255", from("0.0.0.0", true)),
+      reason("2001:db8::1", from("::")),
+      reason("fe80::1%1", from("::")),
+    ],
+    ["EINVAL", "EINVAL", undefined, undefined, undefined, undefined, undefined],
+  );
 });
 
 /** The value of an option of a socket of this process that has no descriptor to show: found by its port. */

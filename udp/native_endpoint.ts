@@ -116,8 +116,9 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   /** Takes over a UDP socket that comes from elsewhere, once it is checked. */
   static adopt(fd: number): NativeEndpoint {
     adoptUdp(fd);
+    const hasInfo = hasPacketInfo(fd, addressOf(fd, "getsockname").hostname.includes(":"));
     const endpoint = new NativeEndpoint(fd);
-    endpoint.#hasInfo = hasPacketInfo(fd, endpoint.#isIPv6);
+    endpoint.#hasInfo = hasInfo;
     try {
       endpoint.#joins = getUdpOption(fd, UDP_GRO) !== 0;
     } catch { /* the kernel has none */ }

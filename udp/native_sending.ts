@@ -15,6 +15,7 @@ import { chargeBatch, kernelBatch } from "./native_batch.ts";
 import { message } from "./native_message.ts";
 import { familyOf } from "./packet_info.ts";
 import { noAddress, type Peer, type Peers } from "./peers.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** What the sending side needs to know of its endpoint. */
 export interface NativeSender {
@@ -109,7 +110,7 @@ export class NativeSending {
    */
   #sendBatch(batch: DatagramBatch, start: number, end: number): number | Error | undefined {
     const memory = memoryOf(batch);
-    if (end > memory.length) throw new TypeError("The batch was changed while the call waited");
+    if (end > memory.length) throw atCaller(new TypeError("The batch was changed while the call waited"));
     // Each time, since what waits for room can be changed, and permissions too.
     const isPermitted = memory.info === undefined && mayReachAll(this.#socket.reactor.moment);
     const permitted = isPermitted ? end : this.#permitBatch(memory, start, end);

@@ -5,6 +5,7 @@ import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, fromRuntimeError, interruptedError, notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { again } from "../internal/stack.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
@@ -24,12 +25,13 @@ import {
 } from "./runtime_transport.ts";
 
 /**
- * What sets a TTL of 0: node:dgram refuses numbers below 1, which this is not, and the system call gets it as a 0. That
- * a datagram stays on this machine is what the kernel takes 0 for, and so does Node.js.
+ * The number that sets a multicast TTL of 0. node:dgram refuses numbers below 1, although the kernel and Node.js accept
+ * 0. NaN is not below 1, and is converted to 0 on its way to setsockopt(2).
  */
 const HOPS_0 = NaN;
 /** Turns of the microtask queue from when a call that was put back is settled until who has made it is told. */
 const PUT_BACK_TURNS = 4;
+
 /** A call that waits; `take` does it if it can be done. */
 interface Receive extends Waiter<unknown> {
   readonly take: () => unknown;
@@ -219,7 +221,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
 
   setMulticastTtl(ttl: number): void {
     this.#set("set the multicast TTL of", (node) => {
-      // node:dgram does nothing about IPv6, and says nothing; 1 is what the kernel begins with.
+      // For IPv6 node:dgram does nothing, and reports success; 1 is the kernel's default.
       if (!this.#isIPv6) node.setMulticastTTL(ttl === 0 ? HOPS_0 : ttl);
       else if (ttl !== 1) throw needsNative("set the multicast TTL of an IPv6 endpoint");
     });
@@ -431,7 +433,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   #throwFailure(): void {
     const failure = this.#failure;
     this.#failure = undefined;
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw again(failure);
   }
 
   #set(action: string, set: (node: NonNullable<RuntimeTransport["node"]>) => void): void {
