@@ -58,9 +58,10 @@ export class WorkerChild implements Child {
 
   constructor(module: string | URL, options: SpawnOptions) {
     checkOptions(options);
-    const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] !== undefined);
+    const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] === "piped");
     if (output !== undefined) {
-      throw atCaller(new TypeError(`${output} is for processes: a thread writes where this program does`));
+      const why = `${output} can be piped from processes only: a thread writes where this program does`;
+      throw atCaller(new TypeError(why));
     }
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
