@@ -9,7 +9,7 @@
  */
 
 import { type TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { UdpEndpoint } from "@c10k/sockets/udp";
+import { engineSupport, UdpEndpoint } from "@c10k/sockets/udp";
 import { parseArgs } from "@std/cli";
 import { Cache } from "./dns/cache.ts";
 import { Forwarder } from "./dns/forwarder.ts";
@@ -76,10 +76,12 @@ const forwarder = new Forwarder(upstream, new Cache(integer("cache", 0, 10_000_0
 /** The same port for both transports; which one the kernel picks for UDP may be taken for TCP. */
 function bind(): [UdpEndpoint, TcpListener] {
   const [hostname, port] = [String(flags.host), integer("port", 0, 65_535)];
+  // On all addresses each answer has to leave from the one that was asked: the client takes no other.
+  const packetInfo = /^(0\.0\.0\.0|::)$/.test(hostname) && engineSupport().engine === "native";
   for (let attempt = 1;; attempt++) {
     let endpoint: UdpEndpoint | undefined;
     try {
-      endpoint = UdpEndpoint.bind({ hostname, port });
+      endpoint = UdpEndpoint.bind({ hostname, port, packetInfo });
       return [endpoint, TcpListener.bind({ hostname, port: endpoint.addr.port })];
     } catch (error) {
       endpoint?.close();
@@ -93,11 +95,13 @@ let pending = 0;
 
 /** Answers datagrams as they come; slow answers hold up no others. */
 async function serveUdp(endpoint: UdpEndpoint): Promise<void> {
-  for await (const [query, client] of endpoint) {
+  const p = new Uint8Array(65_535);
+  while (true) {
+    const { data, address, localAddress } = await endpoint.recvFrom(p);
     if (pending >= MOST_DATAGRAMS) continue;
     pending++;
-    forwarder.reply(query, "udp")
-      .then((reply) => reply === undefined ? 0 : endpoint.sendTo(reply, client))
+    forwarder.reply(data.slice(), "udp")
+      .then((reply) => reply === undefined ? 0 : endpoint.sendTo(reply, address, { localAddress }))
       .catch(() => {}) // the client asks again
       .finally(() => pending--);
   }
@@ -117,6 +121,7 @@ async function serveTcp(listener: TcpListener): Promise<void> {
   }
   await Promise.all(open);
 }
+
 /** Answers one query after the other, until the client has no more. */
 async function converse(conn: TcpConn): Promise<void> {
   for (let isFirst = true;; isFirst = false) {

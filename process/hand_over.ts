@@ -1,5 +1,6 @@
 /** Accepting for the children: the pool takes each connection and hands it to one of them. */
 
+import { sleep, Timer } from "../internal/timer.ts";
 import type { TcpConn } from "../tcp/tcp_conn.ts";
 import type { TcpListener } from "../tcp/tcp_listener.ts";
 import type { PoolChild } from "./pool_child.ts";
@@ -20,7 +21,7 @@ export class HandOver {
   /** Resolves when {@linkcode HandOver.stop} waits no longer. */
   readonly #late = Promise.withResolvers<void>();
   #isLate = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
   #listeners: readonly TcpListener[] = [];
   #next = 0;
   /** Connections that have no child of their own yet. */
@@ -49,17 +50,17 @@ export class HandOver {
     if (last) { for (const listener of this.#listeners) this.#keep(this.#drain(listener)); }
     // Each that is accepted now adds to them.
     while (this.#giving.size > 0 && !this.#isLate) await Promise.race([Promise.all(this.#giving), this.#late.promise]);
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     this.#late.resolve();
   }
 
   /** Makes the end of {@linkcode HandOver.stop} come sooner. */
   async hurry(grace: number): Promise<void> {
-    clearTimeout(this.#timer);
-    if (grace !== Infinity) this.#timer = setTimeout(() => this.#late.resolve(), grace);
+    this.#timer?.cancel();
+    this.#timer = new Timer(grace, () => this.#late.resolve());
     await this.#late.promise;
     this.#isLate = true;
-    clearTimeout(this.#timer);
+    this.#timer.cancel();
   }
 
   async #run(listener: TcpListener): Promise<void> {
@@ -97,7 +98,7 @@ export class HandOver {
       const isServed = this.#children.serving.some((child) => child !== undefined);
       if (!isServed && this.#children.isEnding) return conn.close();
       // A child will have room, or the kernel will: of that nobody is told.
-      await Promise.race([this.#children.changed, ...(isServed ? [delay(RETRY_DELAY)] : [])]);
+      await Promise.race([this.#children.changed, ...(isServed ? [sleep(RETRY_DELAY)] : [])]);
     }
   }
 
@@ -138,7 +139,7 @@ export class HandOver {
         } catch (error) {
           child?.kill();
           if (this.#children.isEnding) break;
-          await delay(this.#children.fail(0, { hasServed: false, since }, error) ?? 0);
+          await sleep(this.#children.fail(0, { hasServed: false, since }, error) ?? 0);
         }
       }
       conn.close();
@@ -165,8 +166,4 @@ export class HandOver {
     this.#giving.add(work);
     work.finally(() => this.#giving.delete(work));
   }
-}
-
-function delay(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -60,6 +60,8 @@ export interface ConnDriver extends SocketDriver {
   /** `null`: the peer has finished. */
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null>;
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null>;
+  /** Reads up to 64 KiB into new memory, of which an idle connection holds as little as the engine allows. */
+  readChunk(): Promise<Uint8Array<ArrayBuffer> | null>;
   write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number>;
   writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void>;
   /** `undefined`: would block. */

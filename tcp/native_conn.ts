@@ -125,6 +125,11 @@ export class NativeConn implements ConnDriver, Source {
     return this.#reader.peek(p, signal);
   }
 
+  readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("read from"));
+    return this.#reader.readChunk();
+  }
+
   tryRead(p: Uint8Array): number | null | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("read from");
     return this.#reader.tryRead(p);

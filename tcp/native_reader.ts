@@ -6,18 +6,32 @@
  * until the reactor tells of more.
  */
 
+import { sizeOf } from "../internal/bytes.ts";
 import { interruptedError, socketError } from "../internal/errors.ts";
 import { MSG_PEEK } from "../internal/socket.ts";
+import { atCaller, rejectAtAwait } from "../internal/stack.ts";
 import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import type { NativeSocket } from "../mux/native_socket.ts";
+import { chunkBuffer, takeChunk } from "./chunk.ts";
 
 interface Read extends Waiter<number | null> {
   readonly p: Uint8Array;
   readonly flags: number;
 }
+
+/** A read that brings no buffer: memory is taken when there are bytes. */
+interface ChunkRead extends Waiter<Uint8Array<ArrayBuffer> | null> {
+  readonly p: undefined;
+  readonly flags: 0;
+}
+
+type Resolve = (read: number | Uint8Array<ArrayBuffer> | null) => void;
+
+/** In the place of a buffer: the call is a `readChunk`. */
+const NO_BUFFER = new Uint8Array(0);
 
 /** Reads of one connection, in order. */
 export class NativeReader {
@@ -34,14 +48,14 @@ export class NativeReader {
    * usual case, and all it costs is one promise.
    */
   #p: Uint8Array | undefined;
-  #resolve!: (n: number | null) => void;
+  #resolve!: Resolve;
   #reject!: (reason: unknown) => void;
-  readonly #capture = (resolve: (n: number | null) => void, reject: (reason: unknown) => void): void => {
-    this.#resolve = resolve;
+  readonly #capture = (resolve: (read: never) => void, reject: (reason: unknown) => void): void => {
+    this.#resolve = resolve as Resolve;
     this.#reject = reject;
   };
   /** All others. */
-  readonly #line = new WaiterQueue<Read>();
+  readonly #line = new WaiterQueue<Read | ChunkRead>();
   #deferred = false;
   #ref = true;
 
@@ -51,7 +65,7 @@ export class NativeReader {
   }
 
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     if (signal === undefined && this.#p === undefined && !this.#lineHolds) {
       if (this.#readable && this.#reactor.mayProceed()) {
         try {
@@ -72,12 +86,35 @@ export class NativeReader {
   }
 
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     return this.#wait(p, signal, MSG_PEEK);
   }
 
+  /** Reads into new memory, and holds none while it waits. */
+  readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
+    if (this.#p !== undefined || this.#lineHolds) {
+      const waiter = new Waiter<Uint8Array<ArrayBuffer> | null>(undefined, () => {});
+      this.#enter(Object.assign(waiter, { p: undefined, flags: 0 } as const));
+      return waiter.promise;
+    }
+    if (this.#readable && this.#reactor.mayProceed()) {
+      try {
+        const chunk = this.#receiveChunk();
+        if (chunk !== undefined) return Promise.resolve(chunk);
+      } catch (error) {
+        return Promise.reject(error);
+      }
+    }
+    const refusal = this.#socket.register();
+    if (refusal !== undefined) return Promise.reject(refusal);
+    this.#p = NO_BUFFER;
+    this.#reactor.hold(this.#ref);
+    if (this.#readable) this.#defer();
+    return new Promise(this.#capture);
+  }
+
   tryRead(p: Uint8Array): number | null | undefined {
-    if (p.length === 0) return 0;
+    if (sizeOf(p) === 0) return 0;
     // Those who wait came first. Nobody tells of news while nobody waits, so the kernel is asked.
     if (this.#p !== undefined || this.#lineHolds) return undefined;
     return this.#receive(p, 0);
@@ -102,7 +139,7 @@ export class NativeReader {
   close(): void {
     if (this.#p !== undefined) {
       this.#release();
-      this.#reject(this.#interrupted(0));
+      rejectAtAwait(this.#resolve, this.#reject, this.#interrupted(0));
     }
     for (const read of this.#line.drain()) read.reject(this.#interrupted(read.flags));
     this.#updateLineHold();
@@ -113,15 +150,19 @@ export class NativeReader {
       this.#line.compact();
       this.#updateLineHold();
     });
-    this.#line.push(Object.assign(waiter, { p, flags }));
+    this.#enter(Object.assign(waiter, { p, flags }));
+    return waiter.promise;
+  }
+
+  /** Puts a call at the end of the line, and serves it at once if it can be. */
+  #enter(read: Read | ChunkRead): void {
+    this.#line.push(read);
     this.#updateLineHold();
     this.#serve();
-    const refusal = waiter.settled ? undefined : this.#socket.register();
-    if (refusal !== undefined) {
-      waiter.reject(refusal);
-      this.#updateLineHold();
-    }
-    return waiter.promise;
+    const refusal = read.settled ? undefined : this.#socket.register();
+    if (refusal === undefined) return;
+    read.reject(refusal);
+    this.#updateLineHold();
   }
 
   #release(): void {
@@ -152,13 +193,13 @@ export class NativeReader {
     const p = this.#p;
     if (p !== undefined && this.#readable) {
       try {
-        const n = this.#receive(p, 0);
+        const n = p === NO_BUFFER ? this.#receiveChunk() : this.#receive(p, 0);
         if (n === undefined) return;
         this.#release();
         this.#resolve(n);
       } catch (error) {
         this.#release();
-        this.#reject(error);
+        rejectAtAwait(this.#resolve, this.#reject, error);
       }
     }
     if (this.#lineHolds) this.#serveLine();
@@ -171,9 +212,7 @@ export class NativeReader {
         break;
       }
       try {
-        const n = this.#receive(read.p, read.flags);
-        if (n === undefined) break;
-        read.resolve(n);
+        if (!this.#serveOne(read)) break;
       } catch (error) {
         read.reject(error);
       }
@@ -181,11 +220,28 @@ export class NativeReader {
     this.#updateLineHold();
   }
 
+  /** Returns false if nothing is there. */
+  #serveOne(read: Read | ChunkRead): boolean {
+    if (read.p === undefined) {
+      const chunk = this.#receiveChunk();
+      if (chunk !== undefined) read.resolve(chunk);
+      return chunk !== undefined;
+    }
+    const n = this.#receive(read.p, read.flags);
+    if (n !== undefined) read.resolve(n);
+    return n !== undefined;
+  }
+
+  #receiveChunk(): Uint8Array<ArrayBuffer> | null | undefined {
+    const n = this.#receive(chunkBuffer(), 0);
+    return typeof n === "number" ? takeChunk(n) : n;
+  }
+
   /** recv(2); `undefined` if nothing is there. */
   #receive(p: Uint8Array, flags: number): number | null | undefined {
-    const { length } = p;
+    const length = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
-    if (length === 0) throw new TypeError("p was resized or transferred away while the read waited");
+    if (length === 0) throw atCaller(new TypeError("p was resized or transferred away while the read waited"));
     const n = receive(this.#socket.fd, p, flags);
     if (n > 0) {
       if (n < Math.min(length, LARGEST_TRANSFER) && flags === 0 && !this.#mayHideMore) this.#readable = false;

@@ -7,7 +7,7 @@ import { needsNative } from "../internal/engine.ts";
 import { closedError, codeOf, fromRuntimeError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
-import { ReadyBit } from "../mux/selector.ts";
+import { InterestBit, ReadyBit } from "../mux/selector.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { plainAddr, RuntimeConn } from "./runtime_conn.ts";
 
@@ -93,8 +93,12 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     return this.#watchers.add(watcher);
   }
 
-  /** What is ready, as bits of `ReadyBit`; if nothing is, an accept begins that runs ahead. */
-  poll(): number {
+  /**
+   * What is ready, as bits of `ReadyBit`; if nothing is, an accept begins that runs ahead. Who asks for nothing is told
+   * nothing: what an accept can fail with is reported by `onAcceptError`.
+   */
+  poll(interest: number): number {
+    if ((interest & InterestBit.READABLE) === 0) return 0;
     if (this.#paused || this.#waiting.first !== undefined) return 0;
     if (this.#ahead.length > 0) return ReadyBit.READABLE;
     if (this.#draining === undefined && !this.#accepting && !this.#backoff.waiting) {

@@ -1,111 +1,178 @@
 /**
- * A connection as web streams. The two sides are independent: end-of-file on
- * the readable leaves the writable open, closing the writable sends FIN and
- * leaves the readable open. When both are done the connection is closed.
+ * A connection as web streams, as those of a `Deno.TcpConn`: a stream that is
+ * cancelled, aborted or fails closes the connection. Only the regular ends
+ * differ: end-of-file on the readable leaves the writable open, closing the
+ * writable sends FIN and leaves the readable open, and when both are done the
+ * connection is closed.
+ *
+ * A pipe from one connection to another, or to itself, passes chunks from
+ * driver to driver, which saves an idle connection the memory of two streams.
  */
 
-/** The part of a connection that its streams use. */
-interface Duplex {
-  read(p: Uint8Array, options: { signal: AbortSignal }): Promise<number | null>;
-  writeAll(p: Uint8Array): Promise<void>;
-  closeWrite(): Promise<void>;
-  close(): void;
-}
+import { atCaller } from "../internal/stack.ts";
+import { checkBytes } from "../internal/validate.ts";
+import type { ConnDriver } from "./driver.ts";
+import { type DirectPipe, PipableReadable, PipableWritable, type StreamEnds } from "./pipable.ts";
 
-/** Size of a read where the stream's consumer brings no buffer, in bytes. */
-const CHUNK = 64 * 1024;
+/** The part of a connection that its streams use. */
+type Duplex = Pick<ConnDriver, "read" | "readChunk" | "writeAll" | "closeWrite" | "close">;
 
 /** The two streams of one connection, each made when it is first asked for. */
-export class ConnStreams {
+export class ConnStreams implements StreamEnds {
   readonly #conn: Duplex;
-  #readable: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
-  #writable: WritableStream<Uint8Array<ArrayBufferLike>> | undefined;
-  #reading: ReadableByteStreamController | undefined;
-  #writing: WritableStreamDefaultController | undefined;
-  readonly #pulling = new AbortController();
+  readonly #cancelCloses: boolean;
+  #readable: PipableReadable | undefined;
+  #writable: PipableWritable | undefined;
+  /** The direct pipe that a side belongs to, also after its end. */
+  #pipeOut: DirectPipe | undefined;
+  #pipeIn: DirectPipe | undefined;
+  #isRead = false;
+  #isWritten = false;
   #readDone = false;
   #writeDone = false;
+  #cancelled = false;
+  /** Why the connection was lost; what the other stream then meets is only that the connection is closed. */
+  #failure: unknown;
 
-  constructor(conn: Duplex) {
+  /**
+   * @param conn The connection.
+   * @param cancelCloses Whether cancelling the readable closes the connection, or ends its own direction only.
+   */
+  constructor(conn: Duplex, cancelCloses = true) {
     this.#conn = conn;
+    this.#cancelCloses = cancelCloses;
   }
 
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
-    return this.#readable ??= new ReadableStream(
-      {
-        type: "bytes",
-        start: (controller) => void (this.#reading = controller),
-        pull: (controller) => this.#pull(controller),
-        cancel: () => {
-          // A read that waits must not take what the next one should get.
-          this.#pulling.abort();
-          this.#finishRead();
-        },
-      },
-      // Nothing is read before somebody asks, so that conn.read() beside the stream misses nothing.
-      { highWaterMark: 0 },
-    );
+    if (this.#readable === undefined) {
+      this.#readable = new PipableReadable(this);
+      if (this.#pipeOut !== undefined) PipableReadable.join(this.#readable, this.#pipeOut);
+    }
+    return this.#readable;
   }
 
   get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
-    return this.#writable ??= new WritableStream({
-      // At once: the sink's own abort() would wait for a write that may never end.
-      start: (controller) => {
-        this.#writing = controller;
-        controller.signal.addEventListener("abort", () => this.#conn.close());
-      },
-      write: async (chunk) => {
-        try {
-          await this.#conn.writeAll(chunk);
-        } catch (error) {
-          this.#finishWrite();
-          throw error;
-        }
-      },
-      close: async () => {
-        await this.#conn.closeWrite();
-        this.#finishWrite();
-      },
-    });
+    if (this.#writable === undefined) {
+      this.#writable = new PipableWritable(this);
+      if (this.#pipeIn !== undefined) PipableWritable.join(this.#writable, this.#pipeIn);
+    }
+    return this.#writable;
   }
 
-  /** Fails both, and with them the pipes of which nobody is left at the other end. */
+  /** Fails both, and with them the pipes whose other end is gone. */
   fail(error: Error): void {
-    this.#reading?.error(error);
-    this.#writing?.error(error);
+    if (this.#readable !== undefined) PipableReadable.fail(this.#readable, error);
+    if (this.#writable !== undefined) PipableWritable.fail(this.#writable, error);
   }
 
-  async #pull(controller: ReadableByteStreamController): Promise<void> {
+  beginPipe(from: PipableReadable, destination: WritableStream): Promise<void> | undefined {
+    const to = PipableWritable.endsOfUnused(destination);
+    if (!(to instanceof ConnStreams) || this.#isRead || to.#isWritten || to.#writeDone) return undefined;
+    const pipe: DirectPipe = { end: undefined };
+    PipableReadable.join(from, pipe);
+    PipableWritable.join(destination as PipableWritable, pipe);
+    this.#isRead = to.#isWritten = true;
+    this.#pipeOut = to.#pipeIn = pipe;
+    this.#readable = to.#writable = undefined;
+    return this.#pipe(to, pipe);
+  }
+
+  async #pipe(to: ConnStreams, pipe: DirectPipe): Promise<void> {
+    let isWriting = false;
+    try {
+      for (let chunk = await this.#conn.readChunk(); chunk !== null; chunk = await this.#conn.readChunk()) {
+        isWriting = true;
+        await to.#conn.writeAll(chunk, undefined);
+        isWriting = false;
+      }
+      isWriting = true;
+      this.#finishRead();
+      await to.#endWrite();
+      pipe.end = {};
+    } catch (error) {
+      const failure = (isWriting ? to : this).#failed(error);
+      pipe.end = isWriting ? { writeError: failure } : { readError: failure, writeError: failure };
+      if (!isWriting) to.#conn.close();
+      else if (!this.#readDone) this.cancel();
+      throw failure;
+    }
+  }
+
+  async pull(controller: ReadableByteStreamController): Promise<void> {
+    this.#isRead = true;
+    // The platform's own consumers, such as Response, do not ask whether the stream is locked by a direct pipe.
+    if (this.#pipeOut !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
     const request = controller.byobRequest;
     const view = request?.view;
-    const buffer = view ? new Uint8Array(view.buffer, view.byteOffset, view.byteLength) : new Uint8Array(CHUNK);
-    let n: number | null;
     try {
-      n = await this.#conn.read(buffer, { signal: this.#pulling.signal });
+      const read = view
+        ? await this.#conn.read(new Uint8Array(view.buffer, view.byteOffset, view.byteLength), undefined)
+        : await this.#conn.readChunk();
+      if (this.#cancelled) return;
+      if (read === null) {
+        controller.close();
+        request?.respond(0);
+        this.#finishRead();
+      } else if (typeof read === "number") {
+        request?.respond(read);
+      } else {
+        controller.enqueue(read);
+      }
     } catch (error) {
-      if (this.#pulling.signal.aborted) return;
-      this.#finishRead();
-      throw error;
+      if (!this.#cancelled) throw this.#failed(error);
     }
-    if (n === null) {
-      this.#finishRead();
-      controller.close();
-      request?.respond(0);
-    } else if (request) {
-      request.respond(n);
-    } else {
-      // A small message must not hold on to a large buffer.
-      controller.enqueue(n < CHUNK / 2 ? buffer.slice(0, n) : buffer.subarray(0, n));
+  }
+
+  cancel(): void {
+    this.#cancelled = true;
+    if (this.#cancelCloses) this.#conn.close();
+    else this.#finishRead();
+  }
+
+  async write(chunk: Uint8Array, signal: AbortSignal): Promise<void> {
+    try {
+      if (!this.#isWritten) {
+        this.#isWritten = true;
+        // At once: the sink's own abort() waits for a write, which may never end.
+        signal.addEventListener("abort", () => this.#conn.close());
+      }
+      if (this.#pipeIn !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
+      checkBytes(chunk, "chunk");
+      await this.#conn.writeAll(chunk, undefined);
+    } catch (error) {
+      throw this.#failed(error);
     }
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.#endWrite();
+    } catch (error) {
+      throw this.#failed(error);
+    }
+  }
+
+  abort(): void {
+    this.#conn.close();
+  }
+
+  async #endWrite(): Promise<void> {
+    if (this.#writeDone) return;
+    await this.#conn.closeWrite();
+    this.#writeDone = true;
+    this.#closeIfDone();
+  }
+
+  /** A direction that fails ends the connection. */
+  #failed(error: unknown): unknown {
+    const isClosed = error instanceof Deno.errors.Interrupted || error instanceof Deno.errors.BadResource;
+    if (!isClosed) this.#failure ??= error;
+    this.#conn.close();
+    return this.#failure ?? error;
   }
 
   #finishRead(): void {
     this.#readDone = true;
-    this.#closeIfDone();
-  }
-
-  #finishWrite(): void {
-    this.#writeDone = true;
     this.#closeIfDone();
   }
 

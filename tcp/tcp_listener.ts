@@ -3,6 +3,7 @@
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkHostname,
@@ -10,6 +11,7 @@ import {
   checkOptions,
   checkPort,
   checkSignal,
+  optional,
   quote,
 } from "../internal/validate.ts";
 import { announcePollable } from "../mux/pollable.ts";
@@ -32,8 +34,12 @@ import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
  * ```
  */
 export interface TcpListenOptions {
-  /** The port to listen on, from 0 to 65535; with 0 the kernel picks a free one. */
-  port: number;
+  /**
+   * The port to listen on, from 0 to 65535; with 0 the kernel picks a free one.
+   *
+   * @default {0}
+   */
+  port?: number;
   /**
    * The local IP address or name to listen on. `0.0.0.0` is every IPv4
    * interface, `::` every interface with both families.
@@ -146,7 +152,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   }
 
   private constructor(driver: ListenerDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpListener.bind");
+    if (driver === undefined) throw atCaller(new TypeError("Illegal constructor: use TcpListener.bind"));
     this.#driver = driver;
   }
 
@@ -173,40 +179,47 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * console.log(`listening on port ${listener.addr.port}`);
    * ```
    */
-  static bind(options: TcpListenOptions): TcpListener {
+  static bind(options: TcpListenOptions = {}): TcpListener {
     checkOptions(options);
-    const port = checkPort(options.port);
+    // With every option optional, what is meant for a Unix socket of Deno.listen would open a port.
+    const { transport = "tcp" } = options as { transport?: unknown };
+    if (transport !== "tcp") throw atCaller(new TypeError(`transport must be "tcp", received ${quote(transport)}`));
+    const port = checkPort(options.port ?? 0);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
-    if (options.backlog !== undefined) checkInteger(options.backlog, "backlog", 0, 2 ** 31 - 1);
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
     const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");
-    if (options.ipv6Only !== undefined) checkBoolean(options.ipv6Only, "ipv6Only");
-    for (const name of ["receiveBufferSize", "sendBufferSize"] as const) {
-      if (options[name] !== undefined) checkInteger(options[name], name, 1, 2 ** 30);
-    }
-    if (options.deferAccept !== undefined) checkInteger(options.deferAccept, "deferAccept", 0, 32767);
-    if (options.fastOpen !== undefined) checkInteger(options.fastOpen, "fastOpen", 0, 65535);
+    const native = {
+      backlog: optional(options.backlog, (value) => checkInteger(value, "backlog", 0, 2 ** 31 - 1)),
+      ipv6Only: optional(options.ipv6Only, (value) => checkBoolean(value, "ipv6Only")),
+      receiveBufferSize: optional(
+        options.receiveBufferSize,
+        (value) => checkInteger(value, "receiveBufferSize", 1, 2 ** 30),
+      ),
+      sendBufferSize: optional(options.sendBufferSize, (value) => checkInteger(value, "sendBufferSize", 1, 2 ** 30)),
+      deferAccept: optional(options.deferAccept, (value) => checkInteger(value, "deferAccept", 0, 32767)),
+      fastOpen: optional(options.fastOpen, (value) => checkInteger(value, "fastOpen", 0, 65535)),
+    };
     const { onAcceptError } = options;
     if (onAcceptError !== undefined && typeof onAcceptError !== "function") {
-      throw new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`);
+      throw atCaller(new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`));
     }
     const engine = chooseEngine(options.engine, "bind TCP listener");
     if (engine === "native") {
-      const { backlog = DEFAULT_BACKLOG, ipv6Only = false } = options;
+      const { backlog = DEFAULT_BACKLOG, ipv6Only = false } = native;
       const socketOptions: [SocketOption, number | undefined][] = [
         ["SO_REUSEADDR", Number(reuseAddress)],
         ["SO_REUSEPORT", Number(reusePort)],
         ["IPV6_V6ONLY", Number(ipv6Only)],
-        ["SO_RCVBUF", options.receiveBufferSize],
-        ["SO_SNDBUF", options.sendBufferSize],
-        ["TCP_DEFER_ACCEPT", options.deferAccept],
-        ["TCP_FASTOPEN", options.fastOpen],
+        ["SO_RCVBUF", native.receiveBufferSize],
+        ["SO_SNDBUF", native.sendBufferSize],
+        ["TCP_DEFER_ACCEPT", native.deferAccept],
+        ["TCP_FASTOPEN", native.fastOpen],
       ];
       const given = socketOptions.filter((option): option is [SocketOption, number] => option[1] !== undefined);
       return new TcpListener(bindNative({ hostname, port, backlog, options: given, onAcceptError }));
     }
     for (const [name, what] of Object.entries(NATIVE_OPTIONS)) {
-      const value = options[name as keyof typeof NATIVE_OPTIONS];
+      const value = native[name as keyof typeof NATIVE_OPTIONS];
       if (value !== undefined && value !== false) throw needsNative(`set ${what}`);
     }
     if (!reuseAddress) throw needsNative("bind without SO_REUSEADDR");

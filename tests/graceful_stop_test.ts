@@ -74,6 +74,7 @@ function casesOf(engine: string, { upstream, server }: { upstream: string; serve
     { example: "proxy", flags: net, args: [server] },
     { example: "workers", flags, args: ["--threads", "2"] },
     { example: "inetd", flags: [...net, "--allow-run"], args: ["--max", "10"] },
+    // deno-lint-ignore no-control-regex -- a DNS message is binary
     { example: "dns", flags: net, args: ["--upstream", upstream], request: QUERY, answer: /^\0.\x07\x07/s },
   ];
   if (engine === "runtime") {
