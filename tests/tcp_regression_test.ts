@@ -4,7 +4,7 @@ import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertLess, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
 import net from "node:net";
-import { encode, ENGINES, engineTest, Pair, readText, readToEnd, runDeno } from "./_util.ts";
+import { encode, ENGINES, engineTest, Pair, readToEnd, runDeno } from "./_util.ts";
 
 engineTest("TcpConn.writeAll() with a signal never resolves when close() has cut it", async (engine) => {
   for (let turns = 0; turns < 40; turns++) {
