@@ -1,4 +1,5 @@
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { run } from "../tests/_util.ts";
 import { parsePlan, UsageError } from "./args.ts";
 import { reason } from "./processes.ts";
 import { report } from "./report.ts";
@@ -88,4 +89,10 @@ Deno.test("rotate() lets every server begin once", () => {
 Deno.test("reason() finds the line that says what went wrong", () => {
   assertEquals(reason("warm\nerror: No way\n  at x", "?"), "No way");
   assertEquals(reason("", "nothing said"), "nothing said");
+});
+
+Deno.test("deno task bench --help says how to call it", async () => {
+  const { code, stdout } = await run(["task", "--quiet", "bench", "--help"]);
+  assertEquals(code, 0);
+  assertStringIncludes(stdout, "--quick");
 });

@@ -49,7 +49,6 @@ class Client implements Member {
   #output: Uint8Array[] = []; // what the kernel has not taken yet; readers share the lines
   #allowance = BURST; // bytes to read before the next pause
   #leaving = false; // gets what is in #output, and FIN
-
   constructor(readonly conn: TcpConn) {
     mux.register(conn, { readable: true }, this);
   }
@@ -106,31 +105,33 @@ class Client implements Member {
   }
 }
 
-const [mux, listener] = open();
-const rooms = new Rooms();
+const [[mux, listener], rooms] = [open(), new Rooms()];
 const buffer = new Uint8Array(BURST); // one for all: what is read is copied before the next is read
 const unsent = new Set<Client>(); // those with something new in #output
-let stopped: number | undefined;
+let [stopped, isDrained]: [number | undefined, boolean] = [undefined, false];
 
-/** No descriptor is left: asked again at once, the listener would be ready still. */
 function pause(error: Error): void {
-  console.error(error.message);
+  console.error(error.message); // no descriptor is left: asked again at once, the listener would be ready still
   listener.pause();
   setTimeout(() => stopped ?? listener.resume(), 100 * PAUSE);
 }
 
-function stop(): void {
+async function stop(): Promise<void> {
   // A task runner passes the same Ctrl-C on a second time.
   if (stopped !== undefined) return performance.now() - stopped > 500 ? mux.close() : undefined;
   stopped = performance.now();
-  listener.close();
+  setTimeout(() => mux.close(), GRACE);
+  listener.resume(), listener.drain(); // who is in the kernel's queue has connected, and is heard
+  for await (const conn of listener) rooms.welcome(new Client(conn));
+  for (const { data } of mux.registrations()) data?.serve(true, false); // what they have said already
+  await new Promise((resolve) => setTimeout(resolve, 20 * PAUSE));
   rooms.clear();
   for (const { data } of mux.registrations()) data?.dismiss("* the server stops");
-  setTimeout(() => mux.close(), GRACE);
+  isDrained = true;
   mux.wake();
 }
-const signals = ["SIGINT", Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM"] as const;
-for (const signal of signals) Deno.addSignalListener(signal, stop);
+Deno.addSignalListener("SIGINT", stop);
+Deno.addSignalListener(Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM", stop);
 
 mux.register(listener, { readable: true });
 const { hostname, port } = listener.addr;
@@ -142,8 +143,7 @@ for await (const events of mux) {
     if (conn !== undefined) rooms.welcome(new Client(conn));
     client?.serve(readable || error, writable);
   }
-  // At once, since line by line would be packet by packet.
-  for (const client of unsent) client.serve(false, unsent.delete(client));
-  if (stopped !== undefined && mux.size === 0) break;
+  for (const client of unsent) client.serve(false, unsent.delete(client)); // many lines in a packet
+  if (isDrained && mux.size === 0) break;
 }
 Deno.exit(0);

@@ -5,11 +5,11 @@
  *     deno task example:dns --upstream 9.9.9.9
  *     deno run --allow-net examples/dns.ts --port 5300 --upstream 127.0.0.1:53
  *
- * Ctrl-C or SIGTERM ends it.
+ * Ctrl-C or SIGTERM ends it, once what was asked before is answered.
  */
 
 import { type TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { UdpEndpoint } from "@c10k/sockets/udp";
+import { engineSupport, UdpEndpoint } from "@c10k/sockets/udp";
 import { parseArgs } from "@std/cli";
 import { Cache } from "./dns/cache.ts";
 import { Forwarder } from "./dns/forwarder.ts";
@@ -21,6 +21,8 @@ const USAGE =
 
 /** How long a connection may do nothing, in milliseconds. */
 const IDLE = 10_000;
+/** How long answers may take after a signal, in milliseconds. */
+const GRACE = 5_000;
 /** Connections that are served at a time; the kernel's queue holds others. */
 const MOST_CONNECTIONS = 100;
 /** Datagrams that are being answered; others are lost, and asked again. */
@@ -41,10 +43,7 @@ const flags = parseArgs(Deno.args, {
   default: { host: "127.0.0.1", port: "5300", upstream: "9.9.9.9", timeout: "2000", cache: "10000" },
   unknown: (arg) => refuse(`Unknown argument "${arg}"`),
 });
-if (flags.help) {
-  console.log(USAGE);
-  Deno.exit(0);
-}
+if (flags.help) console.log(USAGE), Deno.exit(0);
 
 function integer(flag: "port" | "timeout" | "cache", least: number, most: number): number {
   const value = Number(flags[flag]);
@@ -77,10 +76,12 @@ const forwarder = new Forwarder(upstream, new Cache(integer("cache", 0, 10_000_0
 /** The same port for both transports; which one the kernel picks for UDP may be taken for TCP. */
 function bind(): [UdpEndpoint, TcpListener] {
   const [hostname, port] = [String(flags.host), integer("port", 0, 65_535)];
+  // On all addresses each answer has to leave from the one that was asked: the client takes no other.
+  const packetInfo = /^(0\.0\.0\.0|::)$/.test(hostname) && engineSupport().engine === "native";
   for (let attempt = 1;; attempt++) {
     let endpoint: UdpEndpoint | undefined;
     try {
-      endpoint = UdpEndpoint.bind({ hostname, port });
+      endpoint = UdpEndpoint.bind({ hostname, port, packetInfo });
       return [endpoint, TcpListener.bind({ hostname, port: endpoint.addr.port })];
     } catch (error) {
       endpoint?.close();
@@ -89,36 +90,43 @@ function bind(): [UdpEndpoint, TcpListener] {
   }
 }
 
+const stopping = new AbortController();
+let pending = 0;
+
 /** Answers datagrams as they come; slow answers hold up no others. */
 async function serveUdp(endpoint: UdpEndpoint): Promise<void> {
-  let pending = 0;
-  for await (const [query, client] of endpoint) {
+  const p = new Uint8Array(65_535);
+  while (true) {
+    const { data, address, localAddress } = await endpoint.recvFrom(p);
     if (pending >= MOST_DATAGRAMS) continue;
     pending++;
-    forwarder.reply(query, "udp")
-      .then((reply) => reply === undefined ? 0 : endpoint.sendTo(reply, client))
+    forwarder.reply(data.slice(), "udp")
+      .then((reply) => reply === undefined ? 0 : endpoint.sendTo(reply, address, { localAddress }))
       .catch(() => {}) // the client asks again
       .finally(() => pending--);
   }
 }
 
 async function serveTcp(listener: TcpListener): Promise<void> {
-  let open = 0;
+  const open = new Set<Promise<void>>();
   for await (const conn of listener) {
-    if (++open >= MOST_CONNECTIONS) listener.pause();
-    converse(conn)
+    const done = converse(conn)
       .catch(() => {}) // it has gone, or did nothing for too long
       .finally(() => {
         conn.close();
-        if (open-- === MOST_CONNECTIONS) listener.resume();
+        open.delete(done);
+        listener.resume();
       });
+    if (open.add(done).size >= MOST_CONNECTIONS) listener.pause();
   }
+  await Promise.all(open);
 }
 
 /** Answers one query after the other, until the client has no more. */
 async function converse(conn: TcpConn): Promise<void> {
-  while (true) {
-    const query = await readMessage(conn, AbortSignal.timeout(IDLE));
+  for (let isFirst = true;; isFirst = false) {
+    const idle = AbortSignal.timeout(IDLE);
+    const query = await readMessage(conn, isFirst ? idle : AbortSignal.any([idle, stopping.signal]));
     if (query === undefined) return;
     const reply = await forwarder.reply(query, "tcp");
     if (reply === undefined) return;
@@ -126,12 +134,21 @@ async function converse(conn: TcpConn): Promise<void> {
   }
 }
 
+function stop(): void {
+  stopping.abort();
+  listener.drain(); // who is in the kernel's queue has connected, and is answered
+  setTimeout(() => Deno.exit(0), GRACE);
+}
+
 const [endpoint, listener] = bind();
 const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
-for (const signal of signals) Deno.addSignalListener(signal, () => Deno.exit(0));
+for (const signal of signals) Deno.addSignalListener(signal, stop);
 
 const { hostname, port } = listener.addr;
 console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
 console.log(`engine ${endpoint.engine}, upstream ${upstream.address.hostname} port ${upstream.address.port}`);
 console.log(`try it: dig @${hostname} -p ${port} deno.com`);
-await Promise.all([serveUdp(endpoint), serveTcp(listener)]);
+serveUdp(endpoint);
+await serveTcp(listener);
+do await new Promise((resolve) => setTimeout(resolve, 10)); while (pending > 0);
+Deno.exit(0);

@@ -15,10 +15,7 @@
 
 import { parseArgs } from "@std/cli";
 import { startAsync } from "./echo_models/async.ts";
-import { startPool } from "./echo_models/pool.ts";
 import { type EchoServer, type Listen, readListen, refuse, run } from "./echo_models/program.ts";
-import { startMux } from "./mux_echo.ts";
-import { startUdp } from "./udp_echo.ts";
 
 const USAGE = `Usage: echo.ts [udp] [--host 127.0.0.1] [--port 8080] [--engine auto|runtime|native] [--model MODEL]
   MODEL, and what serves the connections:
@@ -94,24 +91,26 @@ function isMux(model: Model): model is "select" | "poll" | "epoll" {
   return model === "select" || model === "poll" || model === "epoll";
 }
 
-function start({ listen, model, size, isUdp }: Flags): EchoServer | Promise<EchoServer> {
-  if (isUdp) return startUdp(listen, isMux(model) ? model : undefined);
+/** Starts the server of a model. Each model is imported when it is chosen, so that no other costs time at the start. */
+async function start({ listen, model, size, isUdp }: Flags): Promise<EchoServer> {
+  if (isUdp) {
+    const { startUdp } = await import("./udp_echo.ts");
+    return startUdp(listen, isMux(model) ? model : undefined);
+  }
+  if (isMux(model)) {
+    const { startMux } = await import("./mux_echo.ts");
+    return startMux(listen, model);
+  }
+  if (model === "async" || model === "iterative") return startAsync(listen, model === "async" ? Infinity : 1);
+  const { startPool } = await import("./echo_models/pool.ts");
   switch (model) {
-    case "async":
-      return startAsync(listen, Infinity);
-    case "iterative":
-      return startAsync(listen, 1);
-    case "select":
-    case "poll":
-    case "epoll":
-      return startMux(listen, model);
     case "worker":
     case "process":
-      return startPool(listen, model, "pool", size);
+      return await startPool(listen, model, "pool", size);
     case "worker-per-connection":
-      return startPool(listen, "worker", "connection", size);
+      return await startPool(listen, "worker", "connection", size);
     case "process-per-connection":
-      return startPool(listen, "process", "connection", size);
+      return await startPool(listen, "process", "connection", size);
   }
 }
 

@@ -4,7 +4,10 @@
  * clients, and ends with one table and a chart.
  *
  *     deno task example:four-ways
- *     deno run --allow-all examples/four_ways.ts --clients 10000
+ *     deno task example:four-ways --clients 10000
+ *
+ * The task names `deno.bench.json`, which has the packages that draw the table and
+ * the chart: no other example needs them, so no other example downloads them.
  *
  * Deno lets only `--allow-all` look at memory and processor time in /proc; the
  * servers get no more than each needs. Ctrl-C ends all of it.

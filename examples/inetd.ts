@@ -15,8 +15,9 @@ import { parseArgs } from "@std/cli";
 
 const USAGE = `Usage: inetd.ts [--host 127.0.0.1] [--port 8080] [--max 100] [-- PROGRAM ARGUMENT …]`;
 
-/** How long programs may go on after a signal, in milliseconds. */
+/** How long programs may go on after a signal, and after SIGTERM has asked them to end, in milliseconds. */
 const GRACE = 5_000;
+const LAST_GRACE = 1_000;
 
 /** Ends the program because of how it was called. */
 function refuse(problem: string): never {
@@ -75,7 +76,8 @@ function start(conn: TcpConn): void {
   }
 }
 
-const stop = () => listener.close();
+// Who is in the kernel's queue has connected, and is served.
+const stop = () => void listener.drain();
 for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, stop);
 
 const { hostname, port } = listener.addr;
@@ -84,5 +86,7 @@ console.log(`each connection gets ${[command, ...args].join(" ")}, engine ${list
 console.log(`try it: nc -N ${hostname} ${port}`);
 
 for await (const conn of listener) start(conn);
-await Promise.all([...running].map((child) => child.shutdown({ grace: GRACE })));
+const late = new Promise((resolve) => setTimeout(resolve, GRACE));
+await Promise.race([late, Promise.all([...running].map((child) => child.closed))]);
+await Promise.all([...running].map((child) => child.shutdown({ grace: LAST_GRACE })));
 Deno.exit(0);

@@ -7,14 +7,15 @@
  *
  * PING, ECHO, SET (EX, PX, NX, XX), GET, DEL, EXISTS, INCR, DECR, EXPIRE, TTL,
  * MGET, MSET, DBSIZE, FLUSHDB, INFO, COMMAND, CONFIG GET. Everything is kept in
- * memory, and nowhere else. Ctrl-C or SIGTERM ends it.
+ * memory, and nowhere else. Ctrl-C or SIGTERM ends it, once what was asked before is answered.
  */
 
 import { type Backend, Multiplexer } from "@c10k/sockets/mux";
-import { TcpListener } from "@c10k/sockets/tcp";
+import { type TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { parseArgs } from "@std/cli";
 import { Buffer } from "node:buffer";
 import { Client, type Hub } from "./kv/client.ts";
+import { describe, type Info } from "./kv/info.ts";
 import { Replies } from "./kv/replies.ts";
 import { Store } from "./kv/store.ts";
 
@@ -23,6 +24,8 @@ const USAGE =
 
 /** How long to leave connections in the kernel's queue when descriptors have run out, in milliseconds. */
 const PAUSE = 100;
+/** After a signal: how long to wait for what was asked before, while something is, and altogether, in milliseconds. */
+const END = { quiet: 50, grace: 1_000 };
 /** How often keys that are due are looked for, in milliseconds, and how many keys are looked at. */
 const SWEEP = { interval: 100, soon: 2, keys: 500 };
 
@@ -41,10 +44,7 @@ const flags = parseArgs(Deno.args, {
   default: { host: "127.0.0.1", port: "6380", backend: "auto", buffers: "1024" },
   unknown: (arg) => refuse(`Unknown argument "${arg}"`),
 });
-if (flags.help) {
-  console.log(USAGE);
-  Deno.exit(0);
-}
+if (flags.help) console.log(USAGE), Deno.exit(0);
 
 function open(): [Multiplexer<Client | undefined>, TcpListener] {
   try {
@@ -75,29 +75,19 @@ function mostHeld(): number {
 }
 
 /** What INFO tells. */
-function info(): ReturnType<Hub["service"]["info"]> {
-  const { port } = listener.addr;
-  const uptime = Math.floor((Date.now() - begun) / 1000);
-  const { rss, heapUsed } = Deno.memoryUsage();
-  return {
-    Server: { redis_version: "7.0.0", redis_mode: "standalone", tcp_port: port, uptime_in_seconds: uptime },
-    Clients: { connected_clients: mux.size - (mux.has(listener) ? 1 : 0) },
-    Memory: { used_memory: heapUsed, used_memory_rss: rss, client_buffers: hub.held },
-    Stats: { total_connections_received: connections },
-    ...(store.size > 0 ? { Keyspace: { db0: `keys=${store.size},expires=${store.expiring},avg_ttl=0` } } : {}),
-  };
+function info(): Info {
+  const clients = mux.size - (mux.has(listener) ? 1 : 0);
+  return describe(store, { port: listener.addr.port, begun, clients, connections, held: hub.held });
 }
 
-function accept(): void {
-  for (let conn = listener.tryAccept(); conn !== undefined; conn = listener.tryAccept()) {
-    connections++;
-    try {
-      new Client(conn, hub);
-    } catch (error) {
-      // It has gone again, or select has no room for it.
-      console.error(error instanceof Error ? error.message : error);
-      conn.close();
-    }
+function accept(conn: TcpConn): void {
+  connections++;
+  try {
+    new Client(conn, hub);
+  } catch (error) {
+    // It has gone again, or select has no room for it.
+    console.error(error instanceof Error ? error.message : error);
+    conn.close();
   }
 }
 
@@ -120,16 +110,28 @@ function sweep(): void {
 }
 
 let isStopped = false;
-const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
-for (const signal of signals) {
-  Deno.addSignalListener(signal, () => {
-    isStopped = true;
-    mux.close();
-  });
+let resting: ReturnType<typeof setTimeout> | undefined;
+
+/** Serves those who have connected, and ends when they have no more questions. */
+async function stop(): Promise<void> {
+  if (isStopped) return;
+  isStopped = true;
+  setTimeout(() => mux.close(), END.grace);
+  listener.drain();
+  for await (const conn of listener) accept(conn);
+  rest();
 }
 
-watchListener();
-sweep();
+/** Puts off the end. */
+function rest(): void {
+  clearTimeout(resting);
+  resting = setTimeout(() => mux.close(), END.quiet);
+}
+
+const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
+for (const signal of signals) Deno.addSignalListener(signal, stop);
+
+watchListener(), sweep();
 const { hostname, port } = listener.addr;
 console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
 console.log(`backend ${mux.backend}`);
@@ -137,9 +139,11 @@ console.log(`try it: redis-cli -h ${hostname} -p ${port} set greeting hello`);
 
 for await (const events of mux) {
   store.now = Date.now();
+  if (resting !== undefined) rest();
   for (const event of events) {
-    if (event.data === undefined) accept();
-    else event.data.onReady(event);
+    event.data?.onReady(event);
+    if (event.data !== undefined || isStopped) continue;
+    for (let conn = listener.tryAccept(); conn !== undefined; conn = listener.tryAccept()) accept(conn);
   }
 }
 Deno.exit(0);

@@ -33,11 +33,10 @@ export function startMux(listen: Omit<Listen, "engine">, backend: Backend | "aut
   /** One buffer for all: what is read is written or copied before the next is read. */
   const buffer = new Uint8Array(16 * 1024);
   let isStopped = false;
+  let isDrained = false;
   let wasToldFull = false;
 
-  function accept(): void {
-    const conn = listener.tryAccept();
-    if (conn === undefined) return;
+  function add(conn: TcpConn): void {
     try {
       mux.register(conn, { readable: true }, { conn, unsent: undefined });
     } catch (error) {
@@ -88,11 +87,21 @@ export function startMux(listen: Omit<Listen, "engine">, backend: Backend | "aut
   async function watch(): Promise<void> {
     for await (const events of mux) {
       for (const { data: client, readable, writable, error } of events) {
-        if (client === undefined) accept();
-        else if (readable || writable || error) serve(client);
+        const conn = client === undefined ? listener.tryAccept() : undefined;
+        if (conn !== undefined) add(conn);
+        else if (client !== undefined && (readable || writable || error)) serve(client);
       }
-      if (isStopped && mux.size === 0) break;
+      if (isDrained && mux.size === 0) break;
     }
+  }
+
+  /** Who is in the kernel's queue has connected, and is served; nobody else is. */
+  async function stop(): Promise<void> {
+    isStopped = true;
+    listener.drain();
+    for await (const conn of listener) add(conn);
+    isDrained = true;
+    mux.wake();
   }
 
   watchListener();
@@ -100,11 +109,7 @@ export function startMux(listen: Omit<Listen, "engine">, backend: Backend | "aut
     addr: listener.addr,
     how: `backend ${mux.backend}`,
     open: () => mux.size,
-    stop() {
-      isStopped = true;
-      listener.close();
-      mux.wake();
-    },
+    stop,
     finished: watch(),
   };
 }

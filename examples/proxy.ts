@@ -126,13 +126,13 @@ const open = new Map<TcpConn, Promise<void>>();
 const cutAll = () => open.forEach((_, client) => cut(client));
 let stopped: number | undefined;
 
-function stop(): void {
+async function stop(): Promise<void> {
   // Sooner it is the same Ctrl-C, which a task runner passes on a second time.
   if (stopped !== undefined) return performance.now() - stopped > 500 ? cutAll() : undefined;
   stopped = performance.now();
-  listener.close();
-  if (open.size > 0) console.log(`stopping: ${open.size} open, Ctrl-C again to cut`);
   setTimeout(cutAll, grace);
+  await listener.drain(); // who is in the kernel's queue has connected, and is served
+  if (open.size > 0) console.log(`stopping: ${open.size} open, Ctrl-C again to cut`);
 }
 const signals = ["SIGINT", Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM"] as const;
 for (const signal of signals) Deno.addSignalListener(signal, stop);

@@ -9,7 +9,7 @@
  */
 
 import { type Backend, Multiplexer } from "@c10k/sockets/mux";
-import { type Datagram, DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
+import { type Datagram, DatagramBatch, engineSupport, UdpEndpoint } from "@c10k/sockets/udp";
 import { parseArgs } from "@std/cli";
 import { type EchoServer, type Listen, readListen, refuse, run } from "./echo_models/program.ts";
 
@@ -20,11 +20,14 @@ const USAGE = `Usage: udp_echo.ts [--host 127.0.0.1] [--port 8080] [--engine aut
 export function startUdp(listen: Listen, backend: Backend | undefined): EchoServer {
   const mux = backend === undefined ? undefined : new Multiplexer({ backend });
   const engine = mux === undefined ? listen.engine : mux.backend === "runtime" ? "runtime" : "native";
-  const endpoint = UdpEndpoint.bind({ ...listen, engine });
+  // On all addresses each answer has to leave from the one that was asked: a connected client takes no other.
+  const isNative = engine === "native" || engine === "auto" && engineSupport().engine === "native";
+  const packetInfo = isNative && /^(0\.0\.0\.0|::)$/.test(listen.hostname);
+  const endpoint = UdpEndpoint.bind({ ...listen, engine, packetInfo });
   let isStopped = false;
 
   async function answer(): Promise<void> {
-    /** What a batch has received is addressed to its senders already. */
+    /** What a batch has received goes back to its senders, from where they have sent it to. */
     const batch = new DatagramBatch({ datagramSize: 65_535, capacity: 64 });
     while (!isStopped) {
       try {
@@ -65,7 +68,8 @@ async function watch(mux: Multiplexer, endpoint: UdpEndpoint, isStopped: () => b
         const datagram: Datagram | undefined = unsent ?? endpoint.tryRecvFrom(p);
         unsent = undefined;
         if (datagram === undefined) break;
-        if (endpoint.trySendTo(datagram.data, datagram.address) === undefined) {
+        const { data, address, localAddress } = datagram;
+        if (endpoint.trySendTo(data, address, { localAddress }) === undefined) {
           unsent = datagram;
           break;
         }

@@ -75,18 +75,23 @@ async function accept(): Promise<void> {
   const listener = listen(String(flags.host), whole(flags.port, "port"));
   const threads = Array.from({ length: count }, () => spawnWorker(import.meta.url));
 
-  const stop = () => listener.close();
+  // Who is in the kernel's queue has connected, and is served.
+  const stop = () => void listener.drain();
   for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, stop);
   console.log(`listening on ${listener.addr.hostname}:${listener.addr.port}`);
   console.log(`${count} threads, engine ${listener.engine}`);
   console.log(`try it: nc ${listener.addr.hostname} ${listener.addr.port}`);
 
   let next = 0;
+  const sending = new Set<Promise<void>>();
   for await (const conn of listener) {
     const thread = threads[next++ % count] as Child;
     // It fails if the thread has: the connection is still here then.
-    thread.send("serve this", { sockets: [conn] }).catch(() => conn.close());
+    const sent = thread.send("serve this", { sockets: [conn] }).catch(() => conn.close())
+      .finally(() => sending.delete(sent));
+    sending.add(sent);
   }
+  await Promise.all(sending);
   await Promise.all(threads.map((thread) => thread.shutdown({ grace: GRACE })));
   Deno.exit(0);
 }

@@ -3,6 +3,8 @@
  * and the `host:port` forms of RFC 3986 (`[::1]:80`).
  */
 
+import { atCaller } from "./stack.ts";
+
 /** A host and a port, the part that all address objects of Deno have in common. */
 export interface HostPort {
   /** An IPv4 address, an IPv6 address without brackets, or a host name. */
@@ -14,7 +16,7 @@ export interface HostPort {
 const DECIMAL_OCTET = /^(?:0|[1-9]\d{0,2})$/;
 const HEX_GROUP = /^[0-9a-f]{1,4}$/i;
 /** What an interface name may consist of: the kernel refuses slashes and white space. */
-const ZONE = /^[^\s/%[\]\p{Cc}]{1,64}$/u;
+const ZONE = /^[^\s/%[\]\p{Cc}\p{Cs}]{1,64}$/u;
 /** RFC 1123 names, with the underscores and the non-ASCII letters that resolvers take too. */
 const HOST_NAME = /^(?=.{1,253}$)[\p{L}\p{N}_](?:[\p{L}\p{N}\p{M}_.-]*[\p{L}\p{N}\p{M}_.])?$/u;
 
@@ -120,17 +122,19 @@ export function formatAddress({ hostname, port }: HostPort): string {
  */
 export function parseAddress(text: string): HostPort {
   if (typeof text !== "string") {
-    throw new TypeError(`Cannot parse address: expected a string, received a value of type ${typeof text}`);
+    throw atCaller(new TypeError(`Cannot parse address: expected a string, received a value of type ${typeof text}`));
   }
   const match = /^(?:\[([^[\]]*)\]|([^[\]:]*)):(\d+)$/.exec(text);
   const hostname = match?.[1] ?? match?.[2] ?? "";
   const kind = hostKind(hostname);
   if (match === null || kind === undefined || (match[1] !== undefined) !== (kind === "IPv6")) {
-    throw new TypeError(`Cannot parse address ${JSON.stringify(text)}: expected "host:port" or "[IPv6]:port"`);
+    throw atCaller(
+      new TypeError(`Cannot parse address ${JSON.stringify(text)}: expected "host:port" or "[IPv6]:port"`),
+    );
   }
   const port = Number(match[3]);
   if (port > 65535) {
-    throw new RangeError(`Cannot parse address ${JSON.stringify(text)}: port must be from 0 to 65535`);
+    throw atCaller(new RangeError(`Cannot parse address ${JSON.stringify(text)}: port must be from 0 to 65535`));
   }
   return { hostname, port };
 }

@@ -16,6 +16,7 @@ function accessor<T>(name: string | symbol): (p: unknown) => T {
 /** The name of the class that made a typed array; `undefined` for any other value, a `Proxy` included. */
 const kindOf = accessor<string | undefined>(Symbol.toStringTag);
 const byteOffsetOf = accessor<number>("byteOffset");
+const valuesOf: (p: Uint8Array) => unknown = Function.prototype.call.bind(prototype.values);
 
 /** Returns the size of a buffer in bytes, 0 if it was transferred away. */
 export const sizeOf: (p: Uint8Array) => number = accessor("byteLength");
@@ -36,6 +37,31 @@ export function isBytes(value: unknown): value is Uint8Array {
  */
 export function viewOf(p: Uint8Array, start = 0, end: number = sizeOf(p)): Uint8Array {
   return new Uint8Array(memoryOf(p), byteOffsetOf(p) + start, end - start);
+}
+
+/**
+ * Copies `from` to the beginning of `p`, which is at least as large.
+ */
+export const setBytes: (p: Uint8Array, from: Uint8Array) => void = Function.prototype.call.bind(prototype.set);
+
+/**
+ * Returns `p` itself if its properties are those of every `Uint8Array`, else a plain view of the same memory: for an
+ * operation of the runtime, whose JavaScript reads `length`.
+ */
+export function plainOf(p: Uint8Array): Uint8Array {
+  const isPlain = Object.getPrototypeOf(p) === Uint8Array.prototype && !Object.hasOwn(p, "length");
+  return isPlain ? p : viewOf(p);
+}
+
+/** Returns whether `p` lies within its buffer: not after the buffer was transferred away, or shrunk before its end. */
+export function isInBounds(p: Uint8Array): boolean {
+  try {
+    // Every method of typed arrays checks this first; it is the only way to tell an empty array from one that is gone.
+    valuesOf(p);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Returns a copy of the first `end` bytes of `p`, in memory of its own. */

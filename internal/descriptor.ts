@@ -4,9 +4,25 @@
  */
 
 import { libc } from "./libc.ts";
-import { disown, own } from "./owner.ts";
+import { enter, leave } from "./ledger.ts";
+import { disown, mayClose, mayCloseRefused, own } from "./owner.ts";
+import { Unload, whenUnloaded } from "./unload.ts";
 
 const waitingForRoom = new Set<() => void>();
+
+/** Who is to close a descriptor of this thread's, by its number. */
+const holders: (Descriptor | undefined)[] = [];
+
+let closesAtUnload = false;
+
+/** What this program leaves open must not outlive it, as it would in a process that runs it again. */
+function closeAll(): void {
+  for (const holder of holders.splice(0)) {
+    try {
+      holder?.close();
+    } catch { /* the others are closed still */ }
+  }
+}
 
 /**
  * Calls `retry` once when a descriptor of this isolate has been closed, for
@@ -29,9 +45,15 @@ export class Descriptor {
     try {
       own(fd);
     } catch (error) {
-      libc.close(fd);
+      if (mayCloseRefused(fd)) libc.close(fd);
       throw error;
     }
+    // A number has one holder: the last one.
+    holders[fd] = this;
+    enter(fd);
+    if (closesAtUnload) return;
+    closesAtUnload = true;
+    whenUnloaded(Unload.CLOSE, closeAll);
   }
 
   /** The number, -1 once it was closed or given away: the kernel may hand it out again at once. */
@@ -43,11 +65,20 @@ export class Descriptor {
     return this.#fd >= 0;
   }
 
+  /** Stays open when the program is unloaded, until its process has ended. */
+  outlive(): void {
+    if (holders[this.#fd] === this) holders[this.#fd] = undefined;
+  }
+
   /** Gives the number away. */
   detach(): number {
     const fd = this.#fd;
     this.#fd = -1;
-    if (fd >= 0) disown(fd);
+    if (fd >= 0) {
+      holders[fd] = undefined;
+      leave(fd);
+      disown(fd);
+    }
     return fd;
   }
 
@@ -63,7 +94,8 @@ export class Descriptor {
   close(): void {
     if (this.#fd < 0) return;
     // Marked first. Never tried again: on Linux the number is free even if close(2) fails.
-    libc.close(this.detach());
+    const fd = this.detach();
+    if (mayClose(fd)) libc.close(fd);
     if (waitingForRoom.size === 0) return;
     const retries = [...waitingForRoom];
     waitingForRoom.clear();

@@ -2,6 +2,7 @@
 
 import { notSupportedError } from "./errors.ts";
 import { loadLibc } from "./libc.ts";
+import { atCaller } from "./stack.ts";
 import { quote } from "./validate.ts";
 
 /**
@@ -92,12 +93,18 @@ export function chooseEngine(option: unknown, action: string): Engine {
       throw notSupportedError(`${action} on the native engine`, reason ?? "");
     }
     default:
-      throw new TypeError(`engine must be "auto", "runtime" or "native", received ${quote(option)}`);
+      throw atCaller(new TypeError(`engine must be "auto", "runtime" or "native", received ${quote(option)}`));
   }
 }
 
-/** Returns the error for what needs the kernel's own socket. */
-export function needsNative(action: string): Error {
+/**
+ * Returns the error for what needs the kernel's own socket.
+ *
+ * @param action What is attempted.
+ * @param instead A way out that stays on the runtime engine, if there is one.
+ */
+export function needsNative(action: string, instead?: string): Error {
   const wayOut = engineSupport().engine === "native" ? ' and without engine: "runtime"' : "";
-  return notSupportedError(`${action} on the runtime engine`, `run with --allow-ffi${wayOut}`);
+  const ways = `${instead === undefined ? "" : `${instead}, or `}run with --allow-ffi${wayOut}`;
+  return notSupportedError(`${action} on the runtime engine`, ways);
 }

@@ -35,19 +35,23 @@ const SYMBOLS = {
   write: { parameters: [FD, "buffer", "u32"], result: "i32" },
   open: { parameters: ["buffer", "i32", "i32"], result: FD },
   fchmod: { parameters: [FD, "u32"], result: "i32" },
-  mkdtemp: { parameters: ["buffer"], result: "pointer" },
-  rmdir: { parameters: ["buffer"], result: "i32" },
+  dup3: { parameters: [FD, FD, "i32"], result: FD },
+  pipe2: { parameters: ["buffer", "i32"], result: "i32" },
   unlink: { parameters: ["buffer"], result: "i32" },
-  rename: { parameters: ["buffer", "buffer"], result: "i32" },
+  access: { parameters: ["buffer", "i32"], result: "i32" },
+  flock: { parameters: [FD, "i32"], result: "i32" },
+  /** stat(2) under a name that every glibc has. */
+  newfstatat: { name: "syscall", parameters: ["i64", FD, "buffer", "buffer", "i32"], result: "i32" },
   /** As a way to getdents64(2), pidfd_open(2) and gettid(2), which not every glibc has a name for. */
   syscall: { parameters: ["i64", "i64", "buffer", "i64"], result: "i32" },
   pidfd_send_signal: { name: "syscall", parameters: ["i64", "i32", "i32", "pointer", "u32"], result: "i32" },
   getppid: { parameters: [], result: "i32" },
   getuid: { parameters: [], result: "u32" },
   kill: { parameters: ["i32", "i32"], result: "i32" },
+  sigaction: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
   waitid: { parameters: ["i32", "u32", "buffer", "i32"], result: "i32" },
-  posix_spawnp: { parameters: ["buffer", "buffer", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
+  posix_spawn: { parameters: ["buffer", "buffer", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
   posix_spawn_file_actions_init: { parameters: ["buffer"], result: "i32" },
   posix_spawn_file_actions_adddup2: { parameters: ["buffer", FD, FD], result: "i32" },
   posix_spawn_file_actions_destroy: { parameters: ["buffer"], result: "i32" },
@@ -61,6 +65,7 @@ const SYMBOLS = {
   dlsym: { parameters: ["usize", "buffer"], result: "usize", optional: true },
   posix_spawn_file_actions_addchdir_np: { parameters: ["buffer", "buffer"], result: "i32", optional: true },
   strnlen: { parameters: ["usize", "u32"], result: "u32" },
+  realpath: { parameters: ["buffer", "buffer"], result: "pointer" },
   readlink: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
   getxattr: { parameters: ["buffer", "buffer", "buffer", "u32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: FD },
@@ -69,20 +74,23 @@ const SYMBOLS = {
   epoll_wait: { parameters: [FD, "buffer", "i32", "i32"], result: "i32" },
   /** Linux 5.11 and glibc 2.35; absent before. */
   epoll_pwait2: { parameters: [FD, "buffer", "i32", "buffer", "pointer", "u32"], result: "i32", optional: true },
-  /** {@linkcode epoll_wait} on another thread, whose errno cannot be read. */
+  /**
+   * {@linkcode epoll_wait} on another thread, whose errno cannot be read. It may return when the memory of a buffer is
+   * another's, so the address is one of `ForeignMemory`; so are those below.
+   */
   epoll_wait_elsewhere: {
     name: "epoll_wait",
-    parameters: [FD, "buffer", "i32", "i32"],
+    parameters: [FD, "usize", "i32", "i32"],
     result: "i32",
     nonblocking: true,
   },
   poll: { parameters: ["buffer", "u32", "i32"], result: "i32" },
   ppoll: { parameters: ["buffer", "u32", "buffer", "pointer"], result: "i32" },
-  poll_elsewhere: { name: "poll", parameters: ["buffer", "u32", "i32"], result: "i32", nonblocking: true },
+  poll_elsewhere: { name: "poll", parameters: ["usize", "u32", "i32"], result: "i32", nonblocking: true },
   select: { parameters: ["i32", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
   select_elsewhere: {
     name: "select",
-    parameters: ["i32", "buffer", "buffer", "buffer", "buffer"],
+    parameters: ["i32", "usize", "usize", "usize", "usize"],
     result: "i32",
     nonblocking: true,
   },
@@ -102,6 +110,10 @@ const SYMBOLS = {
   memcpy_to: { name: "memcpy", parameters: ["usize", "buffer", "u32"], result: "pointer" },
   calloc: { parameters: ["u32", "u32"], result: "usize" },
   free: { parameters: ["usize"], result: "void" },
+  /** memfd_create(2), which not every glibc has a name for. */
+  memfd_create: { name: "syscall", parameters: ["i64", "buffer", "u32"], result: FD },
+  ftruncate: { parameters: [FD, "i64"], result: "i32" },
+  mmap: { parameters: ["usize", "usize", "i32", "i32", FD, "i64"], result: "usize" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The functions of the C library that are called here. */

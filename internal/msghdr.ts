@@ -26,6 +26,31 @@ export const RECEIVED = 14;
 export const CONTROL_WORDS = 6;
 export const CONTROL_DATA = 4;
 
+/**
+ * Finds a control message.
+ *
+ * @param control The messages, from word `at` on.
+ * @param length Their bytes.
+ * @returns The word where its data begins, -1 if there is no such message.
+ */
+export function findControl(
+  control: Uint32Array<ArrayBuffer>,
+  at: number,
+  length: number,
+  level: number,
+  type: number,
+): number {
+  const end = at + (length >> 2);
+  while (at + CONTROL_DATA <= end) {
+    if (control[at + 2] === level && control[at + 3] === type) return at + CONTROL_DATA;
+    // The next one begins at a multiple of 8 bytes: `CMSG_ALIGN`.
+    const words = ((control[at] as number) + 7 >> 3) * 2;
+    if (words < CONTROL_DATA) break;
+    at += words;
+  }
+  return -1;
+}
+
 /** Where a buffer lies; it does not move as long as it is not transferred away. */
 export function addressOf(bytes: Uint8Array<ArrayBuffer>): number {
   // The address space of a process ends below 2 ** 48.

@@ -2,6 +2,7 @@
 
 import dns from "node:dns";
 import { hostKind, type HostPort } from "./address.ts";
+import { cString } from "./c_string.ts";
 import { SyscallError } from "./errors.ts";
 import { libc } from "./libc.ts";
 import { AF_INET, decodeSockaddr, encodeSockaddr, SOCKADDR_SIZE } from "./sockaddr.ts";
@@ -45,7 +46,7 @@ export function resolveSync({ hostname, port }: HostPort, family?: "IPv4"): Reso
   if (family !== undefined) hint.setInt32(AI_FAMILY, AF_INET, true);
   const list = new BigUint64Array(1);
   const listBytes = new Uint8Array(list.buffer);
-  const result = libc.getaddrinfo(new TextEncoder().encode(`${hostname}\0`), null, hints, listBytes);
+  const result = libc.getaddrinfo(cString(hostname, "hostname"), null, hints, listBytes);
   if (result !== 0) throw failed(result === EAI_AGAIN ? "EAI_AGAIN" : "ENOTFOUND", result);
   const [first] = list as unknown as [bigint];
   try {

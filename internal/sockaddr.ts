@@ -7,6 +7,7 @@
  */
 
 import { formatIPv4, formatIPv6, type HostPort, parseIPv4, parseIPv6, splitZone } from "./address.ts";
+import { cString } from "./c_string.ts";
 import { notSupportedError } from "./errors.ts";
 import { libc, loadedLibc } from "./libc.ts";
 
@@ -73,7 +74,7 @@ export function scopeOf(zone: string): number | undefined {
   if (loadedLibc() === undefined) {
     throw notSupportedError(`look up the interface ${zone}`, "run with --allow-ffi, or give its number");
   }
-  const index = libc.if_nametoindex(new TextEncoder().encode(`${zone}\0`));
+  const index = libc.if_nametoindex(cString(zone, "interface"));
   return index === 0 ? undefined : index;
 }
 

@@ -1,9 +1,11 @@
 /** The calls that TCP and UDP sockets have in common, on a plain descriptor. */
 
 import type { HostPort } from "./address.ts";
+import { cString } from "./c_string.ts";
 import { socketError, SyscallError } from "./errors.ts";
 import { decodeSockaddr, SOCKADDR_SIZE } from "./sockaddr.ts";
 import type { SocketOption } from "./socket_option.ts";
+import { atCaller } from "./stack.ts";
 import { syscall } from "./syscall.ts";
 
 // sys/socket.h, netinet/in.h; the same on x86_64 and aarch64.
@@ -67,6 +69,7 @@ const OPTIONS: Readonly<Record<SocketOption, readonly [level: number, number: nu
   IPV6_V6ONLY: [IPPROTO_IPV6, 26],
   IPV6_TCLASS: [IPPROTO_IPV6, 67],
 };
+const IP_BIND_ADDRESS_NO_PORT = 24;
 const TCP_CONGESTION = 13;
 /** Longest name of a congestion control with its final zero, in bytes (linux/tcp.h). */
 const TCP_CA_NAME_MAX = 16;
@@ -105,6 +108,20 @@ export function setSocketOption(fd: number, option: SocketOption, to: number): v
   }
 }
 
+/**
+ * Lets a bind to port 0 that follows fix the address alone: `IP_BIND_ADDRESS_NO_PORT` of ip(7), for both families.
+ * connect(2) then picks a port that is free for its destination, where bind(2) would need one that is free for all.
+ */
+export function leavePortToConnect(fd: number): void {
+  value[0] = 1;
+  try {
+    syscall("setsockopt", fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, valueBytes, 4);
+  } catch (error) {
+    // A kernel before 4.2, or one that only looks like Linux: bind picks the port.
+    if (!(error instanceof SyscallError)) throw error;
+  }
+}
+
 /** The name of the congestion control: `TCP_CONGESTION` of tcp(7). */
 export function getCongestion(fd: number): string {
   const name = new Uint8Array(TCP_CA_NAME_MAX);
@@ -116,7 +133,9 @@ export function getCongestion(fd: number): string {
 
 /** Chooses the congestion control. */
 export function setCongestion(fd: number, name: string): void {
-  const bytes = new TextEncoder().encode(name);
+  const bytes = cString(name, "name");
+  // The kernel would cut it.
+  if (bytes.length > TCP_CA_NAME_MAX) throw new SyscallError("setsockopt", "ENOENT");
   syscall("setsockopt", fd, IPPROTO_TCP, TCP_CONGESTION, bytes, bytes.length);
 }
 
@@ -149,7 +168,7 @@ export function addressOf(fd: number, side: "getsockname" | "getpeername"): Host
 /** What /proc says that a descriptor is, for example `socket:[12345]`. */
 export function linkOf(fd: number): string {
   const target = new Uint8Array(64);
-  const n = syscall("readlink", new TextEncoder().encode(`/proc/self/fd/${fd}\0`), target, target.length);
+  const n = syscall("readlink", cString(`/proc/self/fd/${fd}`), target, target.length);
   return new TextDecoder().decode(target.subarray(0, n));
 }
 
@@ -179,6 +198,11 @@ export function setUdpOption(fd: number, option: number, to: number): void {
 /** setsockopt(2) of an option of IPv4 or IPv6 whose value is a struct. */
 export function setIpStruct(fd: number, family: "IPv4" | "IPv6", option: number, from: Uint8Array<ArrayBuffer>): void {
   syscall("setsockopt", fd, family === "IPv4" ? IPPROTO_IP : IPPROTO_IPV6, option, from, from.length);
+}
+
+/** getsockopt(2) of an option of IPv4 or IPv6 whose value is an integer. */
+export function getIpOption(fd: number, family: "IPv4" | "IPv6", option: number): number {
+  return getInteger(fd, family === "IPv4" ? IPPROTO_IP : IPPROTO_IPV6, option);
 }
 
 /**
@@ -216,13 +240,13 @@ function isOfKind(fd: number, type: number, protocol: number): boolean {
 function adopt(fd: number, what: string, isRight: () => boolean): void {
   const action = `take over descriptor ${fd}`;
   try {
-    if (!isRight()) throw new TypeError(`Cannot ${action}: not a ${what}`);
+    if (!isRight()) throw atCaller(new TypeError(`Cannot ${action}: not a ${what}`));
     syscall("fcntl", fd, F_SETFD, FD_CLOEXEC);
     syscall("fcntl", fd, F_SETFL, syscall("fcntl", fd, F_GETFL, 0) | O_NONBLOCK);
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
     if (error.code === "ENOTSOCK" || error.code === "ENOTCONN") {
-      throw new TypeError(`Cannot ${action}: not a ${what}`, { cause: error });
+      throw atCaller(new TypeError(`Cannot ${action}: not a ${what}`, { cause: error }));
     }
     throw socketError(action, error);
   }

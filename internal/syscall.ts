@@ -101,6 +101,26 @@ export function transmitTo(fd: number, p: Uint8Array, flags: number, peer: Uint8
   }
 }
 
+/** recvmsg(2); returns the number of bytes, or errno as a negative number. */
+export function receiveMessage(fd: number, header: Uint8Array<ArrayBuffer>, flags: number): number {
+  while (true) {
+    const n = libc.recvmsg(fd, header, flags);
+    if (n >= 0) return n;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
+/** sendmsg(2); returns the number of bytes, or errno as a negative number. */
+export function transmitMessage(fd: number, header: Uint8Array<ArrayBuffer>, flags: number): number {
+  while (true) {
+    const n = libc.sendmsg(fd, header, flags);
+    if (n >= 0) return n;
+    const errno = lastErrno();
+    if (errno !== EINTR) return -errno;
+  }
+}
+
 /** recvmmsg(2) into `count` headers; returns the number of datagrams, or errno as a negative number. */
 export function receiveMany(fd: number, headers: Uint8Array<ArrayBuffer>, count: number, flags: number): number {
   while (true) {

@@ -5,6 +5,8 @@
  * reason; what arrives later goes to the next one in line.
  */
 
+import { rejectAtAwait } from "./stack.ts";
+
 /** One waiting call. */
 export class Waiter<T> {
   readonly promise: Promise<T>;
@@ -37,7 +39,7 @@ export class Waiter<T> {
 
   reject(reason: unknown): void {
     this.#settle();
-    this.#reject(reason);
+    rejectAtAwait(this.#resolve, this.#reject, reason);
   }
 
   #settle(): void {

@@ -1,6 +1,7 @@
 /** epoll(7): the kernel keeps the list, and hands out what is ready. */
 
 import { Descriptor } from "../internal/descriptor.ts";
+import { ForeignMemory } from "../internal/foreign_memory.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { constants } from "node:os";
@@ -38,6 +39,8 @@ export class EpollSelector implements Selector {
   readonly #maxEvents: number;
   readonly #events: Int32Array<ArrayBuffer>;
   readonly #eventBytes: Uint8Array<ArrayBuffer>;
+  /** For waits elsewhere. */
+  readonly #memory = new ForeignMemory();
   readonly #change = new Int32Array(WORDS);
   readonly #changeBytes = new Uint8Array(this.#change.buffer);
   /** For waits of less than a millisecond. */
@@ -84,13 +87,23 @@ export class EpollSelector implements Selector {
     return this.#count(libc.epoll_wait(this.#epoll.fd, this.#eventBytes, this.#maxEvents, wholeMilliseconds(timeout)));
   }
 
+  /** Its own descriptor, which is readable when there are events. */
+  get descriptor(): number {
+    return this.#epoll.fd;
+  }
+
   get finestWait(): number {
     return this.#fine ? 0.001 : 1;
   }
 
   async selectElsewhere(timeout: number): Promise<number> {
     const { fd } = this.#epoll;
-    const n = await libc.epoll_wait_elsewhere(fd, this.#eventBytes, this.#maxEvents, wholeMilliseconds(timeout));
+    const address = this.#memory.lend(this.#eventBytes.length);
+    const n = await libc.epoll_wait_elsewhere(fd, address, this.#maxEvents, wholeMilliseconds(timeout));
+    if (n > 0) {
+      this.#memory.copyTo(n === this.#maxEvents ? this.#eventBytes : this.#eventBytes.subarray(0, n * WORDS * 4));
+    }
+    this.#memory.takeBack();
     // Its errno is another thread's: what is worse than EINTR is met here again.
     return n < 0 ? this.select(0) : n;
   }
@@ -109,6 +122,7 @@ export class EpollSelector implements Selector {
 
   close(): void {
     this.#epoll.close();
+    this.#memory.free();
   }
 
   #control(operation: number, fd: number, generation: number, interest: number): void {

@@ -3,6 +3,7 @@
 import { engineSupport } from "../internal/engine.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { linkOf } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkDuration, checkInteger, checkOptions, checkSignal, quote } from "../internal/validate.ts";
 import { EpollSelector } from "./epoll.ts";
 import { type Interest, interestBits, lacking, type ReadyEvent, ReadyRecord, type Source } from "./interest.ts";
@@ -134,8 +135,8 @@ interface Registration<T> {
  * | cost of a wait grows with | what is ready | what is registered | the highest descriptor | what is ready |
  * | `readable`, `writable` | yes | yes | yes | yes |
  * | `readClosed` with `readable` | yes, not if `exclusive` | yes | yes | once the data before it is read |
- * | `error` | always | always | with `readable` or `writable` | once a read or write has met it |
- * | `writeClosed` | always | always | with `readable` or `writable` | – |
+ * | `error` | always | always | always | always, once a read or write has met it |
+ * | `writeClosed` | always | always | always | always, once a read has met it |
  * | `priority` | yes | yes | yes | – |
  * | `trigger: "edge"` | yes | – | – | – |
  * | `oneshot` | yes | yes | yes | yes |
@@ -144,6 +145,10 @@ interface Registration<T> {
  * | `waker().fd` | yes | yes | yes | – |
  *
  * What a backend lacks throws `Deno.errors.NotSupported`.
+ *
+ * Errors and the end of both sides are reported whatever is asked for, also of a source that is paused
+ * (`modify(source, {})`). The runtime tells of them only by a read, so its backend reads ahead: up to 16 KiB that
+ * nobody has asked for. A paused source with more than that unread is not known to be reset until some of it is read.
  *
  * - **Level-triggered** (the default): an event comes as long as it is so; what
  *   you leave comes again. **Edge-triggered**: an event comes once for each
@@ -185,15 +190,19 @@ interface Registration<T> {
  * const p = new Uint8Array(16 * 1024);
  * let served = false;
  * while (!served) {
- *   for (const { data: conn } of await mux.wait()) {
- *     if (conn === undefined) {
- *       const conn = listener.tryAccept();
- *       if (conn !== undefined) mux.register(conn, { readable: true }, conn);
- *     } else {
- *       const n = conn.tryRead(p);
- *       if (typeof n === "number") conn.tryWrite(p.subarray(0, n)); // a real one keeps what did not fit
+ *   for (const { data } of await mux.wait()) {
+ *     const conn = data ?? listener.tryAccept();
+ *     try {
+ *       if (data === undefined) {
+ *         if (conn !== undefined) mux.register(conn, { readable: true }, conn);
+ *         continue;
+ *       }
+ *       const n = data.tryRead(p);
+ *       if (typeof n === "number") data.tryWrite(p.subarray(0, n)); // examples/mux_echo.ts keeps what did not fit
  *       if (n !== undefined) served = true;
- *       if (n === null) conn.close();
+ *       if (n === null) data.close();
+ *     } catch {
+ *       conn?.close(); // its client has reset it: the others go on
  *     }
  *   }
  * }
@@ -229,12 +238,12 @@ export class Multiplexer<T = unknown> {
   #closed = false;
 
   /**
-   * Makes a multiplexer: on epoll epoll_create1(2), and eventfd(2) on all
-   * backends but the runtime.
+   * Makes a multiplexer: on epoll and select epoll_create1(2), and eventfd(2)
+   * on all backends but the runtime.
    *
    * @param options The backend, and how many events a wait returns.
    * @throws {TypeError} If there is no such backend.
-   * @throws {RangeError} If `maxEvents` is out of range, or on select the wake-up's own descriptor is 1,024 or more.
+   * @throws {RangeError} If `maxEvents` is out of range, or on select one of its own two descriptors is 1,024 or more.
    * @throws {Deno.errors.NotSupported} If the backend cannot be used here.
    * @throws {Error} If no descriptor is left (EMFILE, ENFILE).
    */
@@ -715,7 +724,7 @@ export class Multiplexer<T = unknown> {
 
   #begin(): void {
     this.#checkOpen("wait on");
-    if (this.#busy) throw new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way");
+    if (this.#busy) throw atCaller(new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way"));
     this.#busy = true;
     if (this.#events.length > 0) this.#events.length = 0;
   }
@@ -769,7 +778,7 @@ export class Multiplexer<T = unknown> {
   #identify(source: Source, action: string): { pollable: Pollable | undefined; fd: number | undefined; name: string } {
     const pollable = pollableIn(source);
     if (pollable === undefined) {
-      if (source.fd === undefined) throw new TypeError(`source must be ${SOURCE}, received ${quote(source)}`);
+      if (source.fd === undefined) throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
       const fd = checkInteger(source.fd, "fd", 0, 2 ** 31 - 1);
       const name = `descriptor ${fd}`;
       if (this.backend === "runtime") {
@@ -841,9 +850,9 @@ function waitError(error: unknown): unknown {
   return error instanceof SyscallError ? socketError("wait on the multiplexer", error) : error;
 }
 
-/** What to ask a backend for: a listener that is paused takes nothing. */
+/** What to ask a backend for: a listener that is paused takes nothing. One of the runtime engine knows that itself. */
 function bitsFor(pollable: Pollable | undefined, bits: number): number {
-  return pollable?.isPaused ? bits & ~InterestBit.READABLE : bits;
+  return pollable?.isPaused && pollable.engine === "native" ? bits & ~InterestBit.READABLE : bits;
 }
 
 /** The one place where the default is chosen: what costs least with many sources, and is granted already. */
@@ -851,7 +860,9 @@ function chooseBackend(backend: unknown): Backend {
   const usable = Multiplexer.backends();
   if (backend === "auto") return usable[0] as Backend;
   if (backend !== "epoll" && backend !== "poll" && backend !== "select" && backend !== "runtime") {
-    throw new TypeError(`backend must be "auto", "epoll", "poll", "select" or "runtime", received ${quote(backend)}`);
+    throw atCaller(
+      new TypeError(`backend must be "auto", "epoll", "poll", "select" or "runtime", received ${quote(backend)}`),
+    );
   }
   if (usable.includes(backend)) return backend;
   throw notSupportedError(`use backend "${backend}"`, engineSupport().reason ?? "");
@@ -873,7 +884,7 @@ function makeSelector(backend: Backend, maxEvents: number): Selector {
 /** What a source of this library is behind its class; `undefined` for a plain descriptor. */
 function pollableIn(source: unknown): Pollable | undefined {
   if (typeof source !== "object" || source === null) {
-    throw new TypeError(`source must be ${SOURCE}, received ${quote(source)}`);
+    throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
   }
   return pollableOf(source);
 }

@@ -6,6 +6,7 @@ import { inodeOf } from "../internal/socket.ts";
 import { syscall } from "../internal/syscall.ts";
 import { type Pollable, type Watcher, Watchers } from "./pollable.ts";
 import { type Reactor, reactor, type Source } from "./reactor.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** Calls in a row that found what they needed, after which a socket is busy. */
 const BUSY = 64;
@@ -120,13 +121,18 @@ export class NativeSocket extends Descriptor implements Pollable {
   }
 
   poll(): number {
-    throw new TypeError("the kernel is asked");
+    throw atCaller(new TypeError("the kernel is asked"));
+  }
+
+  /** Leaves the reactor and all multiplexers; the descriptor stays open. */
+  leave(): void {
+    if (this.isOpen) this.#watchers?.closing();
+    this.#unregister();
   }
 
   /** Gives the descriptor away; closing does so, too. */
   override detach(): number {
-    if (this.isOpen) this.#watchers?.closing();
-    this.#unregister();
+    this.leave();
     return super.detach();
   }
 

@@ -1,6 +1,7 @@
 /** poll(2): the program keeps the list, and the kernel walks through all of it at each wait. */
 
 import { constants } from "node:os";
+import { ForeignMemory } from "../internal/foreign_memory.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { EventList } from "./event_list.ts";
@@ -49,6 +50,8 @@ export class PollSelector extends EventList implements Selector {
   readonly #time = new Timespec();
   /** The line of each descriptor, by its number. */
   readonly #lines: (number | undefined)[] = [];
+  /** For waits elsewhere. */
+  readonly #memory = new ForeignMemory();
   #list = makeList(64);
   /** A wait elsewhere uses the list: whoever changes it takes a copy first. */
   #isLent = false;
@@ -106,8 +109,13 @@ export class PollSelector extends EventList implements Selector {
 
   async selectElsewhere(timeout: number): Promise<number> {
     const list = this.#list;
+    const lines = list.bytes.subarray(0, list.length * WORDS * 4);
+    const address = this.#memory.lend(Math.max(lines.length, 1));
+    this.#memory.copyFrom(lines);
     this.#isLent = true;
-    const n = await libc.poll_elsewhere(list.bytes, list.length, wholeMilliseconds(timeout));
+    const n = await libc.poll_elsewhere(address, list.length, wholeMilliseconds(timeout));
+    if (n > 0) this.#memory.copyTo(lines);
+    this.#memory.takeBack();
     if (list === this.#list) this.#isLent = false;
     // Its errno is another thread's: what is worse than EINTR is met here again.
     return n < 0 ? this.select(0) : this.#collect(list, n);
@@ -116,6 +124,7 @@ export class PollSelector extends EventList implements Selector {
   close(): void {
     this.#list.length = 0;
     this.#lines.length = 0;
+    this.#memory.free();
   }
 
   #ownList(): List {

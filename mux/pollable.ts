@@ -19,7 +19,9 @@ export interface Pollable {
   watch(watcher: Watcher): () => void;
   /**
    * What is ready, as bits of `ReadyBit`. Starts what has to run ahead for
-   * `interest`, bits of `InterestBit`. Only the runtime engine is asked.
+   * `interest`, bits of `InterestBit`, and to meet an error, which is reported
+   * whatever the interest is; `READ_CLOSED` alone is not, if there is none in
+   * reading. Only the runtime engine is asked.
    */
   poll(interest: number): number;
 }

@@ -11,6 +11,7 @@
  * Nothing is pending when nobody waits: the process can end.
  */
 
+import { isUnloaded } from "../internal/unload.ts";
 import { EpollSelector } from "./epoll.ts";
 import { InterestBit } from "./selector.ts";
 import { Waiting } from "./waiting.ts";
@@ -199,6 +200,7 @@ class Reactor {
     if (this.#poll !== undefined) return;
     this.#poll = setTimeout(() => {
       this.#poll = undefined;
+      if (isUnloaded()) return;
       this.#take(this.#selector.select(0));
       this.#turned();
       if (this.#waitingUnref > 0 && !this.#running) this.#pollLater();

@@ -4,10 +4,12 @@
  * something for the next `try…`.
  */
 
+import { LONGEST_STEP } from "../internal/timer.ts";
 import type { Pollable } from "./pollable.ts";
 import { Watchers } from "./pollable.ts";
 import { InterestBit, ReadyBit, type Selector } from "./selector.ts";
 import type { Wakeup } from "./wakeup.ts";
+import { atCaller } from "../internal/stack.ts";
 
 interface Entry {
   readonly fd: number;
@@ -44,7 +46,7 @@ export class RuntimeSelector implements Selector {
   }
 
   register(fd: number, generation: number, interest: number, pollable?: Pollable): void {
-    if (pollable === undefined) throw new TypeError("nothing to ask");
+    if (pollable === undefined) throw atCaller(new TypeError("nothing to ask"));
     const entry: Entry = { fd, pollable, generation, interest, queued: false, silent: false, stop: () => {} };
     entry.stop = pollable.watch({ changed: () => this.#queue(entry), closing: () => {} });
     this.#entries[fd] = entry;
@@ -79,7 +81,7 @@ export class RuntimeSelector implements Selector {
       const entry = this.#line[this.#head++] as Entry;
       entry.queued = false;
       if (entry.silent || this.#entries[entry.fd] !== entry) continue;
-      const ready = entry.pollable.poll(entry.interest);
+      const ready = entry.pollable.poll(entry.interest) & reportable(entry.interest);
       if (ready === 0) continue;
       this.#events[count] = entry;
       this.#ready[count] = ready;
@@ -101,7 +103,8 @@ export class RuntimeSelector implements Selector {
     if (this.#head === this.#line.length) {
       await new Promise<void>((resolve) => {
         // What runs ahead does not keep the process alive, but this does.
-        const timer = setTimeout(resolve, Math.min(timeout < 0 ? Infinity : Math.ceil(timeout), 2 ** 31 - 1));
+        // A longer wait than a timer can be set to returns early.
+        const timer = setTimeout(resolve, timeout < 0 ? LONGEST_STEP : Math.min(Math.ceil(timeout), LONGEST_STEP));
         this.#end = () => {
           clearTimeout(timer);
           resolve();
@@ -138,6 +141,14 @@ export class RuntimeSelector implements Selector {
     this.#line.push(entry);
     this.#end?.();
   }
+}
+
+/** What is reported for an interest: errors and the end of both sides always, as the kernel's backends have it. */
+function reportable(interest: number): number {
+  let bits = ReadyBit.ERROR | ReadyBit.WRITE_CLOSED | ReadyBit.READ_CLOSED;
+  if (interest & InterestBit.READABLE) bits |= ReadyBit.READABLE;
+  if (interest & InterestBit.WRITABLE) bits |= ReadyBit.WRITABLE;
+  return bits;
 }
 
 /** {@linkcode Wakeup} without a descriptor, within one thread. */

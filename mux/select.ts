@@ -3,15 +3,20 @@
  * through and overwrites with its answer; then the program walks through them.
  *
  * It does not tell an end-of-file or an error from data, so the few that are
- * ready are looked at once more, with poll(2).
+ * ready are looked at once more, with poll(2). It reports an error or a hang-up
+ * as something to read, so those that are not to be read are watched apart
+ * (trouble.ts).
  */
 
 import { constants } from "node:os";
+import { ForeignMemory } from "../internal/foreign_memory.ts";
 import { libc } from "../internal/libc.ts";
+import { atCaller } from "../internal/stack.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { EventList } from "./event_list.ts";
 import { POLLNVAL, toEvents, toReady } from "./poll_events.ts";
 import { InterestBit, type Selector } from "./selector.ts";
+import { TroubleWatch } from "./trouble.ts";
 
 const { EBADF, EEXIST, EINTR, ENOENT } = constants.errno;
 
@@ -30,6 +35,7 @@ const SETS = [InterestBit.READABLE, InterestBit.WRITABLE, InterestBit.PRIORITY];
 /** The sets for reading, for writing, and for what is exceptional. */
 class Sets {
   readonly words = new Int32Array(3 * WORDS);
+  readonly bytes: Uint8Array<ArrayBuffer> = new Uint8Array(this.words.buffer);
   readonly read: Uint8Array<ArrayBuffer> = new Uint8Array(this.words.buffer, 0, WORDS * 4);
   readonly write: Uint8Array<ArrayBuffer> = new Uint8Array(this.words.buffer, WORDS * 4, WORDS * 4);
   readonly except: Uint8Array<ArrayBuffer> = new Uint8Array(this.words.buffer, WORDS * 8, WORDS * 4);
@@ -48,6 +54,10 @@ export class SelectSelector extends EventList implements Selector {
   /** By descriptor; 0 means that it is not registered. */
   readonly #generations = new Int32Array(FD_SETSIZE);
   readonly #interests = new Int32Array(FD_SETSIZE);
+  /** Those that are not to be read. */
+  readonly #trouble = new TroubleWatch();
+  /** For waits elsewhere. */
+  readonly #memory = new ForeignMemory();
   /** `struct timeval`, which the kernel overwrites too. */
   readonly #time = new BigInt64Array(2);
   readonly #timeBytes = new Uint8Array(this.#time.buffer);
@@ -63,14 +73,17 @@ export class SelectSelector extends EventList implements Selector {
     super(maxEvents);
     this.#ready = new Int32Array(2 * maxEvents);
     this.#readyBytes = new Uint8Array(this.#ready.buffer);
+    const { descriptor } = this.#trouble;
+    if (descriptor >= FD_SETSIZE) {
+      this.#trouble.close();
+      throw noRoom(descriptor);
+    }
+    this.#ask(descriptor, InterestBit.READABLE);
+    this.#end = descriptor + 1;
   }
 
   register(fd: number, generation: number, interest: number): void {
-    if (fd >= FD_SETSIZE) {
-      throw new RangeError(
-        `select takes descriptors below ${FD_SETSIZE} (FD_SETSIZE), received ${fd}: use poll or epoll`,
-      );
-    }
+    if (fd >= FD_SETSIZE) throw noRoom(fd);
     if (this.#generations[fd] !== 0) throw syscallError("select", EEXIST);
     syscall("fcntl", fd, F_GETFD, 0);
     this.#write(fd, generation, interest);
@@ -86,10 +99,13 @@ export class SelectSelector extends EventList implements Selector {
     if (fd >= FD_SETSIZE) return;
     this.#generations[fd] = 0;
     this.#ask(fd, 0);
-    while (this.#end > 0 && this.#generations[this.#end - 1] === 0) this.#end--;
+    this.#trouble.ignore(fd);
+    const least = this.#trouble.descriptor + 1;
+    while (this.#end > least && this.#generations[this.#end - 1] === 0) this.#end--;
   }
 
   select(timeout: number): number {
+    this.#trouble.rearm();
     const answer = this.#answer;
     answer.words.set(this.#asked.words);
     const time = this.#timeout(timeout);
@@ -105,11 +121,18 @@ export class SelectSelector extends EventList implements Selector {
   }
 
   async selectElsewhere(timeout: number): Promise<number> {
+    this.#trouble.rearm();
     const answer = this.#answerElsewhere;
     answer.words.set(this.#asked.words);
     this.#generationsElsewhere.set(this.#generations);
     const time = this.#timeout(timeout);
-    const n = await libc.select_elsewhere(this.#end, answer.read, answer.write, answer.except, time);
+    const read = this.#memory.lend(answer.bytes.length + this.#timeBytes.length);
+    const [write, except, end] = [1n, 2n, 3n].map((n) => read + n * BigInt(WORDS * 4)) as [bigint, bigint, bigint];
+    this.#memory.copyFrom(answer.bytes);
+    if (time !== null) this.#memory.copyFrom(time, answer.bytes.length);
+    const n = await libc.select_elsewhere(this.#end, read, write, except, time === null ? 0n : end);
+    if (n > 0) this.#memory.copyTo(answer.bytes);
+    this.#memory.takeBack();
     // Its errno is another thread's: what is worse than EINTR is met here again.
     return n < 0 ? this.select(0) : this.#collect(answer, this.#generationsElsewhere, n);
   }
@@ -118,9 +141,13 @@ export class SelectSelector extends EventList implements Selector {
     this.#generations.fill(0);
     this.#asked.words.fill(0);
     this.#end = 0;
+    this.#trouble.close();
+    this.#memory.free();
   }
 
   #write(fd: number, generation: number, interest: number): void {
+    if (interest & InterestBit.READABLE) this.#trouble.ignore(fd);
+    else this.#trouble.watch(fd, generation);
     this.#generations[fd] = generation;
     this.#interests[fd] = interest;
     this.#ask(fd, interest);
@@ -146,6 +173,13 @@ export class SelectSelector extends EventList implements Selector {
   /** Walks through the answer, from where the last walk ended, and has a second look at what it finds. */
   #collect({ words }: Sets, generations: Int32Array, found: number): number {
     if (found <= 0) return 0;
+    const { descriptor } = this.#trouble;
+    const at = descriptor >>> 5;
+    const bit = 1 << (descriptor & 31);
+    if ((words[at] as number) & bit) {
+      words[at] = (words[at] as number) & ~bit;
+      this.#trouble.take((fd) => words[fd >>> 5] = (words[fd >>> 5] as number) | (1 << (fd & 31)));
+    }
     const ready = this.#ready;
     const end = this.#end;
     let count = 0;
@@ -172,7 +206,10 @@ export class SelectSelector extends EventList implements Selector {
       const fd = this.#ready[i * 2] as number;
       const answer = (this.#ready[i * 2 + 1] as number) >>> 16;
       if (answer === 0 || answer & POLLNVAL) continue;
-      if ((this.#interests[fd] as number) & InterestBit.ONESHOT) this.#ask(fd, 0);
+      if ((this.#interests[fd] as number) & InterestBit.ONESHOT) {
+        this.#ask(fd, 0);
+        this.#trouble.silence(fd);
+      }
       this.setEvent(count++, fd, this.#generations[fd] as number, toReady(answer));
     }
     return count;
@@ -184,4 +221,10 @@ export class SelectSelector extends EventList implements Selector {
       if (this.#generations[fd] !== 0 && libc.fcntl(fd, F_GETFD, 0) < 0) this.#ask(fd, 0);
     }
   }
+}
+
+function noRoom(fd: number): RangeError {
+  return atCaller(
+    new RangeError(`select takes descriptors below ${FD_SETSIZE} (FD_SETSIZE), received ${fd}: use poll or epoll`),
+  );
 }

@@ -15,6 +15,7 @@
 
 import { setImmediate } from "node:timers";
 import { libc } from "../internal/libc.ts";
+import { isUnloaded, Unload, whenUnloaded } from "../internal/unload.ts";
 import type { Selector } from "./selector.ts";
 
 /** Longest wait on this thread, in milliseconds. */
@@ -46,8 +47,15 @@ function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
+/** What nobody may go on after. */
+function never(): Promise<never> {
+  return new Promise(() => {});
+}
+
 /** Waits of this isolate that are elsewhere. */
 let elsewhere = 0;
+/** Whether they are given the time to return before the program is unloaded. */
+let settles = false;
 
 /** The waits on one selector. */
 export class Waiting {
@@ -79,11 +87,12 @@ export class Waiting {
     return performance.now() - this.#lastTurn > TURN;
   }
 
-  /** Gives the event loop a turn. */
+  /** Gives the event loop a turn; the last one, if the program was unloaded. */
   async turn(): Promise<void> {
     await turn();
     // When nobody needs a wait any more, the loop comes to rest by itself.
     if (performance.now() - this.#lastRest > IO_TURN && this.#isNeeded()) await this.#rest();
+    if (isUnloaded()) await never();
     this.#lastTurn = performance.now();
   }
 
@@ -97,8 +106,19 @@ export class Waiting {
 
   /** Waits on another thread, which is a turn of the event loop too; resolves to the number of events. */
   async elsewhere(limit: number): Promise<number> {
+    const n = await this.#goElsewhere(limit);
+    // Its descriptors are closed.
+    return isUnloaded() ? await never() : n;
+  }
+
+  async #goElsewhere(limit: number): Promise<number> {
     this.#isElsewhere = true;
     elsewhere++;
+    if (!settles && this.#selector.finestWait !== Infinity) {
+      settles = true;
+      // One that takes longer does no harm, but holds a thread until its wait is over.
+      whenUnloaded(Unload.SETTLE, () => elsewhere > 0 && libc.usleep(LONGEST_PAUSE));
+    }
     try {
       if (elsewhere <= MOST_ELSEWHERE || this.#selector.finestWait === Infinity) {
         return await this.#selector.selectElsewhere(Math.min(limit, LONGEST_WAIT));

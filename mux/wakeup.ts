@@ -3,6 +3,7 @@
 import { Descriptor } from "../internal/descriptor.ts";
 import { libc } from "../internal/libc.ts";
 import { syscall } from "../internal/syscall.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 
 // sys/eventfd.h
 const EFD_NONBLOCK = 0o4000;
@@ -26,10 +27,12 @@ export interface Wakeup {
 /** {@linkcode Wakeup} as a descriptor, which any thread may write to. */
 export class EventFd implements Wakeup {
   readonly #descriptor: Descriptor;
+  readonly #forget: () => void;
 
   /** Makes a new one, or takes over `fd`. */
   constructor(fd: number = syscall("eventfd", 0, EFD_NONBLOCK | EFD_CLOEXEC)) {
     this.#descriptor = new Descriptor(fd);
+    this.#forget = whenUnloaded(Unload.WAKE, () => this.signal());
   }
 
   get fd(): number {
@@ -50,6 +53,7 @@ export class EventFd implements Wakeup {
   }
 
   close(): void {
+    this.#forget();
     this.#descriptor.close();
   }
 }

@@ -1,5 +1,6 @@
 /** What a parent sees of a child: the same for threads and processes. */
 
+import { atCaller } from "../internal/stack.ts";
 import type { Incoming, MessagesOptions, SendOptions } from "./link.ts";
 
 /**
@@ -23,11 +24,17 @@ import type { Incoming, MessagesOptions, SendOptions } from "./link.ts";
 export interface ChildStatus {
   /** It has ended by itself, and without an error. */
   readonly success: boolean;
-  /** The exit code; for a thread 0, or 1 after an error; 128 and the signal's number after a signal. */
+  /**
+   * The exit code; for a thread 0, or 1 after an error; 128 and the signal's number after a signal. −1 if it is not
+   * known: the status of a process is lost if this one ignores SIGCHLD, and `error` says so.
+   */
   readonly code: number;
   /** The signal that has ended it; for a thread that was killed `"SIGKILL"`. */
   readonly signal: Deno.Signal | undefined;
-  /** What it has thrown, where that is known: of a thread, or why a process could not be started. */
+  /**
+   * What it has thrown, where that is known: of a thread. Of a process: why it was ended by the library, or why its
+   * status is not known.
+   */
   readonly error: Error | undefined;
 }
 
@@ -90,8 +97,18 @@ export interface SpawnOptions {
    * Deno tells whether something is granted, not what all is. So a process
    * inherits the kinds that are granted whole, and the C library; of
    * `--allow-net=127.0.0.1` or of what a `--deny` flag limits it gets what an
-   * object names: `{ ffi: "inherit", net: ["127.0.0.1:8080"] }`. Of files it
-   * gets no folder in which something is denied, of variables no pattern.
+   * object names: `{ ffi: "inherit", net: ["127.0.0.1:8080"] }`. Of a kind that
+   * is not granted whole it gets what stands for itself: an address with its
+   * port, a path that leads nowhere else and has nothing in it that is denied, a
+   * program (by the path that its name means here), a variable. A host name, or
+   * a host without a port, it gets together with the `--deny` flags of this
+   * program, and not at all where these are not known for certain: with
+   * permissions of a configuration (`-P`), or once `process.title` was set.
+   * Ranges (`10.0.0.0/8`), patterns (`*.example.com`, `AWS_*`) and addresses in
+   * disguise (`127.1`) are refused.
+   *
+   * Without `import` it may import from Deno's default hosts, as far as this
+   * program may.
    *
    * For a thread anything but `"inherit"` needs `--unstable-worker-options`,
    * without which Deno ends the program.
@@ -125,17 +142,17 @@ export interface ProcessOptions extends SpawnOptions {
   /** More flags of `deno run`, such as `--config=deno.json` or `--unstable-net`. */
   flags?: string[];
   /**
-   * Where its standard output goes.
+   * Where its standard output goes: where this program's goes, nowhere, or to {@linkcode Child.stdout}.
    *
    * @default {"inherit"}
    */
-  stdout?: "inherit" | "null";
+  stdout?: "inherit" | "null" | "piped";
   /**
-   * Where its standard error goes.
+   * Where its standard error goes: where this program's goes, nowhere, or to {@linkcode Child.stderr}.
    *
    * @default {"inherit"}
    */
-  stderr?: "inherit" | "null";
+  stderr?: "inherit" | "null" | "piped";
 }
 
 /**
@@ -194,14 +211,16 @@ export interface Child {
   /** Its process; `undefined` for a thread. */
   readonly pid?: number;
   /**
-   * Sends a message: a structured clone, with sockets if any. It waits while 256 messages are unread there.
+   * Sends a message: a structured clone, with sockets if any. The clone is made at the call, so the message may be
+   * changed right after; it waits here while 256 messages are unread there.
    *
    * @param message What to send.
    * @param options Sockets to send away, and a signal to stop waiting.
    * @throws {Deno.errors.BrokenPipe} If the child has ended; the sockets are still whole here.
    * @throws {Deno.errors.BadResource} If a socket is closed.
    * @throws {Deno.errors.NotSupported} If a socket cannot be moved.
-   * @throws {DOMException} If the message cannot be cloned.
+   * @throws {DOMException} If the message cannot be cloned (`DataCloneError`), before anything waits.
+   * @throws {RangeError} If it has more than 256 MiB, to a process.
    */
   send(message: unknown, options?: SendOptions): Promise<void>;
   /**
@@ -212,6 +231,53 @@ export interface Child {
   messages(options?: MessagesOptions): AsyncIterableIterator<Incoming>;
   /** How it has ended, once it has. */
   readonly closed: Promise<ChildStatus>;
+  /**
+   * What a process writes to its standard output, with `stdout: "piped"`; else `undefined`.
+   *
+   * Nothing is read ahead: once the pipe is full, which is after 64 KiB, the process waits in its next write, as with
+   * `Deno.Command`. So read it to its end, or cancel it, which also closes its descriptor; writing fails there then.
+   * It can be read after the end of the process. Disposing of the child cancels it, unless it is being read.
+   *
+   * @example The output of a process
+   * ```ts
+   * import { spawnProcess } from "@c10k/sockets/process";
+   *
+   * const child = spawnProcess(`data:application/javascript,console.log("hello")`, { stdout: "piped" });
+   * console.log(await new Response(child.stdout).text()); // hello
+   * console.log((await child.closed).code); // 0
+   * ```
+   */
+  readonly stdout?: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
+  /**
+   * What a process writes to its standard error, with `stderr: "piped"`, as {@linkcode Child.stdout}.
+   */
+  readonly stderr?: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
+  /**
+   * Lets the child keep this program alive while it runs, which it does unless {@linkcode Child.unref} was called.
+   */
+  ref(): void;
+  /**
+   * Lets this program end although the child runs: neither it nor its messages and output keep the program alive. A
+   * child that is idle then ends with the program. `await` on what only the child can settle ends the program, too.
+   *
+   * @example A helper that keeps nothing alive
+   * ```ts
+   * import { spawnWorker } from "@c10k/sockets/process";
+   *
+   * const source = `
+   *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
+   *   for await (const { message } of parent().messages()) await parent().send("got " + message);
+   * `;
+   * const helper = spawnWorker(`data:application/typescript,${encodeURIComponent(source)}`); // or a file's URL
+   * helper.unref();
+   *
+   * helper.ref(); // while an answer is waited for
+   * await helper.send("this");
+   * console.log((await helper.messages().next()).value?.message); // got this
+   * helper.unref();
+   * ```
+   */
+  unref(): void;
   /**
    * Asks the child to end: its loops over `messages()` end, and so does what
    * `serve` waits for. After the grace it is killed.
@@ -241,8 +307,13 @@ export function newId(): number {
 
 /** Why nothing can be sent to a child; `cause` is what it has failed with. */
 export function endedError(name: string, cause?: Error): Error {
-  return new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`, cause === undefined ? {} : { cause });
+  return atCaller(
+    new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`, cause === undefined ? {} : { cause }),
+  );
 }
+
+/** What is known of a process whose status is lost. */
+export const LOST = { success: false, code: -1, signal: undefined } as const satisfies Omit<ChildStatus, "error">;
 
 /** Default of {@linkcode ShutdownOptions.grace}, in milliseconds. */
 export const GRACE = 10_000;

@@ -1,48 +1,54 @@
 /** What a child may do: never more than its parent, and less if it is told so. */
 
+import { resolve } from "node:path/posix";
+import { isText } from "../internal/c_string.ts";
 import { loadedLibc } from "../internal/libc.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkOptions, quote } from "../internal/validate.ts";
 import type { ChildPermissions, SpawnOptions } from "./child.ts";
+import { denialFlags } from "./launch_flags.ts";
+import { giveItem, hasWhole, isGranted, type Kind, KINDS } from "./permission_items.ts";
 
-const KINDS = ["env", "ffi", "import", "net", "read", "run", "sys", "write"] as const;
+/** The kinds whose items are paths. */
+const PATHS: readonly Kind[] = ["ffi", "read", "write"];
 
-type Kind = typeof KINDS[number];
+/**
+ * From where a program may import without a flag: what Deno's `--allow-import` has by default. A child that is not told
+ * otherwise has the same, but what this program is denied of it.
+ */
+const DEFAULT_IMPORTS = [
+  "deno.land:443",
+  "jsr.io:443",
+  "esm.sh:443",
+  "raw.esm.sh:443",
+  "cdn.jsdelivr.net:443",
+  "raw.githubusercontent.com:443",
+  "gist.githubusercontent.com:443",
+];
 
-/** How a query names what a list of a kind holds. */
-const FIELDS = {
-  env: "variable",
-  ffi: "path",
-  import: "host",
-  net: "host",
-  read: "path",
-  run: "command",
-  sys: "kind",
-  write: "path",
-} as const satisfies Record<Kind, string>;
-
-function state(kind: Kind, of?: string): Deno.PermissionStatus {
-  const descriptor = of === undefined ? { name: kind } : { name: kind, [FIELDS[kind]]: of };
-  return Deno.permissions.querySync(descriptor as Deno.PermissionDescriptor);
-}
-
-/** Checks the option's types. */
+/** Checks the option's types, and returns a copy, which stays as it was checked. */
 export function checkPermissions(value: unknown): NonNullable<SpawnOptions["permissions"]> {
   if (value === undefined || value === "inherit") return "inherit";
   if (value === "none") return value;
   if (typeof value === "string") {
-    throw new TypeError(`permissions must be "inherit", "none" or an object, received ${quote(value)}`);
+    throw atCaller(new TypeError(`permissions must be "inherit", "none" or an object, received ${quote(value)}`));
   }
   checkOptions(value, "permissions");
-  for (const [kind, what] of Object.entries(value as object)) {
-    if (!(KINDS as readonly string[]).includes(kind)) {
-      throw new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(kind)}`);
+  const checked: ChildPermissions = {};
+  for (const [name, what] of Object.entries(value as Record<string, unknown>)) {
+    const kind = KINDS.find((kind) => kind === name);
+    if (kind === undefined) {
+      throw atCaller(new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(name)}`));
     }
-    const isList = Array.isArray(what) && what.every((item) => typeof item === "string" && item !== "");
-    if (what !== undefined && typeof what !== "boolean" && what !== "inherit" && !isList) {
-      throw new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`);
-    }
+    if (what === undefined) continue;
+    const list = Array.isArray(what) ? [...what] : undefined;
+    if (list?.every((item): item is string => isText(item) && item !== "")) checked[kind] = list;
+    else if (typeof what === "boolean" || what === "inherit") checked[kind] = what;
+    else {throw atCaller(
+        new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`),
+      );}
   }
-  return value as ChildPermissions;
+  return checked;
 }
 
 /**
@@ -51,41 +57,55 @@ export function checkPermissions(value: unknown): NonNullable<SpawnOptions["perm
  * @throws {Deno.errors.NotCapable} If this program may not do as much itself.
  */
 export function permissionFlags(permissions: NonNullable<SpawnOptions["permissions"]>, action: string): string[] {
-  if (permissions === "none") return [];
   return KINDS.flatMap((kind) => {
-    const what = permissions === "inherit" ? "inherit" : permissions[kind];
-    if (what === undefined || what === false) return [];
-    if (what === "inherit") return inherited(kind);
-    if (what === true) {
-      // Without knowing what --deny flags leave out, all would be more than this program has.
-      const { state: granted, partial } = state(kind);
-      if (granted !== "granted" || partial) throw refusal(kind, undefined, action);
-      return [`--allow-${kind}`];
-    }
-    // A comma would begin another item.
-    const bad = what.find((item) => item.includes(","));
-    if (bad !== undefined) throw new TypeError(`permissions.${kind} must not hold a comma, received ${quote(bad)}`);
-    const whole = state(kind);
-    const hasAll = whole.state === "granted" && !whole.partial;
-    // A relative path is this program's, wherever the child's current folder is.
-    const items = what.map((item) => isPath(kind) && !item.startsWith("/") ? `${Deno.cwd()}/${item}` : item);
-    for (const [i, item] of items.entries()) {
-      if (!hasAll && !mayHave(kind, item)) throw refusal(kind, what[i], action);
-    }
-    return items.length === 0 ? [] : [`--allow-${kind}=${items.join(",")}`];
+    const what = permissions === "inherit" ? "inherit" : permissions === "none" ? undefined : permissions[kind];
+    const flags = flagsOf(kind, what, action);
+    return kind === "import" && flags.length === 0 ? defaultImports() : flags;
   });
 }
 
-function isPath(kind: Kind): boolean {
-  return FIELDS[kind] === "path";
+function flagsOf(kind: Kind, what: ChildPermissions[Kind], action: string): string[] {
+  if (what === undefined || what === false) return [];
+  if (what === "inherit") return inherited(kind);
+  if (what === true) {
+    // Without knowing what --deny flags leave out, all would be more than this program has.
+    if (hasWhole(kind)) return [`--allow-${kind}`];
+    throw refusal(kind, undefined, "which this program has not", action);
+  }
+  // A comma would begin another item.
+  const bad = what.find((item) => item.includes(","));
+  if (bad !== undefined) {
+    throw atCaller(new TypeError(`permissions.${kind} must not hold a comma, received ${quote(bad)}`));
+  }
+  if (what.length === 0) return [];
+  // A relative path is this program's, wherever the child's current folder is.
+  if (hasWhole(kind)) {
+    return [`--allow-${kind}=${what.map((item) => PATHS.includes(kind) ? resolve(item) : item).join(",")}`];
+  }
+  const denials = new Set<string>();
+  const items = what.map((item) => {
+    if (kind === "import" && DEFAULT_IMPORTS.includes(item) && isGranted(kind, item)) return item;
+    const given = giveItem(kind, item);
+    if ("refusal" in given) throw refusal(kind, item, given.refusal, action);
+    for (const flag of given.denials ?? []) denials.add(flag);
+    return given.item;
+  });
+  const bent = items.find((item) => item.includes(","));
+  if (bent !== undefined) throw refusal(kind, bent, "whose path holds a comma", action);
+  return [`--allow-${kind}=${items.join(",")}`, ...merged(kind, denials)];
 }
 
-/** Whether this program has an item of a list itself, with all that it stands for. */
-function mayHave(kind: Kind, item: string): boolean {
-  // A pattern may stand for what a --deny flag leaves out, which Deno does not tell.
-  if (item.includes("*")) return false;
-  const { state: granted, partial } = state(kind, item);
-  return granted === "granted" && !partial;
+/** Deno takes a flag once. */
+function merged(kind: Kind, flags: ReadonlySet<string>): string[] {
+  if (flags.size === 0) return [];
+  const lists = [...flags].map((flag) => flag.slice(`--deny-${kind}=`.length));
+  return [lists.includes("") ? `--deny-${kind}` : `--deny-${kind}=${lists.join(",")}`];
+}
+
+function defaultImports(): string[] {
+  const granted = DEFAULT_IMPORTS.filter((host) => isGranted("import", host));
+  const denials = merged("import", new Set(denialFlags("import") ?? []));
+  return granted.length === 0 ? ["--deny-import"] : [`--allow-import=${granted.join(",")}`, ...denials];
 }
 
 /**
@@ -94,15 +114,16 @@ function mayHave(kind: Kind, item: string): boolean {
  * the C library, whose path is known.
  */
 function inherited(kind: Kind): string[] {
-  const { state: granted, partial } = state(kind);
-  if (granted === "granted" && !partial) return [`--allow-${kind}`];
+  if (hasWhole(kind)) return [`--allow-${kind}`];
   const path = kind === "ffi" ? loadedLibc() : undefined;
   return path !== undefined && path.startsWith("/") ? [`--allow-ffi=${path}`] : [];
 }
 
-function refusal(kind: Kind, item: string | undefined, action: string): Error {
+function refusal(kind: Kind, item: string | undefined, why: string, action: string): Error {
   const what = item === undefined ? kind : `${kind} access to ${quote(item)}`;
-  return new Deno.errors.NotCapable(
-    `Cannot ${action}: the child would get ${what}, which this program has not, run again with the --allow-${kind} flag`,
+  return atCaller(
+    new Deno.errors.NotCapable(
+      `Cannot ${action}: the child would get ${what}, ${why}, run again with the --allow-${kind} flag`,
+    ),
   );
 }

@@ -10,7 +10,7 @@
 import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import { NativeConn } from "../tcp/native_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
-import type { MovableSocket } from "./moving.ts";
+import type { Carried } from "./moving.ts";
 
 const LOCAL_LENGTH = 4;
 const PEER_LENGTH = 5;
@@ -25,7 +25,7 @@ export const RECORD_SIZE = PEER + SOCKADDR_SIZE;
  *
  * @returns Whether there is one: not if it is of another kind, or closed, or its addresses cannot be told.
  */
-export function writeRecord(into: Uint8Array<ArrayBuffer>, at: number, socket: MovableSocket): boolean {
+export function writeRecord(into: Uint8Array<ArrayBuffer>, at: number, socket: Carried): boolean {
   const conn = socket instanceof TcpConn ? driverOf(socket) : undefined;
   const fd = conn?.fd;
   const sockaddrs = conn instanceof NativeConn && fd !== undefined ? conn.sockaddrs : undefined;

@@ -4,26 +4,37 @@
  */
 
 import { loadedLibc } from "../internal/libc.ts";
+import { PARENT_FD } from "./names.ts";
 
 /**
  * What runs in the child before its own module, from its text alone: nothing is
  * in reach but what is passed.
  *
  * With `--allow-ffi` the kernel ends it, also while it computes (`PR_SET_PDEATHSIG`
- * of prctl(2)); without, it looks from time to time who its parent is.
+ * of prctl(2)); without, it looks from time to time who its parent is. Its end
+ * of the socket between the two becomes close-on-exec, so that no program which
+ * it starts inherits it.
  */
-async function dieWithParent(parent: number, libc: string, interval: number): Promise<void> {
+async function dieWithParent(parent: number, libc: string, interval: number, socket: number): Promise<void> {
   const SIGKILL = 9n;
   const PR_SET_PDEATHSIG = 1;
+  const F_SETFD = 2;
+  const FD_CLOEXEC = 1;
   const exitIfAlone = () => {
     if (Deno.ppid !== parent) Deno.exit(1);
   };
   // Not for good: programs may not expect that a library is open.
   const permission = libc.startsWith("/") ? { name: "ffi", path: libc } as const : { name: "ffi" } as const;
   if ((await Deno.permissions.query(permission)).state === "granted") {
-    const parameters = ["i32", "u64", "u64", "u64", "u64"] as const;
-    const library = Deno.dlopen(libc, { prctl: { parameters, result: "i32" } });
+    const library = Deno.dlopen(
+      libc,
+      {
+        prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
+        fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+      } as const,
+    );
     library.symbols.prctl(PR_SET_PDEATHSIG, SIGKILL, 0n, 0n, 0n);
+    if (socket >= 0) library.symbols.fcntl(socket, F_SETFD, FD_CLOEXEC);
     library.close();
   } else Deno.unrefTimer(setInterval(exitIfAlone, interval));
   // It may have ended before it was asked for.
@@ -33,8 +44,15 @@ async function dieWithParent(parent: number, libc: string, interval: number): Pr
 /** How often a child without `--allow-ffi` looks, in milliseconds. */
 const INTERVAL = 200;
 
-/** The module that does it, for `--preload` of `deno run`; it needs no permission. */
-export function dieWithParentModule(): string {
-  const call = `await (${dieWithParent})(${Deno.pid}, ${JSON.stringify(loadedLibc() ?? "")}, ${INTERVAL});`;
+/**
+ * The module that does it, for `--preload` of `deno run`; it needs no permission.
+ *
+ * @param hasSocket The process gets {@linkcode PARENT_FD}.
+ */
+export function dieWithParentModule(hasSocket: boolean): string {
+  const values = [Deno.pid, loadedLibc() ?? "", INTERVAL, hasSocket ? PARENT_FD : -1].map((value) =>
+    JSON.stringify(value)
+  );
+  const call = `await (${dieWithParent})(${values.join(", ")});`;
   return `data:text/javascript,${encodeURIComponent(call)}`;
 }

@@ -4,8 +4,9 @@
  * one's name gets all, whatever this one may read.
  */
 
+import { cString } from "../internal/c_string.ts";
 import { libc } from "../internal/libc.ts";
-import { cString } from "./unix_socket.ts";
+import { PARENT_VARIABLE } from "./names.ts";
 
 /** Largest value that is read, in bytes: `MAX_ARG_STRLEN` of the kernel. */
 const LONGEST = 131_072;
@@ -29,6 +30,15 @@ export function readEnvironment(): string[] {
     at += BigInt(POINTER);
   }
   return variables;
+}
+
+/** This program's variables with more of them, as `NAME=value`, and without what is for this process alone. */
+export function environmentWith(more: Record<string, string> = {}): string[] {
+  const kept = readEnvironment().filter((variable) => {
+    const name = variable.slice(0, variable.indexOf("="));
+    return name !== PARENT_VARIABLE && !Object.hasOwn(more, name);
+  });
+  return [...kept, ...Object.entries(more).map(([name, value]) => `${name}=${value}`)];
 }
 
 function pointerAt(address: bigint): bigint {

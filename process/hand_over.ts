@@ -1,5 +1,6 @@
 /** Accepting for the children: the pool takes each connection and hands it to one of them. */
 
+import { sleep, Timer } from "../internal/timer.ts";
 import type { TcpConn } from "../tcp/tcp_conn.ts";
 import type { TcpListener } from "../tcp/tcp_listener.ts";
 import type { PoolChild } from "./pool_child.ts";
@@ -19,7 +20,8 @@ export class HandOver {
   readonly #giving = new Set<Promise<void>>();
   /** Resolves when {@linkcode HandOver.stop} waits no longer. */
   readonly #late = Promise.withResolvers<void>();
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isLate = false;
+  #timer: Timer | undefined;
   #listeners: readonly TcpListener[] = [];
   #next = 0;
   /** Connections that have no child of their own yet. */
@@ -37,23 +39,28 @@ export class HandOver {
     for (const listener of listeners) this.#keep(this.#run(listener));
   }
 
-  /** Accepts no more; who was accepted, or could have been, is served, if that is possible within the grace. */
-  async stop(grace: number): Promise<void> {
+  /**
+   * Accepts no more; who was accepted is served, if that is possible within the grace. `last`: no other program accepts
+   * from the listeners, and who has connected is served, too.
+   */
+  async stop(grace: number, last: boolean): Promise<void> {
     this.#accepting.abort();
     this.#children.wake();
     this.hurry(grace);
-    await Promise.race([Promise.all(this.#giving), this.#late.promise]);
-    clearTimeout(this.#timer);
+    if (last) { for (const listener of this.#listeners) this.#keep(this.#drain(listener)); }
+    // Each that is accepted now adds to them.
+    while (this.#giving.size > 0 && !this.#isLate) await Promise.race([Promise.all(this.#giving), this.#late.promise]);
+    this.#timer?.cancel();
     this.#late.resolve();
-    if (this.#settings.per === "pool") { for (const listener of this.#listeners) this.#giveRest(listener); }
   }
 
   /** Makes the end of {@linkcode HandOver.stop} come sooner. */
   async hurry(grace: number): Promise<void> {
-    clearTimeout(this.#timer);
-    if (grace !== Infinity) this.#timer = setTimeout(() => this.#late.resolve(), grace);
+    this.#timer?.cancel();
+    this.#timer = new Timer(grace, () => this.#late.resolve());
     await this.#late.promise;
-    clearTimeout(this.#timer);
+    this.#isLate = true;
+    this.#timer.cancel();
   }
 
   async #run(listener: TcpListener): Promise<void> {
@@ -91,7 +98,7 @@ export class HandOver {
       const isServed = this.#children.serving.some((child) => child !== undefined);
       if (!isServed && this.#children.isEnding) return conn.close();
       // A child will have room, or the kernel will: of that nobody is told.
-      await Promise.race([this.#children.changed, ...(isServed ? [delay(RETRY_DELAY)] : [])]);
+      await Promise.race([this.#children.changed, ...(isServed ? [sleep(RETRY_DELAY)] : [])]);
     }
   }
 
@@ -132,7 +139,7 @@ export class HandOver {
         } catch (error) {
           child?.kill();
           if (this.#children.isEnding) break;
-          await delay(this.#children.fail(0, { hasServed: false, since }, error) ?? 0);
+          await sleep(this.#children.fail(0, { hasServed: false, since }, error) ?? 0);
         }
       }
       conn.close();
@@ -142,15 +149,16 @@ export class HandOver {
     }
   }
 
-  /** What the kernel has finished handshakes with already is served, too. */
-  #giveRest(listener: TcpListener): void {
-    try {
-      while (this.#hasRoom) {
-        const conn = listener.tryAccept();
-        if (conn === undefined) return;
-        if (!this.#tryGive(conn)) conn.close();
-      }
-    } catch { /* closed or shut down by somebody else, or no descriptors are left: nothing more can be accepted */ }
+  /** Serves what the kernel has finished handshakes with already, as there is room for it. */
+  async #drain(listener: TcpListener): Promise<void> {
+    listener.drain();
+    for await (const conn of listener) {
+      if (!this.#hasRoom) this.#children.finish();
+      while (!this.#hasRoom && !this.#isLate) await Promise.race([this.#children.changed, this.#late.promise]);
+      if (this.#isLate) conn.close();
+      else if (this.#settings.per === "connection") this.#keep(this.#giveAlone(conn));
+      else await this.#give(conn);
+    }
   }
 
   /** What is to be done before the pool closes. */
@@ -158,8 +166,4 @@ export class HandOver {
     this.#giving.add(work);
     work.finally(() => this.#giving.delete(work));
   }
-}
-
-function delay(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -5,9 +5,10 @@
  * the library's own packets, which pass by those that wait.
  */
 
+import { again } from "../internal/stack.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { checkOptions, checkSignal } from "../internal/validate.ts";
-import { checkSockets, type MovableSocket } from "./moving.ts";
+import { adopt, type Carried, checkSockets, type MovableSocket } from "./moving.ts";
 
 /** Messages that may be under way and unread. */
 const WINDOW = 256;
@@ -104,15 +105,23 @@ export interface SendOptions {
 /** One way to carry packets. */
 export interface Transport {
   /** Sends a packet, unless it is cancelled before; takes the sockets, and calls `sent`, only at the moment it succeeds. */
-  send(packet: Packet, sockets: readonly MovableSocket[], sent: () => void, signal?: AbortSignal): Promise<void>;
+  send(packet: Packet, sockets: readonly Carried[], sent: () => void, signal?: AbortSignal): Promise<void>;
   /** The same without waiting; false if there is no room now. */
-  trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean;
-  /** Throws if the packet, or one of the sockets, cannot be sent at all. */
-  check(packet: Packet, sockets: readonly MovableSocket[]): void;
+  trySend(packet: Packet, sockets: readonly Carried[]): boolean;
+  /** Throws if one of the sockets cannot be sent at all. */
+  check(sockets: readonly Carried[]): void;
   /** Lets waiting for packets keep the process alive, or not. */
   ref(on: boolean): void;
   close(): void;
 }
+
+/**
+ * Makes of a packet with a message of the user's one that no longer changes when the message does, for the kind of
+ * transport that it will go by.
+ *
+ * @throws {unknown} If the message, or one of the sockets, cannot be sent that way.
+ */
+export type Seal = (packet: Packet, sockets: readonly MovableSocket[]) => Packet;
 
 interface Sending extends Waiter<void> {
   readonly packet: Packet;
@@ -126,14 +135,17 @@ export class Link {
   onPacket: ((packet: Packet, sockets: MovableSocket[]) => void) | undefined;
   /** Told when somebody begins or stops to wait for messages. */
   onWaiting: ((waits: boolean) => void) | undefined;
+  /** Makes a socket of a descriptor that has come. */
+  adopt: typeof adopt = adopt;
   /** Nobody reads messages here: only the library's own packets may come. */
   takesMessages = true;
   readonly #name: string;
+  readonly #seal: Seal;
   readonly #outgoing = new WaiterQueue<Sending>();
   readonly #waiting = new WaiterQueue<Waiter<Incoming | undefined>>();
   readonly #inbox: Incoming[] = [];
   /** Packets of the library's own that wait for the transport. */
-  readonly #urgent: { packet: Packet; sockets: readonly MovableSocket[]; done(error?: unknown): void }[] = [];
+  readonly #urgent: { packet: Packet; sockets: readonly Carried[]; done(error?: unknown): void }[] = [];
   #transport: Transport | undefined;
   #credit = WINDOW;
   #taken = 0;
@@ -142,9 +154,10 @@ export class Link {
   #ended = false;
   #failure: Error | undefined;
 
-  /** `name` is what errors call the other side. */
-  constructor(name: string) {
+  /** `name` is what errors call the other side; `seal` is for messages, which may be sent before there is a transport. */
+  constructor(name: string, seal: Seal = (packet) => packet) {
     this.#name = name;
+    this.#seal = seal;
   }
 
   /** The other side can be reached. */
@@ -166,13 +179,17 @@ export class Link {
   send(message: unknown, options: SendOptions = {}): Promise<void> {
     let signal: AbortSignal | undefined;
     let sockets: readonly MovableSocket[];
-    const packet: Packet = { type: "message", body: message };
+    let packet: Packet;
     try {
       checkOptions(options);
       signal = checkSignal(options);
       sockets = checkSockets(options.sockets, `send to ${this.#name}`);
-      if (this.#failure !== undefined) throw this.#failure;
-      this.#transport?.check(packet, sockets);
+      if (this.#failure !== undefined) throw again(this.#failure);
+      this.#transport?.check(sockets);
+      packet = this.#seal({ type: "message", body: message }, sockets);
+      // The message's getters may have done anything.
+      if (this.#failure !== undefined) throw again(this.#failure);
+      signal?.throwIfAborted();
     } catch (error) {
       return Promise.reject(error);
     }
@@ -183,7 +200,7 @@ export class Link {
   }
 
   /** Sends a packet of the library's own, before messages that wait. */
-  post(packet: Packet, sockets: readonly MovableSocket[] = []): Promise<void> {
+  post(packet: Packet, sockets: readonly Carried[] = []): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     try {
       if (this.tryPost(packet, sockets)) return Promise.resolve();
@@ -197,7 +214,7 @@ export class Link {
   }
 
   /** The same without waiting; false if there is no room now. */
-  tryPost(packet: Packet, sockets: readonly MovableSocket[] = []): boolean {
+  tryPost(packet: Packet, sockets: readonly Carried[] = []): boolean {
     if (this.#pumping || this.#failure !== undefined) return false;
     return this.#transport?.trySend(packet, sockets) ?? false;
   }

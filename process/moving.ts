@@ -2,11 +2,13 @@
 
 import { Descriptor } from "../internal/descriptor.ts";
 import { notSupportedError } from "../internal/errors.ts";
+import { atCaller } from "../internal/stack.ts";
 import { quote } from "../internal/validate.ts";
 import { NativeConn } from "../tcp/native_conn.ts";
 import { TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
 import { UdpEndpoint } from "../udp/udp_endpoint.ts";
+import { UnixListener } from "./unix_socket.ts";
 
 /** Sockets that one message may carry. */
 export const MOST_SOCKETS = 16_384;
@@ -29,11 +31,15 @@ export const MOST_SOCKETS = 16_384;
  */
 export type MovableSocket = TcpConn | TcpListener | UdpEndpoint;
 
+/** What the library's own packets carry: also the listener of a control socket. */
+export type Carried = MovableSocket | UnixListener;
+
 /** Which class a descriptor is to become again. */
-export type SocketKind = "conn" | "listener" | "udp";
+export type SocketKind = "conn" | "listener" | "udp" | "control";
 
 /** The kind of a socket. */
-export function kindOf(socket: MovableSocket): SocketKind {
+export function kindOf(socket: Carried): SocketKind {
+  if (socket instanceof UnixListener) return "control";
   return socket instanceof TcpConn ? "conn" : socket instanceof TcpListener ? "listener" : "udp";
 }
 
@@ -45,26 +51,28 @@ export function kindOf(socket: MovableSocket): SocketKind {
  */
 export function checkSockets(value: unknown, action: string): readonly MovableSocket[] {
   if (value === undefined) return [];
-  if (!Array.isArray(value)) throw new TypeError(`sockets must be an array, received ${quote(value)}`);
+  if (!Array.isArray(value)) throw atCaller(new TypeError(`sockets must be an array, received ${quote(value)}`));
   if (value.length > MOST_SOCKETS) {
-    throw new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${value.length}`);
+    throw atCaller(new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${value.length}`));
   }
   const seen = new Set<unknown>();
-  for (const socket of value) {
+  // A copy: the caller's array may change while the message waits.
+  const sockets = Array.from({ length: value.length }, (_, i) => value[i] as MovableSocket);
+  for (const socket of sockets) {
     if (!(socket instanceof TcpConn || socket instanceof TcpListener || socket instanceof UdpEndpoint)) {
-      throw new TypeError(`sockets must hold TcpConn, TcpListener or UdpEndpoint, received ${quote(socket)}`);
+      throw atCaller(new TypeError(`sockets must hold TcpConn, TcpListener or UdpEndpoint, received ${quote(socket)}`));
     }
-    if (seen.has(socket)) throw new TypeError("sockets must hold each socket once");
+    if (seen.has(socket)) throw atCaller(new TypeError("sockets must hold each socket once"));
     seen.add(socket);
     if (socket.engine === "native" && socket.fd === undefined) {
-      throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
+      throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`));
     }
   }
-  return value;
+  return sockets;
 }
 
 /** The descriptors of native sockets, which stay with them. */
-export function descriptorsOf(sockets: readonly MovableSocket[], action: string): number[] {
+export function descriptorsOf(sockets: readonly Carried[], action: string): number[] {
   return sockets.map(({ engine, fd }) => {
     if (engine !== "native") {
       throw notSupportedError(
@@ -72,13 +80,13 @@ export function descriptorsOf(sockets: readonly MovableSocket[], action: string)
         "it has connections only that can be moved, and to a thread only; use --allow-ffi on Linux",
       );
     }
-    if (fd === undefined) throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
+    if (fd === undefined) throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`));
     return fd;
   });
 }
 
 /** Closes sockets here whose copies have been sent. */
-export function giveAway(sockets: readonly MovableSocket[]): void {
+export function giveAway(sockets: readonly Carried[]): void {
   for (const socket of sockets) socket.close();
 }
 

@@ -1,9 +1,11 @@
 /** Which sockets a process has open. */
 
+import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
+import { atCaller } from "../internal/stack.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { checkInteger } from "../internal/validate.ts";
 import {
@@ -16,7 +18,6 @@ import {
   type Tables,
   type Wanted,
 } from "./proc_net.ts";
-import { cString } from "./unix_socket.ts";
 
 /**
  * One descriptor that refers to a socket.
@@ -228,8 +229,10 @@ function requireAll(path: string, action: string): void {
   for (const name of KINDS) {
     const { state, partial } = Deno.permissions.querySync({ name });
     if (state === "granted" && !partial) continue;
-    throw new Deno.errors.NotCapable(
-      `Cannot ${action}: requires all access to "${path}", run again with the --allow-all flag`,
+    throw atCaller(
+      new Deno.errors.NotCapable(
+        `Cannot ${action}: requires all access to "${path}", run again with the --allow-all flag`,
+      ),
     );
   }
 }

@@ -1,19 +1,18 @@
 /** A child's side: what it hears of its parent. */
 
 import { engineSupport } from "../internal/engine.ts";
-import { libc } from "../internal/libc.ts";
-import { thisOwner, WORKER_MARK } from "../internal/owner.ts";
+import { childThreadName, isEntrusted, thisOwner } from "../internal/owner.ts";
+import { atCaller } from "../internal/stack.ts";
 import type { NativeConn } from "../tcp/native_conn.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { ConnectionReceiver } from "./connection_channel.ts";
 import { type Incoming, Link, type MessagesOptions, type Packet, type SendOptions } from "./link.ts";
 import type { MovableSocket } from "./moving.ts";
-import { PARENT_VARIABLE } from "./names.ts";
-import { readVariable } from "./environment.ts";
-import { ProcessTransport } from "./process_transport.ts";
+import { takeParentSocket } from "./parent_socket.ts";
+import { HELLO, ProcessTransport, sealForProcess } from "./process_transport.ts";
 import type { Hello } from "./spawn_worker.ts";
-import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
-import { UnixSocket } from "./unix_socket.ts";
+import { type Envelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
+import type { UnixSocket } from "./unix_socket.ts";
 
 /**
  * The parent, seen from a child.
@@ -66,7 +65,7 @@ export interface ParentPort {
 /** {@linkcode ParentPort}, and what the library itself needs of it. */
 export class Port implements ParentPort {
   readonly kind: "worker" | "process";
-  readonly link: Link = new Link("the parent");
+  readonly link: Link;
   readonly #end: () => void;
   readonly #abort = new AbortController();
   readonly #work = new Set<Promise<unknown>>();
@@ -76,6 +75,7 @@ export class Port implements ParentPort {
 
   constructor(kind: "worker" | "process", end: () => void) {
     this.kind = kind;
+    this.link = new Link("the parent", kind === "worker" ? sealForThread : sealForProcess);
     this.#end = end;
     this.link.onPacket = (packet, sockets) => this.#take(packet, sockets);
   }
@@ -174,27 +174,24 @@ export function parent(): ParentPort {
 
 /** {@linkcode parent}, for the library. */
 export function thePort(): Port {
-  return port ??= inWorker() ? joinThread() : joinProcess();
+  return port ??= childThread === undefined ? joinProcess() : joinThread();
 }
 
-function inWorker(): boolean {
-  return "DedicatedWorkerGlobalScope" in globalThis &&
-    (globalThis as unknown as { name: string }).name.startsWith(WORKER_MARK);
-}
+/** What the parent calls this thread; `undefined` in what is no child, or is a process. */
+const childThread = childThreadName();
 
 function noParent(more = "", cause?: unknown): Error {
   const message = `Cannot reach the parent: this program was not started by spawnWorker or spawnProcess${more}`;
-  return new Error(message, cause === undefined ? {} : { cause });
+  return atCaller(new Error(message, cause === undefined ? {} : { cause }));
 }
 
-if (inWorker()) {
+if (childThread !== undefined) {
   // Its end is told even if it never calls parent().
   tellOfEnd(globalThis as unknown as WorkerScope);
 }
 
 /** What a Worker's scope has, and this library is not compiled for. */
 interface WorkerScope extends EventTarget {
-  readonly name: string;
   postMessage(message: unknown, transfer?: Transferable[]): void;
   close(): void;
 }
@@ -204,7 +201,7 @@ function tellOfEnd(scope: WorkerScope): void {
   const close = scope.close.bind(scope);
   const sayBye = () => {
     const code = Deno.exitCode;
-    const body = code === 0 ? undefined : new Error(`${nameOf(scope)} has ended with the exit code ${code}`);
+    const body = code === 0 ? undefined : new Error(`${childThread} has ended with the exit code ${code}`);
     scope.postMessage({ packet: { type: "bye", body }, sockets: [] } satisfies Envelope);
   };
   scope.close = () => {
@@ -212,11 +209,6 @@ function tellOfEnd(scope: WorkerScope): void {
     close();
   };
   scope.addEventListener("unload", sayBye);
-}
-
-/** What the parent calls this Worker. */
-function nameOf({ name }: WorkerScope): string {
-  return name.slice(WORKER_MARK.length).replace(/ @[0-9a-f]+$/, "");
 }
 
 function joinThread(): Port {
@@ -229,11 +221,11 @@ function joinThread(): Port {
     const { data } = event as MessageEvent<Envelope>;
     // What was handed over before this was said comes first.
     connections?.onReady();
-    if (data.channel !== undefined) {
+    if (isEntrusted(data.channel, owner)) {
       const take = (conn: NativeConn) => port.link.receive({ type: "connection" }, [wrapConn(conn)], 0);
       connections = ConnectionReceiver.open(data.channel, take);
     }
-    port.link.receive(data.packet, ...unpack(data));
+    port.link.receive(data.packet, ...unpack(data, owner));
   });
   scope.postMessage({ hello: true, takesNative } satisfies Hello);
   port.link.attach(new ThreadTransport(scope, owner));
@@ -245,19 +237,18 @@ function joinProcess(): Port {
   if (engine !== "native") {
     throw noParent(`, or it may not talk: a process needs permissions with ffi: "inherit" for that (${reason})`);
   }
-  const path = readVariable(PARENT_VARIABLE);
-  if (path === undefined) throw noParent();
-  let socket: UnixSocket;
+  // A plain Worker of such a process is no child: the socket belongs to the main thread.
+  if ("DedicatedWorkerGlobalScope" in globalThis) throw noParent();
+  let socket: UnixSocket | undefined;
   try {
-    socket = UnixSocket.connect(path, "the parent");
+    socket = takeParentSocket();
+    socket?.trySend(HELLO, () => [], () => {});
   } catch (error) {
     throw noParent("", error);
   }
-  const { pid, uid } = socket.peer;
-  if (pid !== libc.getppid() || uid !== libc.getuid()) {
-    socket.close();
-    throw noParent();
-  }
+  if (socket === undefined) throw noParent();
+  // A parent that finds it closed ends the child, which is about to end with an exit code.
+  socket.outlive();
   const port = new Port("process", () => transport.ref(false));
   const transport = new ProcessTransport(socket, port.link, () => {
     // The line is cut: the parent has ended.

@@ -1,6 +1,7 @@
 /** Children that serve the connections of one listener, and are replaced when they fail. */
 
 import { formatAddress } from "../internal/address.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkDuration, checkOptions } from "../internal/validate.ts";
 import type { TcpListener } from "../tcp/tcp_listener.ts";
 import type { ShutdownOptions } from "./child.ts";
@@ -60,6 +61,10 @@ export interface ChildStats {
  *
  * SIGTERM and SIGINT to this program close the pool, SIGHUP reloads it.
  *
+ * Each child that ends unasked gets one line on standard error: its kind, number and process, its exit code, signal or
+ * error, and when the next one starts. Nothing is written about a child that ends because of {@linkcode Pool.close},
+ * {@linkcode Pool.reload} or a SIGTERM.
+ *
  * A child whose handler never lets its event loop turn is not noticed: what it
  * has waits, and of what is handed over up to 128 connections more.
  *
@@ -103,7 +108,7 @@ export class Pool implements AsyncDisposable {
   #grace = Infinity;
 
   private constructor(settings: PoolSettings, restarts: Restarts) {
-    if (settings === undefined) throw new TypeError("Illegal constructor: use Pool.start");
+    if (settings === undefined) throw atCaller(new TypeError("Illegal constructor: use Pool.start"));
     this.#settings = settings;
     const fail = (error: Error) => void (this.#closing ??= this.#close(0, error));
     this.#children = new Supervisor(settings, restarts, () => this.#listeners, fail);
@@ -157,7 +162,8 @@ export class Pool implements AsyncDisposable {
       if (settings.per === "pool") await pool.#children.startAll();
       if (control !== undefined) {
         // What can fail is done before the other one is told to end.
-        pool.#control = new ControlServer(control, () => duplicate(pool.#listeners), () => pool.close());
+        const answers = () => duplicate(pool.#listeners);
+        pool.#control = new ControlServer(control, answers, () => pool.close(), old?.takeControl());
         await old?.drain();
         pool.#control.publish();
       }
@@ -236,7 +242,7 @@ export class Pool implements AsyncDisposable {
    */
   reload(): Promise<void> {
     if (this.#closing !== undefined) {
-      return Promise.reject(new Deno.errors.BadResource("Cannot reload: the pool is closed"));
+      return Promise.reject(atCaller(new Deno.errors.BadResource("Cannot reload: the pool is closed")));
     }
     if (this.#settings.per === "connection") return Promise.resolve(); // each child is new
     if (this.#reloading === undefined && this.#nextReload === undefined) return this.#reload();
@@ -280,7 +286,7 @@ export class Pool implements AsyncDisposable {
   }
 
   async #reload(): Promise<void> {
-    if (this.#closing !== undefined) throw new Deno.errors.BadResource("Cannot reload: the pool is closed");
+    if (this.#closing !== undefined) throw atCaller(new Deno.errors.BadResource("Cannot reload: the pool is closed"));
     this.#reloading = this.#children.renew();
     try {
       await this.#reloading;
@@ -297,12 +303,15 @@ export class Pool implements AsyncDisposable {
 
   async #close(grace: number, failure: Error | undefined): Promise<void> {
     this.#grace = grace;
+    const begun = performance.now();
+    // Another program that has taken over goes on with what is in the queues.
+    const last = grace > 0 && this.#control?.hasSuccessor !== true;
     this.#control?.close();
-    await this.#handOver?.stop(grace);
+    await this.#handOver?.stop(grace, last);
     // Children that accept hold the same sockets until they have taken what is in the queue.
     const listeners = this.#listeners.splice(0);
     for (const listener of listeners) listener.close();
-    await this.#children.endAll(this.#grace);
+    await this.#children.endAll(Math.max(this.#grace - (performance.now() - begun), 0), last);
     this.#signals.stop();
     if (failure === undefined) this.#closed.resolve();
     else this.#closed.reject(failure);

@@ -1,5 +1,6 @@
 /** One child of a pool, and what it is known to have done. */
 
+import { Timer } from "../internal/timer.ts";
 import type { TcpConn } from "../tcp/tcp_conn.ts";
 import type { Child, ChildStatus, ProcessOptions } from "./child.ts";
 import type { Link } from "./link.ts";
@@ -35,15 +36,20 @@ export class PoolChild {
   state: "starting" | "serving" | "draining" | "ended" = "starting";
   /** Connections that were handed over, or that it has accepted. */
   total = 0;
+  /** It was told how it gets its connections. */
+  hasStarted = false;
   /** Why it has ended, if nobody asked for that. */
   failure: Error | undefined;
+  /** The signal that has ended it. */
+  signal: Deno.Signal | undefined;
   #opened = 0;
   #finished = 0;
   readonly #events: PoolChildEvents;
   readonly #ready = Promise.withResolvers<void>();
   readonly #stopped = Promise.withResolvers<void>();
-  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #timer: Timer;
   #timedOut: Error | undefined;
+  #isKilled = false;
 
   constructor(
     slot: number,
@@ -63,12 +69,10 @@ export class PoolChild {
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
     this.stopped = this.#stopped.promise;
-    if (startTimeout !== Infinity) {
-      this.#timer = setTimeout(() => {
-        this.#timedOut = new Deno.errors.TimedOut(`${this.child.name} has not called serve() in ${startTimeout} ms`);
-        this.child.kill();
-      }, startTimeout);
-    }
+    this.#timer = new Timer(startTimeout, () => {
+      this.#timedOut = new Deno.errors.TimedOut(`${this.child.name} has not called serve() in ${startTimeout} ms`);
+      this.child.kill();
+    });
     this.child.closed.then((status) => this.#end(status));
   }
 
@@ -94,14 +98,17 @@ export class PoolChild {
 
   /** Throws if connections of these listeners cannot be given to it: a thread may lack the permission to use them. */
   check(listeners: readonly MovableSocket[]): void {
-    const native = listeners.filter(({ engine }) => engine === "native");
-    this.child.link.transport?.check({ type: "pool" }, native);
+    // One that drains is closed, and its connections still need children.
+    const native = listeners.filter(({ engine, fd }) => engine === "native" && fd !== undefined);
+    this.child.link.transport?.check(native);
   }
 
   /** Says how it gets its connections; the listeners are given away. */
   async start(settings: Start, listeners: readonly MovableSocket[]): Promise<void> {
     await this.#post(settings, listeners);
-    if (this.state === "starting") this.state = "serving";
+    if (this.state !== "starting") return;
+    this.state = "serving";
+    this.hasStarted = true;
   }
 
   /**
@@ -119,16 +126,25 @@ export class PoolChild {
     if (this.state === "serving") this.#post({ do: "look" }).catch(() => {});
   }
 
-  /** Lets it finish, if it has not ended, and ends it after the grace, in milliseconds. */
-  async drain(grace: number): Promise<void> {
-    if (this.state !== "draining") this.#post({ do: "drain" }).catch(() => {});
+  /** Lets its handlers know that the pool closes; it takes connections still. */
+  finish(): void {
+    if (this.state === "serving") this.#post({ do: "finish" }).catch(() => {});
+  }
+
+  /**
+   * Lets it finish, if it has not ended, and ends it after the grace, in milliseconds; `last`: nobody else accepts from
+   * its listeners.
+   */
+  async drain(grace: number, last = false): Promise<void> {
+    if (this.state !== "draining") this.#post({ do: "drain", last }).catch(() => {});
     this.state = "draining";
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.child.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     await this.child.closed;
-    clearTimeout(timer);
+    timer.cancel();
   }
 
   kill(): void {
+    this.#isKilled = true;
     this.child.kill();
   }
 
@@ -139,7 +155,7 @@ export class PoolChild {
   #take(body: FromChild): void {
     switch (body.is) {
       case "ready":
-        clearTimeout(this.#timer);
+        this.#timer.cancel();
         this.#ready.resolve();
         break;
       case "counting":
@@ -164,10 +180,11 @@ export class PoolChild {
   }
 
   #end(status: ChildStatus): void {
-    clearTimeout(this.#timer);
-    const wasAsked = this.state === "draining";
+    this.#timer.cancel();
+    const wasAsked = this.state === "draining" || this.#isKilled;
     const early = this.state === "starting" ? " before it called serve()" : "";
     this.state = "ended";
+    this.signal = status.signal;
     const how = status.signal !== undefined ? `by ${status.signal}` : `with code ${status.code}`;
     const error = this.#timedOut ??
       new Error(

@@ -1,12 +1,15 @@
 /** How a pool is started. */
 
+import { resolve } from "node:path/posix";
+import { checkText } from "../internal/c_string.ts";
 import { chooseEngine, engineSupport } from "../internal/engine.ts";
 import { getSocketOption } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
 import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
 import { GRACE, type ProcessOptions } from "./child.ts";
 import type { RestartOptions } from "./restarts.ts";
-import { LONGEST_PATH } from "./unix_socket.ts";
+import { LONGEST_PATH } from "./socket_file.ts";
 
 /**
  * Who gets the next connection.
@@ -55,6 +58,18 @@ export type Balance = "shared" | "reuseport" | "round-robin" | "least-connection
  * ```
  */
 export interface PoolOptions extends ProcessOptions {
+  /**
+   * Where the standard output of processes goes. It cannot be read here: children come and go.
+   *
+   * @default {"inherit"}
+   */
+  stdout?: "inherit" | "null";
+  /**
+   * Where the standard error of processes goes.
+   *
+   * @default {"inherit"}
+   */
+  stderr?: "inherit" | "null";
   /** Threads or processes. */
   kind: "worker" | "process";
   /** What a child runs: a module that calls {@linkcode serve}. */
@@ -120,7 +135,8 @@ export interface PoolOptions extends ProcessOptions {
    * Path of a Unix socket by which a newly started program can take over. If one that was started with the same path
    * runs already, those of its listening sockets are taken that have the address asked for here (with port 0 whatever
    * it has), without refusing a connection, and it is told to drain once the children of this one are up. If that
-   * fails before, the other goes on. At most 99 bytes; needs `--allow-read` and `--allow-write` for the path.
+   * fails before, the other goes on. At most 107 bytes as an absolute path; needs `--allow-read` and `--allow-write` for the path, and makes no
+   * other file. A file that is no socket is left alone, and so is a socket that somebody serves.
    */
   control?: string;
 }
@@ -144,7 +160,9 @@ const DEFAULT_START_TIMEOUT = 60_000;
 
 function oneOf<T extends string>(value: unknown, name: string, choices: readonly T[]): T {
   if ((choices as readonly unknown[]).includes(value)) return value as T;
-  throw new TypeError(`${name} must be ${choices.map((c) => `"${c}"`).join(" or ")}, received ${quote(value)}`);
+  throw atCaller(
+    new TypeError(`${name} must be ${choices.map((c) => `"${c}"`).join(" or ")}, received ${quote(value)}`),
+  );
 }
 
 /** Checks the options before anything is started. */
@@ -154,14 +172,14 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   const kind = oneOf(options.kind, "kind", ["worker", "process"]);
   const per = oneOf(options.per ?? "pool", "per", ["pool", "connection"]);
   if ((listener === undefined) === (listen === undefined)) {
-    throw new TypeError("options must have either listen or listener");
+    throw atCaller(new TypeError("options must have either listen or listener"));
   }
   if (listener !== undefined && !(listener instanceof TcpListener)) {
-    throw new TypeError(`listener must be a TcpListener, received ${quote(listener)}`);
+    throw atCaller(new TypeError(`listener must be a TcpListener, received ${quote(listener)}`));
   }
   if (listen !== undefined) checkOptions(listen, "listen");
   if (listener?.engine === "native" && listener.fd === undefined) {
-    throw new Deno.errors.BadResource("Cannot start a pool: the listener is closed");
+    throw atCaller(new Deno.errors.BadResource("Cannot start a pool: the listener is closed"));
   }
   const engine = listener?.engine ?? chooseEngine(listen?.engine, "start a pool");
   const accepting = per === "pool" ? "shared" : "round-robin";
@@ -178,10 +196,10 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     );
   }
   if (per === "connection" && (balance === "shared" || balance === "reuseport")) {
-    throw new TypeError(`balance must be "round-robin" or "least-connections" with per: "connection"`);
+    throw atCaller(new TypeError(`balance must be "round-robin" or "least-connections" with per: "connection"`));
   }
   if (balance === "reuseport" && listener?.fd !== undefined && getSocketOption(listener.fd, "SO_REUSEPORT") !== 1) {
-    throw new TypeError('listener must be bound with reusePort for balance: "reuseport"');
+    throw atCaller(new TypeError('listener must be bound with reusePort for balance: "reuseport"'));
   }
   const size = checkInteger(options.size ?? Math.max(navigator.hardwareConcurrency, 1), "size", 1, 10_000);
   if (maxConnections !== Infinity) {
@@ -189,13 +207,15 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     const least = balance === "reuseport" ? size : 1;
     checkInteger(maxConnections, "maxConnections", least, 2 ** 31 - 1);
   }
-  if (control !== undefined) checkControl(control);
   const { name, permissions, args, env, cwd, flags, stdout, stderr } = options;
   const ofProcesses = Object.entries({ args, env, cwd, flags, stdout, stderr }).find(([, value]) =>
     value !== undefined
   );
   if (kind === "worker" && ofProcesses !== undefined) {
-    throw new TypeError(`${ofProcesses[0]} is for kind: "process": a thread has what this program has`);
+    throw atCaller(new TypeError(`${ofProcesses[0]} is for kind: "process": a thread has what this program has`));
+  }
+  for (const [which, to] of Object.entries({ stdout, stderr })) {
+    if (to !== undefined) oneOf(to, which, ["inherit", "null"]);
   }
   return {
     kind,
@@ -207,7 +227,7 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     grace: checkDuration(options.grace ?? GRACE, "grace"),
     startTimeout: checkDuration(options.startTimeout ?? DEFAULT_START_TIMEOUT, "startTimeout"),
     signals: checkBoolean(options.signals ?? true, "signals"),
-    control,
+    control: control === undefined ? undefined : checkControl(control),
     child: Object.fromEntries(
       Object.entries({ name, permissions, args, env, cwd, flags, stdout, stderr }).filter(([, value]) =>
         value !== undefined
@@ -216,16 +236,24 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   };
 }
 
-function checkControl(control: unknown): void {
-  if (typeof control !== "string" || control === "") {
-    throw new TypeError(`control must be a path, received ${quote(control)}`);
+/**
+ * The path of the control socket as the permissions are asked for: absolute, whatever becomes of the current folder,
+ * and without `..`, which the kernel would follow from where a symbolic link leads to.
+ */
+function checkControl(control: unknown): string {
+  if (checkText(control, "control") === "" || String(control).endsWith("/")) {
+    throw atCaller(new TypeError(`control must be a path of a file, received ${quote(control)}`));
   }
-  const { length } = new TextEncoder().encode(control);
-  if (length > LONGEST_PATH) throw new RangeError(`control must have at most ${LONGEST_PATH} bytes, has ${length}`);
+  const path = resolve(String(control));
+  const { length } = new TextEncoder().encode(path);
+  if (length > LONGEST_PATH) {
+    throw atCaller(new RangeError(`control must have at most ${LONGEST_PATH} bytes, has ${length}`));
+  }
+  return path;
 }
 
 function requireNative(engine: "runtime" | "native", what: string): void {
   if (engine === "native") return;
   const reason = engineSupport().reason ?? 'do not ask for engine: "runtime"';
-  throw new Deno.errors.NotSupported(`Cannot start a pool with ${what} on the runtime engine: ${reason}`);
+  throw atCaller(new Deno.errors.NotSupported(`Cannot start a pool with ${what} on the runtime engine: ${reason}`));
 }

@@ -26,8 +26,10 @@ export type ToChild =
   | { readonly do: "connection" }
   /** Somebody else may have been woken for a connection and not have taken it. */
   | { readonly do: "look" }
-  /** Take no more, and finish what is open. */
-  | { readonly do: "drain" }
+  /** Finish what is open soon: the pool closes, and others wait for room. */
+  | { readonly do: "finish" }
+  /** Take no more, and finish what is open; `last`: nobody else accepts, so what is in the queue is this child's. */
+  | { readonly do: "drain"; readonly last?: boolean }
   /** There are no connections for it: the parent is no pool. */
   | { readonly do: "refuse" };
 

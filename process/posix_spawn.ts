@@ -4,10 +4,11 @@
  */
 
 import { constants } from "node:os";
+import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
+import { SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
-import { cString } from "./unix_socket.ts";
 
 // spawn.h; the structs have 80 and 336 bytes.
 const POSIX_SPAWN_SETSIGDEF = 0x04;
@@ -28,6 +29,14 @@ const WEXITED = 4;
 const SIGINFO_SIZE = 128;
 const CLD_EXITED = 1;
 
+/**
+ * Signals that a program keeps ignoring if this one was started so: `nohup` and a shell's background jobs ignore them
+ * on purpose, for all that is started below.
+ */
+const KEPT_SIGNALS = ["SIGHUP", "SIGINT", "SIGQUIT"] as const;
+/** What runs scripts that do not say what runs them. */
+const SHELL = "/bin/sh";
+
 /** How a program has ended. */
 export interface Ended {
   readonly code: number;
@@ -36,7 +45,10 @@ export interface Ended {
 
 /** What is started. */
 export interface Program {
+  /** What it is called by: its first argument. */
   readonly command: string;
+  /** The absolute path of its file. */
+  readonly file: string;
   readonly args: readonly string[];
   /** `NAME=value` each. */
   readonly environment: readonly string[];
@@ -44,37 +56,46 @@ export interface Program {
 }
 
 /**
- * Starts a program; `files[n]` becomes its descriptor n. It begins with all
- * signals as they are by default: Deno ignores SIGPIPE, which programs in a
- * pipeline die of.
+ * Starts a program; `files[n]` becomes its descriptor n, and it inherits this program's n where that is `undefined`.
+ * No signal is blocked there, and all but {@linkcode KEPT_SIGNALS} are as they are by default: Deno ignores SIGPIPE,
+ * which programs in a pipeline die of, and a supervisor may have left others ignored. A script without `#!` is run by
+ * the shell, as by execvp(3).
  *
  * @returns Its process.
  * @throws {SyscallError} If it cannot be started: ENOENT, EACCES and so on.
  */
-export function spawn({ command, args, environment, cwd }: Program, files: readonly number[]): number {
+export function spawn(program: Program, files: readonly (number | undefined)[]): number {
+  try {
+    return start(program, files);
+  } catch (error) {
+    if (!(error instanceof SyscallError && error.code === "ENOEXEC")) throw error;
+    return start({ ...program, command: SHELL, file: SHELL, args: [program.file, ...program.args] }, files);
+  }
+}
+
+function start({ command, file, args, environment, cwd }: Program, files: readonly (number | undefined)[]): number {
   const actions = new Uint8Array(FILE_ACTIONS_SIZE);
   const attributes = new Uint8Array(ATTRIBUTES_SIZE);
   check(libc.posix_spawn_file_actions_init(actions));
   try {
     check(libc.posix_spawnattr_init(attributes));
     try {
-      files.forEach((fd, n) => check(libc.posix_spawn_file_actions_adddup2(actions, fd, n)));
+      files.forEach((fd, n) => {
+        if (fd !== undefined) check(libc.posix_spawn_file_actions_adddup2(actions, fd, n));
+      });
       if (cwd !== undefined) {
-        check(libc.posix_spawn_file_actions_addchdir_np?.(actions, cString(cwd)) ?? constants.errno.ENOSYS);
+        check(libc.posix_spawn_file_actions_addchdir_np?.(actions, cString(cwd, "cwd")) ?? constants.errno.ENOSYS);
       }
       check(libc.posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK));
       check(libc.posix_spawnattr_setsigmask(attributes, new Uint8Array(SIGSET_SIZE)));
-      const standard = new Uint8Array(SIGSET_SIZE);
-      const sigpipe = constants.signals.SIGPIPE - 1;
-      standard[sigpipe >> 3] = 1 << (sigpipe & 7);
-      check(libc.posix_spawnattr_setsigdefault(attributes, standard));
+      check(libc.posix_spawnattr_setsigdefault(attributes, standardSignals()));
       const pid = new Int32Array(new ArrayBuffer(128));
       const argv = new StringArray([command, ...args]);
       const envp = new StringArray(environment);
       check(
-        libc.posix_spawnp(
+        libc.posix_spawn(
           new Uint8Array(pid.buffer),
-          cString(command),
+          cString(file, "command"),
           actions,
           attributes,
           argv.pointers,
@@ -90,6 +111,17 @@ export function spawn({ command, args, environment, cwd }: Program, files: reado
   }
 }
 
+/** The signals that a program begins with as they are by default, as a `sigset_t`. */
+function standardSignals(): Uint8Array<ArrayBuffer> {
+  const set = new Uint8Array(SIGSET_SIZE);
+  const kept = KEPT_SIGNALS.map((name) => constants.signals[name] as number);
+  // 32 and 33 are the C library's own.
+  for (let signal = 1; signal < 32; signal++) {
+    if (!kept.includes(signal)) set[(signal - 1) >> 3]! |= 1 << ((signal - 1) & 7);
+  }
+  return set;
+}
+
 /** These functions return errno instead of setting it. */
 function check(errno: number): void {
   if (errno !== 0) throw syscallError("posix_spawn", errno);
@@ -102,7 +134,7 @@ class StringArray {
   readonly texts: Uint8Array<ArrayBuffer>;
 
   constructor(texts: readonly string[]) {
-    const encoded = texts.map(cString);
+    const encoded = texts.map((text) => cString(text));
     this.texts = new Uint8Array(new ArrayBuffer(Math.max(encoded.reduce((sum, { length }) => sum + length, 0), 128)));
     const pointers = new BigUint64Array(new ArrayBuffer(Math.max((texts.length + 1) * 8, 128)));
     let address = BigInt(libc.memcpy_address(this.texts, null, 0));
@@ -131,6 +163,17 @@ export function openPidfd(pid: number): number {
   throw error;
 }
 
+/** Waits on this thread until a child that was killed has ended, for a second at most; who has started it reaps it. */
+export function awaitEnd(pid: number): void {
+  const pidfd = libc.syscall(SYS_PIDFD_OPEN, BigInt(pid), null, 0n);
+  if (pidfd < 0) return;
+  const POLLIN = 1;
+  libc.poll(new Uint8Array(new Int32Array([pidfd, POLLIN]).buffer), 1, 1_000);
+  libc.close(pidfd);
+  // Nobody else waits for it any more.
+  libc.waitid(P_PID, pid, new Uint8Array(SIGINFO_SIZE), WEXITED | WNOHANG);
+}
+
 /** pidfd_send_signal(2); a process that has ended already is no error. */
 export function signalPidfd(pidfd: number, signal: number): void {
   if (libc.pidfd_send_signal(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, null, 0) === 0) return;
@@ -138,7 +181,12 @@ export function signalPidfd(pidfd: number, signal: number): void {
   if (errno !== constants.errno.ESRCH) throw syscallError("pidfd_send_signal", errno);
 }
 
-/** waitid(2) of a child that may go on; it is no zombie after. */
+/**
+ * waitid(2) of a child that may go on; it is no zombie after.
+ *
+ * @returns `undefined` if it goes on.
+ * @throws {SyscallError} `ECHILD` if it has ended and its status is lost.
+ */
 export function reap(pidfd: number): Ended | undefined {
   const info = new Uint8Array(SIGINFO_SIZE);
   syscall("waitid", P_PIDFD, pidfd, info, WEXITED | WNOHANG);
@@ -159,8 +207,8 @@ function signalName(number: number): Deno.Signal | undefined {
   return found?.[0] as Deno.Signal | undefined;
 }
 
-/** A descriptor of `/dev/null`, for writing. */
+/** A descriptor of `/dev/null`, for reading and writing. */
 export function openNull(): Descriptor {
-  const O_WRONLY_CLOEXEC = 0o2000001;
-  return new Descriptor(syscall("open", cString("/dev/null"), O_WRONLY_CLOEXEC, 0));
+  const O_RDWR_CLOEXEC = 0o2000002;
+  return new Descriptor(syscall("open", cString("/dev/null"), O_RDWR_CLOEXEC, 0));
 }

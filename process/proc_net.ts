@@ -5,11 +5,11 @@
  */
 
 import { formatIPv4, formatIPv6 } from "../internal/address.ts";
+import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { SyscallError } from "../internal/errors.ts";
 import { syscall } from "../internal/syscall.ts";
 import type { TcpState } from "../tcp/tcp_info.ts";
-import { cString } from "./unix_socket.ts";
 
 /**
  * What a socket speaks: the name of its table in `/proc/net`, or `"unknown"`

@@ -3,11 +3,21 @@
 import { deserialize, serialize as serializeValue } from "node:v8";
 import { Buffer } from "node:buffer";
 import type { Descriptor } from "../internal/descriptor.ts";
+import { atCaller } from "../internal/stack.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
 import type { Link, Packet, Transport } from "./link.ts";
-import { adopt, descriptorsOf, giveAway, kindOf, MOST_SOCKETS, type MovableSocket, type SocketKind } from "./moving.ts";
+import {
+  type Carried,
+  descriptorsOf,
+  giveAway,
+  kindOf,
+  MOST_SOCKETS,
+  type MovableSocket,
+  type SocketKind,
+} from "./moving.ts";
 import { LARGEST_PACKET, MOST_DESCRIPTORS } from "./scm.ts";
+import { cloneOf, Sealed } from "./sealing.ts";
 import type { UnixSocket } from "./unix_socket.ts";
 
 /**
@@ -20,6 +30,9 @@ const LAST = 1;
 const ABANDONED = 2;
 const CONNECTION = 3;
 const CHUNK = LARGEST_PACKET - 1;
+
+/** The first packet of a child: it has called `parent()`, and reads what is sent to it. */
+export const HELLO: Uint8Array<ArrayBuffer> = new Uint8Array([4]);
 
 /** A packet with a connection, which is sent at once. */
 const connection = new Uint8Array(1 + RECORD_SIZE);
@@ -48,15 +61,13 @@ export class ProcessTransport implements Transport {
     this.#receive().then(() => onEnd(), onEnd);
   }
 
-  check(packet: Packet, sockets: readonly MovableSocket[]): void {
+  check(sockets: readonly Carried[]): void {
     descriptorsOf(sockets, "send a socket");
-    // Throws for what cannot be cloned; small messages are sent far more often than such.
-    if (sockets.length > 0) serialize(packet.body);
   }
 
   async send(
     packet: Packet,
-    sockets: readonly MovableSocket[],
+    sockets: readonly Carried[],
     sent: () => void,
     signal?: AbortSignal,
   ): Promise<void> {
@@ -83,7 +94,7 @@ export class ProcessTransport implements Transport {
     }
   }
 
-  trySend(packet: Packet, sockets: readonly MovableSocket[]): boolean {
+  trySend(packet: Packet, sockets: readonly Carried[]): boolean {
     const chunks = this.#pack(packet, sockets);
     const [first] = chunks;
     if (chunks.length > 1 || first === undefined) return false;
@@ -104,17 +115,13 @@ export class ProcessTransport implements Transport {
 
   #pack(
     packet: Packet,
-    sockets: readonly MovableSocket[],
+    sockets: readonly Carried[],
   ): { data: Uint8Array<ArrayBuffer>; from: number; to: number }[] {
     const [first] = sockets;
     if (packet.type === "connection" && first !== undefined && writeRecord(connection, 1, first)) {
       return [{ data: connection, from: 0, to: 1 }];
     }
-    const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };
-    const bytes = serialize(envelope);
-    if (bytes.length > LARGEST_MESSAGE) {
-      throw new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`);
-    }
+    const bytes = packet.body instanceof Sealed ? packet.body.bytes : pack(packet, sockets);
     const count = Math.max(Math.ceil(bytes.length / CHUNK), Math.ceil(sockets.length / MOST_DESCRIPTORS));
     return Array.from({ length: count }, (_, i) => {
       const part = bytes.subarray(i * CHUNK, (i + 1) * CHUNK);
@@ -161,7 +168,7 @@ export class ProcessTransport implements Transport {
         parts.push(data.subarray(1));
         if (data[0] === MORE) continue;
         const envelope = decode(parts);
-        const sockets = cut || descriptors.length < envelope.kinds.length ? [] : unpack(envelope, descriptors);
+        const sockets = cut || descriptors.length < envelope.kinds.length ? [] : this.#unpack(envelope, descriptors);
         const lost = envelope.kinds.length - sockets.length;
         // Surplus ones, and those of a message that has lost some.
         forget();
@@ -171,6 +178,27 @@ export class ProcessTransport implements Transport {
       forget();
     }
   }
+
+  /** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */
+  #unpack({ kinds }: Envelope, descriptors: readonly Descriptor[]): MovableSocket[] {
+    return kinds.flatMap((kind, i) => this.#link.adopt(kind, descriptors[i] as Descriptor) ?? []);
+  }
+}
+
+/** Seals a message for a process. */
+export function sealForProcess({ type, body }: Packet, sockets: readonly MovableSocket[]): Packet {
+  descriptorsOf(sockets, "send a socket");
+  // Serializing alone lets through what cannot be cloned, a stream for example, as an object without anything in it.
+  const clone = ArrayBuffer.isView(body) || body instanceof ArrayBuffer ? body : cloneOf(body);
+  return { type, body: new Sealed(pack({ type, body: clone }, sockets)) };
+}
+
+/** The bytes of a packet. */
+function pack(packet: Packet, sockets: readonly Carried[]): Uint8Array {
+  const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };
+  const bytes = serialize(envelope);
+  if (bytes.length <= LARGEST_MESSAGE) return bytes;
+  throw atCaller(new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`));
 }
 
 /** @throws {DOMException} If the value cannot be cloned. */
@@ -178,9 +206,9 @@ function serialize(value: unknown): Uint8Array {
   try {
     return serializeValue(value);
   } catch (error) {
-    // In the words of `structuredClone`; what a getter throws stays as it is.
-    if (!(error instanceof Error && error.message.includes("could not be cloned"))) throw error;
-    throw new DOMException(error.message, "DataCloneError");
+    // In the words of `structuredClone`. No getter is called here, so nothing else can fail: memory that is shared
+    // within one process, and modules of WebAssembly.
+    throw atCaller(new DOMException(error instanceof Error ? error.message : String(error), "DataCloneError"));
   }
 }
 
@@ -207,9 +235,4 @@ function isEnvelope(value: unknown): value is Envelope {
   // An array may claim to have billions of places.
   if (!Array.isArray(kinds) || kinds.length > MOST_SOCKETS) return false;
   return typeof packet === "object" && packet !== null && TYPES.includes(packet.type);
-}
-
-/** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */
-function unpack({ kinds }: Pick<Envelope, "kinds">, descriptors: readonly Descriptor[]): MovableSocket[] {
-  return kinds.flatMap((kind, i) => adopt(kind, descriptors[i] as Descriptor) ?? []);
 }

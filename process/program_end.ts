@@ -1,18 +1,23 @@
 /** The end of a program that was started here, by its pidfd: pidfd_open(2). */
 
+import { SyscallError } from "../internal/errors.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
 import { WaitingSide } from "../mux/waiting_side.ts";
-import { type Ended, reap } from "./posix_spawn.ts";
+import { type ChildStatus, LOST } from "./child.ts";
+import { reap } from "./posix_spawn.ts";
+import { lostStatusError } from "./sigchld.ts";
 
 /** Waits for the end of a program. */
 export class ProgramEnd {
   readonly #pidfd: NativeSocket;
   readonly #side: WaitingSide;
+  readonly #name: string;
 
   /** Takes over a pidfd; `name` is what errors call the program. */
   constructor(pidfd: number, name: string) {
     this.#pidfd = new NativeSocket(pidfd, this, () => name);
     this.#side = new WaitingSide(this.#pidfd);
+    this.#name = name;
   }
 
   /** The pidfd; `undefined` once the program has ended. */
@@ -24,10 +29,20 @@ export class ProgramEnd {
     this.#side.onReady();
   }
 
+  /** Lets waiting for its end keep this process alive, or not. */
+  ref(on: boolean): void {
+    this.#side.ref(on);
+  }
+
   /** Resolves when it has ended, and is no zombie any more. */
-  async wait(): Promise<Ended> {
+  async wait(): Promise<ChildStatus> {
     try {
-      return await this.#side.call(() => reap(this.#pidfd.fd), undefined);
+      const { code, signal } = await this.#side.call(() => reap(this.#pidfd.fd), undefined);
+      return { success: code === 0, code, signal, error: undefined };
+    } catch (error) {
+      // Somebody has set SIGCHLD to be ignored since it was started, or has waited for all children.
+      if (!(error instanceof SyscallError && error.code === "ECHILD")) throw error;
+      return { ...LOST, error: lostStatusError(this.#name, error) };
     } finally {
       this.#pidfd.close();
     }
@@ -35,7 +50,7 @@ export class ProgramEnd {
 
   /** Waits for a program that nobody asks for any more, which must not stay a zombie; this process may end meanwhile. */
   forget(): void {
-    this.#side.ref(false);
+    this.ref(false);
     this.wait().catch(() => {});
   }
 }

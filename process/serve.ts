@@ -4,6 +4,7 @@ import { TcpConn } from "../tcp/tcp_conn.ts";
 import { TcpListener, wrapListener } from "../tcp/tcp_listener.ts";
 import { NativeListener } from "../tcp/native_listener.ts";
 import { engineSupport } from "../internal/engine.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkOptions, quote } from "../internal/validate.ts";
 import { reactor } from "../mux/reactor.ts";
 import type { MovableSocket } from "./moving.ts";
@@ -35,7 +36,10 @@ export interface ServeContext {
   readonly number: number;
   /** The number of this child, as {@linkcode Pool.stats} has it. */
   readonly child: number;
-  /** Aborted when the pool drains: finish soon. */
+  /**
+   * Aborted when the pool drains: finish soon. A connection has a second at least from its beginning, so that its first
+   * request can be answered.
+   */
   readonly signal: AbortSignal;
 }
 
@@ -86,6 +90,45 @@ export interface ServeOptions {
    * child goes on.
    */
   onError?: (error: unknown) => void;
+}
+
+/** How long a connection is served before its handler is asked to finish, in milliseconds. */
+const FIRST_REQUEST = 1_000;
+
+/** What a handler has, which may never look at its signal. */
+class Context implements ServeContext {
+  readonly #since = performance.now();
+  #abort: AbortController | undefined;
+  #reason: Error | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(readonly number: number, readonly child: number) {}
+
+  get signal(): AbortSignal {
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController();
+      if (this.#reason !== undefined) this.#abortInTime(this.#reason);
+    }
+    return this.#abort.signal;
+  }
+
+  /** The child drains. */
+  finish(reason: Error): void {
+    if (this.#reason !== undefined) return;
+    this.#reason = reason;
+    if (this.#abort !== undefined) this.#abortInTime(reason);
+  }
+
+  /** The handler is done. */
+  end(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #abortInTime(reason: Error): void {
+    const rest = this.#since + FIRST_REQUEST - performance.now();
+    if (rest <= 0) this.#abort?.abort(reason);
+    else this.#timer = setTimeout(() => this.#abort?.abort(reason), rest);
+  }
 }
 
 /** How long counts may wait to be told, in milliseconds. */
@@ -150,6 +193,16 @@ class Acceptor {
     this.#listener = this.#driver = undefined;
   }
 
+  /** Takes all that is in the queue, when nobody else does, and closes the listener. */
+  async drain(): Promise<void> {
+    this.stop();
+    if (this.#fd < 0) return;
+    const listener = wrapListener(NativeListener.adopt(this.#fd));
+    this.#fd = -1;
+    listener.drain();
+    for await (const conn of listener) this.#take(conn);
+  }
+
   close(): void {
     this.stop();
     if (this.#fd >= 0) TcpListener.fromFd(this.#fd).close();
@@ -162,8 +215,14 @@ class Server {
   readonly #handler: ServeHandler;
   readonly #onError: (error: unknown) => void;
   readonly #done = Promise.withResolvers<void>();
-  readonly #abort = new AbortController();
+  readonly #contexts = new Set<Context>();
+  /** Why handlers are to finish, once they are. */
+  #reason: Error | undefined;
   #acceptors: Acceptor[] = [];
+  /** Connections that were accepted when the child drained, and have no room yet. */
+  readonly #waiting: TcpConn[] = [];
+  /** Acceptors that have not emptied their queue yet. */
+  #emptying = 0;
   #settings: Start | undefined;
   #opened = 0;
   #closed = 0;
@@ -191,7 +250,7 @@ class Server {
           const why = "a listener was lost on the way, for want of descriptors or since it was shut down";
           return fail(new Error(`Cannot serve: ${why}`));
         }
-        this.#acceptors = sockets.map((listener) => new Acceptor(listener.detach(), (conn) => this.#open(conn)));
+        this.#acceptors = sockets.map((listener) => new Acceptor(listener.detach(), (conn) => this.#accepted(conn)));
         this.#accept();
         if (this.#isLeaving) this.#post({ is: "leaving" });
         break;
@@ -207,8 +266,11 @@ class Server {
         if (this.#draining) return;
         this.#accept(this.#look());
         break;
+      case "finish":
+        this.#askToFinish();
+        break;
       case "drain":
-        this.drain();
+        this.drain(body.last);
         break;
       case "refuse":
         this.#done.reject(new Error("Cannot serve: the parent is no Pool, take what it sends by parent().messages()"));
@@ -222,17 +284,31 @@ class Server {
     if (this.#settings !== undefined) this.#post({ is: "leaving" });
   }
 
-  drain(): void {
+  /** Takes no more connections; `last`: but those in the queue of its listeners, which nobody else accepts from. */
+  drain(last = false): void {
     if (this.#draining) return;
     this.#draining = true;
     for (const acceptor of this.#acceptors.splice(0)) {
+      if (last) {
+        this.#emptying++;
+        acceptor.drain().catch(fail).finally(() => {
+          this.#emptying--;
+          this.#finishIfDone();
+        });
+        continue;
+      }
       // What this child was woken for nobody else was.
       acceptor.look((inHand) => !this.#isAtLimit(inHand));
       acceptor.close();
     }
     this.#post({ is: "draining" });
-    this.#abort.abort(new Deno.errors.Interrupted("The pool drains"));
+    this.#askToFinish();
     this.#finishIfDone();
+  }
+
+  #askToFinish(): void {
+    this.#reason ??= new Deno.errors.Interrupted("The pool drains");
+    for (const context of this.#contexts) context.finish(this.#reason);
   }
 
   /** How many are accepted and not opened yet. */
@@ -252,6 +328,12 @@ class Server {
     for (const acceptor of this.#acceptors) acceptor.run(this.#settings?.shared ?? false).catch(fail);
   }
 
+  /** At its end a child takes what is in the queue, whatever room there is: the kernel would reset it. */
+  #accepted(conn: TcpConn): void {
+    if (this.#draining && this.#isAtLimit()) this.#waiting.push(conn);
+    else this.#open(conn);
+  }
+
   #open(conn: TcpConn): void {
     const number = ++this.#opened;
     this.#tellSoon();
@@ -260,10 +342,13 @@ class Server {
       for (const acceptor of this.#acceptors) acceptor.stop();
       this.#post({ is: "full" });
     }
-    this.#serve(conn, { number, child: this.#settings?.id ?? 0, signal: this.#abort.signal });
+    const context = new Context(number, this.#settings?.id ?? 0);
+    this.#contexts.add(context);
+    if (this.#reason !== undefined) context.finish(this.#reason);
+    this.#serve(conn, context);
   }
 
-  async #serve(conn: TcpConn, context: ServeContext): Promise<void> {
+  async #serve(conn: TcpConn, context: Context): Promise<void> {
     try {
       await this.#handler(conn, context);
       conn.close();
@@ -272,6 +357,8 @@ class Server {
       // A peer that is gone is no failure of the handler's.
       if (!isPeersFault(error)) this.#onError(error);
     } finally {
+      context.end();
+      this.#contexts.delete(context);
       this.#close();
     }
   }
@@ -280,12 +367,14 @@ class Server {
     this.#closed++;
     this.#tellSoon();
     if (this.#isFull) this.#accept();
+    const next = this.#waiting.shift();
+    if (next !== undefined) this.#open(next);
     this.#finishIfDone();
   }
 
   #finishIfDone(): void {
     const isLast = this.#settings?.once === true && this.#closed > 0;
-    if (!(this.#draining || isLast) || this.#opened > this.#closed) return;
+    if (!(this.#draining || isLast) || this.#opened > this.#closed || this.#emptying > 0) return;
     this.#tell();
     this.#post({ is: "drained" });
     this.#done.resolve();
@@ -357,11 +446,15 @@ let server: Server | undefined;
  * ```
  */
 export function serve(handler: ServeHandler, options: ServeOptions = {}): Promise<void> {
-  if (typeof handler !== "function") throw new TypeError(`handler must be a function, received ${quote(handler)}`);
+  if (typeof handler !== "function") {
+    throw atCaller(new TypeError(`handler must be a function, received ${quote(handler)}`));
+  }
   checkOptions(options);
   const { onError = (error: unknown) => console.error(error) } = options;
-  if (typeof onError !== "function") throw new TypeError(`onError must be a function, received ${quote(onError)}`);
-  if (server !== undefined) throw new Error("Cannot serve: this child serves already");
+  if (typeof onError !== "function") {
+    throw atCaller(new TypeError(`onError must be a function, received ${quote(onError)}`));
+  }
+  if (server !== undefined) throw atCaller(new Error("Cannot serve: this child serves already"));
   const port = thePort();
   // What it waits with is opened before connections come: threads have one table of descriptors, which they may fill.
   if (engineSupport().engine === "native") reactor();

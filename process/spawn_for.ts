@@ -1,17 +1,23 @@
 /** Any program serves a connection, as inetd has it: on its standard input and output. */
 
+import { resolve } from "node:path/posix";
+import { isText } from "../internal/c_string.ts";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
+import { Timer } from "../internal/timer.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
-import { type Child, type ChildStatus, GRACE, newId, type ShutdownOptions } from "./child.ts";
-import { readEnvironment } from "./environment.ts";
+import { type Child, type ChildStatus, GRACE, LOST, newId, type ShutdownOptions } from "./child.ts";
+import { environmentWith } from "./environment.ts";
 import type { Incoming } from "./link.ts";
 import { giveAway } from "./moving.ts";
-import { PARENT_VARIABLE } from "./names.ts";
 import { openNull, openPidfd, type Program, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
 import { ProgramEnd } from "./program_end.ts";
+import { findProgram, hasRelativeFolders } from "./program_file.ts";
+import { requireRun } from "./run_permission.ts";
+import { keepChildStatus, lostStatus, lostStatusError } from "./sigchld.ts";
 
 // fcntl.h
 const F_GETFL = 3;
@@ -55,16 +61,19 @@ abstract class ProgramChild implements Child {
   readonly kind = "process";
   abstract readonly pid: number;
   abstract readonly closed: Promise<ChildStatus>;
-  readonly #command: string;
+  /** What errors call it. */
+  readonly command: string;
 
   constructor(command: string) {
-    this.#command = command;
+    this.command = command;
   }
 
   abstract kill(signal?: Deno.Signal): void;
+  abstract ref(): void;
+  abstract unref(): void;
 
   send(): Promise<void> {
-    const what = `send a message to ${this.#command}`;
+    const what = `send a message to ${this.command}`;
     return Promise.reject(notSupportedError(what, "it reads the connection, and nothing else"));
   }
 
@@ -81,11 +90,11 @@ abstract class ProgramChild implements Child {
     checkOptions(options);
     const grace = checkDuration(options.grace ?? GRACE, "grace");
     this.kill("SIGTERM");
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 }
@@ -99,21 +108,17 @@ class NativeProgram extends ProgramChild {
   constructor(conn: TcpConn, program: Program, stderr: "inherit" | "null", action: string) {
     super(program.command);
     const { fd } = conn;
-    if (fd === undefined) throw new Deno.errors.BadResource(`Cannot ${action}: the connection is closed`);
+    if (fd === undefined) throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: the connection is closed`));
     const error = stderr === "null" ? openNull() : undefined;
     // A program expects calls that wait. The flag is the socket's own, whoever has a copy of its descriptor.
     const flags = syscall("fcntl", fd, F_GETFL, 0);
     syscall("fcntl", fd, F_SETFL, flags & ~O_NONBLOCK);
     try {
+      keepChildStatus();
       this.pid = spawn(program, [fd, fd, ...(error === undefined ? [] : [error.fd])]);
       this.#end = new ProgramEnd(openPidfd(this.pid), program.command);
       giveAway([conn]);
-      this.closed = this.#end.wait().then(({ code, signal }) => ({
-        success: code === 0,
-        code,
-        signal,
-        error: undefined,
-      }));
+      this.closed = this.#end.wait();
     } catch (error) {
       syscall("fcntl", fd, F_SETFL, flags);
       throw error instanceof SyscallError ? socketError(action, error) : error;
@@ -124,9 +129,19 @@ class NativeProgram extends ProgramChild {
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
     const number = signalNumber(signal);
-    if (number === undefined) throw new TypeError(`signal must be the name of a signal, received ${quote(signal)}`);
+    if (number === undefined) {
+      throw atCaller(new TypeError(`signal must be the name of a signal, received ${quote(signal)}`));
+    }
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
+  }
+
+  ref(): void {
+    this.#end.ref(true);
+  }
+
+  unref(): void {
+    this.#end.ref(false);
   }
 }
 
@@ -135,43 +150,60 @@ class RelayedProgram extends ProgramChild {
   readonly pid: number;
   readonly closed: Promise<ChildStatus>;
   readonly #child: Deno.ChildProcess;
+  readonly #conn: RuntimeConn;
   readonly #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
 
-  constructor(driver: RuntimeConn, { command, args, cwd }: Program, options: SpawnForOptions, action: string) {
+  constructor(driver: RuntimeConn, { command, args, cwd, env, stderr }: Checked, action: string) {
     super(command);
     driver.checkMove();
+    keepChildStatus();
+    // A path as Deno checks it, whatever the links in it lead to.
+    const isPath = command.includes("/") && Deno.build.os !== "windows";
     try {
-      this.#child = new Deno.Command(command, {
+      this.#child = new Deno.Command(isPath ? resolve(cwd ?? "", command) : command, {
         args: [...args],
-        ...(options.env === undefined ? {} : { env: options.env }),
+        env,
         ...(cwd === undefined ? {} : { cwd }),
         stdin: "piped",
         stdout: "piped",
-        stderr: options.stderr ?? "inherit",
+        stderr,
       }).spawn();
     } catch (error) {
       throw fromRuntimeError(error, action, "execve");
     }
     this.pid = this.#child.pid;
     this.#output = this.#child.stdout.getReader();
-    this.closed = this.#relay(driver.move());
+    this.#conn = driver.move();
+    this.closed = this.#relay(this.#conn);
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
     try {
       this.#child.kill(signal);
     } catch (error) {
-      // It has ended already, or there is no such signal.
-      if (!(error instanceof TypeError) || signalNumber(signal) === undefined) throw error;
+      // There is no such signal.
+      if (signalNumber(signal) === undefined) throw error;
+      // It has ended already: TypeError, or ESRCH while SIGCHLD is ignored.
+      if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
     }
+  }
+
+  ref(): void {
+    this.#child.ref();
+    this.#conn.ref();
+  }
+
+  unref(): void {
+    this.#child.unref();
+    this.#conn.unref();
   }
 
   async #relay(conn: RuntimeConn): Promise<ChildStatus> {
     const input = this.#feed(conn);
     const output = this.#drain(conn);
-    const { success, code, signal } = await this.#child.status;
+    const status = await this.#status();
     // What it has started may write to the same pipe, and goes on with the connection, unless the end was forced.
-    if (signal === "SIGKILL") {
+    if (status.signal === "SIGKILL") {
       // Also of a peer that reads nothing.
       conn.close();
       await this.#output.cancel();
@@ -180,7 +212,17 @@ class RelayedProgram extends ProgramChild {
     // What it has not read nobody will.
     conn.close();
     await input;
-    return { success, code, signal: signal ?? undefined, error: undefined };
+    return status;
+  }
+
+  async #status(): Promise<ChildStatus> {
+    try {
+      const { success, code, signal } = await this.#child.status;
+      return { success, code, signal: signal ?? undefined, error: undefined };
+    } catch (error) {
+      if (!lostStatus(error)) throw error;
+      return { ...LOST, error: lostStatusError(this.command, error) };
+    }
   }
 
   async #feed(conn: RuntimeConn): Promise<void> {
@@ -211,78 +253,52 @@ class RelayedProgram extends ProgramChild {
   }
 }
 
-/** Variables with which a program runs other code than its own, as Deno has them. */
-function isLoaderVariable(variable: string): boolean {
-  return /^(LD_|DYLD_)[^=]*=./.test(variable);
-}
-
 /**
- * Which file a command is: relative paths are looked for in the program's own folder to be, not in this one's.
+ * Refuses a name whose file depends on folders of `PATH` that are relative, for a program in another folder.
  *
- * @throws {Deno.errors.NotCapable} If that depends on folders of `PATH` that are relative, too.
+ * @throws {Deno.errors.NotCapable} If this program may not start any.
  */
-function fileOf(
-  { command, cwd }: Omit<Program, "environment">,
-  environment: readonly string[],
-  action: string,
-): string {
-  if (cwd === undefined || command.startsWith("/")) return command;
-  if (command.includes("/")) return `${cwd}/${command}`;
-  const path = environment.find((variable) => variable.startsWith("PATH="))?.slice("PATH=".length) ?? "";
+function checkSearch({ command, cwd, environment }: Program, action: string): void {
+  if (cwd === undefined || command.includes("/") || !hasRelativeFolders(environment)) return;
   const { state, partial } = Deno.permissions.querySync({ name: "run" });
-  if (path.split(":").every((folder) => folder.startsWith("/")) || (state === "granted" && !partial)) return command;
-  throw new Deno.errors.NotCapable(
-    `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+  if (state === "granted" && !partial) return;
+  throw atCaller(
+    new Deno.errors.NotCapable(
+      `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+    ),
   );
 }
 
-/** A foreign call goes around `--allow-run`, so the library asks for the very program itself, and refuses as Deno does. */
-function requireRun(program: Omit<Program, "environment">, environment: readonly string[], action: string): void {
-  const wanted: Deno.RunPermissionDescriptor = { name: "run", command: fileOf(program, readEnvironment(), action) };
-  let { state } = Deno.permissions.querySync(wanted);
-  if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
-  if (state !== "granted") {
-    throw new Deno.errors.NotCapable(
-      `Cannot ${action}: requires run access to "${wanted.command}", run again with the --allow-run flag`,
-    );
-  }
-  const loader = environment.find(isLoaderVariable);
-  if (loader !== undefined && Deno.permissions.querySync({ name: "run" }).state !== "granted") {
-    const name = loader.slice(0, loader.indexOf("="));
-    throw new Deno.errors.NotCapable(`Cannot ${action}: requires --allow-run without a list, for ${name} is set`);
-  }
+function isVariable(variable: [string, unknown]): variable is [string, string] {
+  return variable.every(isText) && variable[0] !== "" && !variable[0].includes("=");
 }
 
-function isText(value: unknown): value is string {
-  return typeof value === "string" && !value.includes("\0");
+/** The options, checked: what is checked here is what is used. */
+interface Checked extends Pick<Program, "command" | "args" | "cwd"> {
+  readonly env: Record<string, string>;
+  readonly stderr: "inherit" | "null";
 }
 
-function checkProgram(command: unknown, options: SpawnForOptions): { program: Omit<Program, "environment"> } {
+function checkProgram(command: unknown, options: SpawnForOptions): Checked {
   if (!isText(command) || command === "") {
-    throw new TypeError(`command must be the name or path of a program, received ${quote(command)}`);
+    throw atCaller(new TypeError(`command must be the name or path of a program, received ${quote(command)}`));
   }
   const { args = [], env = {}, cwd, stderr = "inherit" }: { [K in keyof SpawnForOptions]: unknown } = options;
-  if (!Array.isArray(args) || !args.every(isText)) {
-    throw new TypeError(`args must be an array of strings without zeros, received ${quote(args)}`);
+  const list: unknown[] = Array.isArray(args) ? [...args] : [undefined];
+  if (!list.every(isText)) {
+    throw atCaller(
+      new TypeError(`args must be an array of strings without zeros and lone surrogates, received ${quote(args)}`),
+    );
   }
-  const isRecord = typeof env === "object" && env !== null;
-  if (!isRecord || !Object.entries(env).every(([name, value]) => isText(value) && /^[^=\0]+$/.test(name))) {
-    throw new TypeError(`env must have strings without zeros, received ${quote(env)}`);
+  const variables: [string, unknown][] = typeof env === "object" && env !== null ? Object.entries(env) : [["", env]];
+  if (!variables.every(isVariable)) {
+    throw atCaller(new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`));
   }
-  if (cwd !== undefined && !isText(cwd)) throw new TypeError(`cwd must be a path, received ${quote(cwd)}`);
+  if (cwd !== undefined && !isText(cwd)) throw atCaller(new TypeError(`cwd must be a path, received ${quote(cwd)}`));
   if (stderr !== "inherit" && stderr !== "null") {
-    throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
+    throw atCaller(new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`));
   }
-  return { program: { command, args, cwd } };
-}
-
-/** This program's variables with more of them. */
-function environmentWith(more: Record<string, string> = {}): string[] {
-  const kept = readEnvironment().filter((variable) => {
-    const name = variable.slice(0, variable.indexOf("="));
-    return name !== PARENT_VARIABLE && !Object.hasOwn(more, name);
-  });
-  return [...kept, ...Object.entries(more).map(([name, value]) => `${name}=${value}`)];
+  return { command, args: list, cwd, env: Object.fromEntries(variables), stderr };
 }
 
 /**
@@ -295,7 +311,9 @@ function environmentWith(more: Record<string, string> = {}): string[] {
  * the bytes go through this program: end-of-file of the peer closes the
  * program's input, and the end of its output closes the write side.
  *
- * The program is looked for in `PATH`. It goes on if this one ends, as it may
+ * A command with a slash is a path, a relative one in `cwd`. Any other is looked for in the `PATH` that the program
+ * gets, as Deno does it: `~` is the home folder, and a relative folder one of this program's. The file that is found
+ * is the one that the permission is asked for and that is started. It goes on if this one ends, as it may
  * with inetd, but for Ctrl-C, which a terminal sends to both. It takes no
  * messages: `send` rejects.
  *
@@ -329,15 +347,19 @@ function environmentWith(more: Record<string, string> = {}): string[] {
  * ```
  */
 export function spawnFor(conn: TcpConn, command: string, options: SpawnForOptions = {}): Child {
-  if (!(conn instanceof TcpConn)) throw new TypeError(`conn must be a TcpConn, received ${quote(conn)}`);
+  if (!(conn instanceof TcpConn)) throw atCaller(new TypeError(`conn must be a TcpConn, received ${quote(conn)}`));
   checkOptions(options);
-  const { program } = checkProgram(command, options);
+  const program = checkProgram(command, options);
   const action = `start ${command}${program.cwd === undefined ? "" : ` in ${program.cwd}`}`;
   const driver = driverOf(conn);
   if (driver instanceof RuntimeConn) {
-    return new RelayedProgram(driver, { ...program, environment: [] }, options, action);
+    return new RelayedProgram(driver, program, action);
   }
-  const environment = environmentWith(options.env);
-  requireRun(program, environment, action);
-  return new NativeProgram(conn, { ...program, environment }, options.stderr ?? "inherit", action);
+  const environment = environmentWith(program.env);
+  const file = findProgram(program.command, program.cwd, environment, action);
+  const { args, cwd, stderr } = program;
+  const started: Program = { command, file, args, environment, cwd };
+  checkSearch(started, action);
+  requireRun(file, environment, action);
+  return new NativeProgram(conn, started, stderr, action);
 }

@@ -1,10 +1,12 @@
 /** A child that is a process. */
 
+import { fileURLToPath } from "node:url";
+import { isText } from "../internal/c_string.ts";
 import { chooseEngine } from "../internal/engine.ts";
-import { constants } from "node:os";
-import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
-import { libc } from "../internal/libc.ts";
-import { lastErrno, syscallError } from "../internal/syscall.ts";
+import { notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { enterChild } from "../internal/ledger.ts";
+import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
 import {
   type Child,
@@ -17,11 +19,19 @@ import {
 } from "./child.ts";
 import { checkPermissions, permissionFlags } from "./child_permissions.ts";
 import { dieWithParentModule } from "./die_with_parent.ts";
+import { environmentWith } from "./environment.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
-import { childName, moduleUrl, PARENT_VARIABLE } from "./names.ts";
+import { childName, moduleUrl, PARENT_FD, PARENT_VARIABLE } from "./names.ts";
 import { refuseToServe } from "./pool_protocol.ts";
-import { ProcessTransport } from "./process_transport.ts";
-import { cString, UnixListener, type UnixSocket } from "./unix_socket.ts";
+import { awaitEnd, openPidfd, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
+import { type OutputTo, ProcessFiles } from "./process_files.ts";
+import { HELLO, ProcessTransport, sealForProcess } from "./process_transport.ts";
+import { ProgramEnd } from "./program_end.ts";
+import { requireRun } from "./run_permission.ts";
+import type { Received } from "./scm.ts";
+import { keepChildStatus } from "./sigchld.ts";
+import type { UnixSocket } from "./unix_socket.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** {@linkcode Child} as a process. */
 export class ProcessChild implements Child {
@@ -31,11 +41,12 @@ export class ProcessChild implements Child {
   readonly closed: Promise<ChildStatus>;
   readonly link: Link;
   readonly name: string;
-  readonly #child: Deno.ChildProcess;
+  readonly #files: ProcessFiles;
+  readonly #end: ProgramEnd;
   #isEnding = false;
 
   constructor(module: string | URL, options: ProcessOptions) {
-    checkProcessOptions(options);
+    const { args, flags, env, cwd, stdout, stderr } = checkProcessOptions(options);
     const url = moduleUrl(module);
     this.name = childName(this.kind, this.id, url, options.name);
     const action = `start ${this.name}`;
@@ -43,35 +54,59 @@ export class ProcessChild implements Child {
     if (Deno.build.standalone) {
       throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");
     }
-    const flags = permissionFlags(checkPermissions(options.permissions), action);
-    this.link = new Link(this.name);
-    const control = new ControlSocket(action);
+    const permissions = permissionFlags(checkPermissions(options.permissions), action);
+    // Without the C library a process cannot use the socket.
+    const hasSocket = permissions.some((flag) => flag.startsWith("--allow-ffi"));
+    const environment = environmentWith(hasSocket ? { ...env, [PARENT_VARIABLE]: `${PARENT_FD}` } : env);
+    const command = Deno.execPath();
+    requireRun(command, environment, action);
+    const argv = [
+      "run",
+      "--quiet",
+      "--no-prompt",
+      `--preload=${dieWithParentModule(hasSocket)}`,
+      ...permissions,
+      ...flags,
+      url.href,
+      ...args,
+    ];
+    this.link = new Link(this.name, sealForProcess);
+    let files: ProcessFiles | undefined;
     try {
-      this.#child = new Deno.Command(Deno.execPath(), {
-        args: [
-          "run",
-          "--quiet",
-          "--no-prompt",
-          `--preload=${dieWithParentModule()}`,
-          ...flags,
-          ...(options.flags ?? []),
-          url.href,
-          ...(options.args ?? []),
-        ],
-        env: { ...options.env, [PARENT_VARIABLE]: control.path },
-        ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-        stdin: "null",
-        stdout: options.stdout ?? "inherit",
-        stderr: options.stderr ?? "inherit",
-      }).spawn();
+      this.#files = files = new ProcessFiles(this.name, stdout, stderr, hasSocket);
+      keepChildStatus();
+      this.pid = spawn({ command, file: command, args: argv, environment, cwd }, files.list);
+      this.#end = new ProgramEnd(openPidfd(this.pid), this.name);
+      files.handedOver();
     } catch (error) {
-      control.close();
-      throw fromRuntimeError(error, action, "execve");
+      files?.close();
+      throw error instanceof SyscallError ? socketError(action, error) : error;
     }
-    this.pid = this.#child.pid;
-    this.closed = this.#run(control);
+    // It ends with this process; with a program that is run again in the same one, it is ended.
+    const forget = [
+      enterChild(this.pid),
+      whenUnloaded(Unload.END, () => this.kill()),
+      whenUnloaded(Unload.AWAIT, () => awaitEnd(this.pid)),
+    ];
+    this.closed = this.#run();
     // Whoever is interested awaits it.
-    this.closed.catch(() => {});
+    this.closed.catch(() => {}).finally(() => forget.forEach((take) => take()));
+  }
+
+  get stdout(): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {
+    return this.#files.stdout?.readable;
+  }
+
+  get stderr(): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {
+    return this.#files.stderr?.readable;
+  }
+
+  ref(): void {
+    this.#refer(true);
+  }
+
+  unref(): void {
+    this.#refer(false);
   }
 
   send(message: unknown, options?: SendOptions): Promise<void> {
@@ -88,56 +123,65 @@ export class ProcessChild implements Child {
     this.#isEnding = true;
     if (this.link.transport === undefined) this.kill("SIGTERM");
     else this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
-    try {
-      this.#child.kill(signal);
-    } catch (error) {
-      // It has ended already.
-      if (!(error instanceof TypeError) || !(signal in constants.signals)) throw error;
+    const number = signalNumber(signal);
+    if (number === undefined) {
+      throw atCaller(new TypeError(`signal must be the name of a signal, received ${quote(signal)}`));
     }
+    const { pidfd } = this.#end;
+    if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.shutdown();
     this.link.discard();
+    this.#files.cancelOutputs();
   }
 
-  async #run(control: ControlSocket): Promise<ChildStatus> {
+  #refer(on: boolean): void {
+    this.#end.ref(on);
+    this.#files.ref(on);
+  }
+
+  async #run(): Promise<ChildStatus> {
     const ended = new AbortController();
-    const received = this.#connect(control, ended.signal);
-    const { success, code, signal } = await this.#child.status;
+    const { socket } = this.#files;
+    const received = socket === undefined ? undefined : this.#connect(socket, ended.signal);
+    const status = await this.#end.wait();
     ended.abort();
     // What it has sent before is still read.
     const error = await received;
     this.link.close(endedError(this.name, error));
-    return { success, code, signal: signal ?? undefined, error };
+    return { ...status, error: error ?? status.error };
   }
 
-  /** Waits for the child to connect, then for its last packet. */
-  async #connect(control: ControlSocket, ended: AbortSignal): Promise<Error | undefined> {
-    let socket: UnixSocket | undefined;
+  /** Waits for the child to call `parent()`, then for its last packet. */
+  async #connect(socket: UnixSocket, ended: AbortSignal): Promise<Error | undefined> {
+    let first: Received | undefined;
     try {
-      socket = await control.accept(this.pid, ended);
+      first = await this.#first(socket, ended);
     } catch (error) {
-      // It could not be reached, and would not know.
+      // It could not be heard, and would not know.
+      socket.close();
       this.kill();
       return error as Error;
-    } finally {
-      control.close();
     }
-    if (socket === undefined) return undefined;
-    if (this.#isEnding) {
-      // It was sent SIGTERM, and takes its time.
+    for (const descriptor of first?.descriptors ?? []) descriptor.close();
+    const isHello = first?.data.length === HELLO.length && first.data[0] === HELLO[0];
+    if (!isHello || this.#isEnding) {
+      // It has ended; or it was sent SIGTERM, and takes its time.
       socket.close();
-      return undefined;
+      if (isHello || first === undefined || first.data.length === 0) return undefined;
+      this.kill();
+      return atCaller(new TypeError("Cannot receive: not a message of this library"));
     }
     const { promise, resolve } = Promise.withResolvers<Error | undefined>();
     this.link.attach(new ProcessTransport(socket, this.link, resolve));
@@ -147,75 +191,73 @@ export class ProcessChild implements Child {
     this.kill();
     return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.Interrupted ? undefined : error;
   }
-}
 
-/** Where one child connects: a socket in a folder that only this user may enter. */
-class ControlSocket {
-  readonly path: string;
-  readonly #folder: Uint8Array<ArrayBuffer>;
-  readonly #listener: UnixListener;
-
-  constructor(action: string) {
-    const folder = cString(`/tmp/c10k-sockets-${Deno.pid}-XXXXXX`);
-    // mkdtemp(3) makes it with mode 0700.
-    if (libc.mkdtemp(folder) === null) throw socketError(action, syscallError("mkdtemp", lastErrno()));
-    this.#folder = folder;
-    this.path = `${new TextDecoder().decode(folder.subarray(0, -1))}/control`;
+  /** The first packet of the child; of one that has ended, what it had sent before. */
+  async #first(socket: UnixSocket, ended: AbortSignal): Promise<Received | undefined> {
     try {
-      this.#listener = new UnixListener(this.path).publish();
+      return await socket.receive(ended);
     } catch (error) {
-      libc.rmdir(folder);
-      throw error instanceof SyscallError ? socketError(action, error) : error;
+      if (!ended.aborted) throw error;
+      return socket.tryReceive();
     }
-  }
-
-  /**
-   * The connection of the process `pid` of this user; all others are closed. With an `ended` process it is one that it
-   * had made before.
-   */
-  async accept(pid: number, ended: AbortSignal): Promise<UnixSocket | undefined> {
-    while (true) {
-      const socket = await this.#next(ended);
-      if (socket === undefined) return undefined;
-      try {
-        const peer = socket.peer;
-        if (peer.pid === pid && peer.uid === libc.getuid()) return socket;
-      } catch { /* it is gone already */ }
-      socket.close();
-    }
-  }
-
-  async #next(ended: AbortSignal): Promise<UnixSocket | undefined> {
-    if (!ended.aborted) {
-      try {
-        return await this.#listener.accept(ended);
-      } catch (error) {
-        if (!ended.aborted) throw error;
-      }
-    }
-    return this.#listener.tryAccept();
-  }
-
-  close(): void {
-    this.#listener.close();
-    libc.rmdir(this.#folder);
   }
 }
 
-function checkProcessOptions(options: ProcessOptions): void {
+/** The options, checked: what is checked here is what is used. */
+interface Checked {
+  readonly args: readonly string[];
+  readonly flags: readonly string[];
+  readonly env: Record<string, string>;
+  readonly cwd: string | undefined;
+  readonly stdout: OutputTo;
+  readonly stderr: OutputTo;
+}
+
+function checkProcessOptions(options: ProcessOptions): Checked {
   checkOptions(options);
-  for (const name of ["args", "flags"] as const) {
-    const value: unknown = options[name];
-    if (value !== undefined && !(Array.isArray(value) && value.every((item) => typeof item === "string"))) {
-      throw new TypeError(`${name} must be an array of strings, received ${quote(value)}`);
-    }
+  const { args, flags, env = {}, cwd, stdout, stderr }: { [K in keyof ProcessOptions]: unknown } = options;
+  const variables: [string, unknown][] = typeof env === "object" && env !== null ? Object.entries(env) : [["", env]];
+  if (!variables.every(isVariable)) {
+    throw atCaller(new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`));
   }
+  if (cwd !== undefined && !(cwd instanceof URL) && !isText(cwd)) {
+    throw atCaller(new TypeError(`cwd must be a path or a URL, received ${quote(cwd)}`));
+  }
+  const checked = {
+    args: texts("args", args),
+    flags: texts("flags", flags),
+    env: Object.fromEntries(variables),
+    cwd: cwd instanceof URL ? fileURLToPath(cwd) : cwd,
+    stdout: outputTo("stdout", stdout),
+    stderr: outputTo("stderr", stderr),
+  };
   // What a child may do is said in one place only, where it is checked.
   // Letters can stand together: -qA.
-  const flag = options.flags?.find((flag) => /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/.test(flag));
+  const permission = /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/;
+  const flag = checked.flags.find((flag) => permission.test(flag));
   if (flag !== undefined) {
-    throw new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`);
+    throw atCaller(new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`));
   }
+  return checked;
+}
+
+function texts(name: string, value: unknown = []): string[] {
+  const list: unknown[] = Array.isArray(value) ? [...value] : [undefined];
+  if (list.every(isText)) return list;
+  throw atCaller(
+    new TypeError(
+      `${name} must be an array of strings without zeros and lone surrogates, received ${quote(value)}`,
+    ),
+  );
+}
+
+function isVariable(variable: [string, unknown]): variable is [string, string] {
+  return variable.every(isText) && variable[0] !== "" && !variable[0].includes("=");
+}
+
+function outputTo(name: "stdout" | "stderr", to: unknown = "inherit"): OutputTo {
+  if (to === "inherit" || to === "null" || to === "piped") return to;
+  throw atCaller(new TypeError(`${name} must be "inherit", "null" or "piped", received ${quote(to)}`));
 }
 
 /**
@@ -245,7 +287,7 @@ function checkProcessOptions(options: ProcessOptions): void {
  * const source = `
  *   import { parent } from "${import.meta.resolve("@c10k/sockets/process")}";
  *   for await (const { sockets: [conn] } of parent().messages()) {
- *     await conn.writeAll(new TextEncoder().encode("from " + Deno.pid));
+ *     await conn.writeAll(new TextEncoder().encode("from " + Deno.pid)).catch(console.error);
  *     conn.close();
  *   }
  * `;

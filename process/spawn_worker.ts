@@ -1,7 +1,9 @@
 /** A child that is a thread. */
 
 import { engineSupport } from "../internal/engine.ts";
-import { newOwner, WORKER_MARK } from "../internal/owner.ts";
+import { newOwner, workerName } from "../internal/owner.ts";
+import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { checkDuration, checkOptions } from "../internal/validate.ts";
 import {
   type Child,
@@ -9,6 +11,7 @@ import {
   endedError,
   GRACE,
   newId,
+  type ProcessOptions,
   type ShutdownOptions,
   type SpawnOptions,
 } from "./child.ts";
@@ -16,14 +19,21 @@ import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
-import { type Envelope, ThreadTransport, unpack } from "./thread_transport.ts";
-import { closeLeftOpen, closeLeftOpenLater, whenThreadEnds } from "./threads.ts";
+import { isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
+import { WorkerRef } from "./worker_ref.ts";
+import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
   readonly hello: true;
   /** It may use the native engine. */
   readonly takesNative: boolean;
+}
+
+function isHello(data: unknown): data is Hello {
+  const { hello, takesNative } = (data ?? {}) as { [K in keyof Hello]?: unknown };
+  return hello === true && typeof takesNative === "boolean";
 }
 
 const SIGKILL = 9;
@@ -36,24 +46,31 @@ export class WorkerChild implements Child {
   readonly link: Link;
   readonly name: string;
   readonly #worker: Worker;
+  readonly #ref: WorkerRef;
   /** What it opens is known by, 0 where there are no descriptors. */
   readonly #owner: bigint;
   readonly #resolve: (status: ChildStatus) => void;
   /** Messages that have come. */
   #received = 0;
   #hasEnded = false;
+  /** Takes back what is to be done when this program is unloaded. */
+  readonly #forget: (() => void)[];
 
   constructor(module: string | URL, options: SpawnOptions) {
     checkOptions(options);
+    const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] !== undefined);
+    if (output !== undefined) {
+      throw atCaller(new TypeError(`${output} is for processes: a thread writes where this program does`));
+    }
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
     this.name = childName(this.kind, this.id, url, options.name);
-    this.link = new Link(this.name);
+    this.link = new Link(this.name, sealForThread);
     ({ promise: this.closed, resolve: this.#resolve } = Promise.withResolvers<ChildStatus>());
     this.#owner = engineSupport().engine === "native" ? newOwner() : 0n;
     const settings = {
       type: "module" as const,
-      name: `${WORKER_MARK}${this.name}${this.#owner === 0n ? "" : ` @${this.#owner.toString(16)}`}`,
+      name: workerName(this.name, this.#owner),
       // Deno ends the program if this is given without --unstable-worker-options.
       ...(permissions === "inherit" ? {} : { deno: { permissions } }),
     };
@@ -63,7 +80,19 @@ export class WorkerChild implements Child {
       if (this.#owner !== 0n) closeLeftOpen(this.#owner);
       throw error;
     }
-    this.#worker.onmessage = ({ data }) => this.#receive(data);
+    this.#ref = new WorkerRef(this.#worker);
+    this.#forget = [
+      whenUnloaded(Unload.END, () => this.#worker.terminate()),
+      whenUnloaded(Unload.AWAIT, () => this.#owner !== 0n && closeLeftOpenNow(this.#owner)),
+    ];
+    this.#worker.onmessage = ({ data }) => {
+      try {
+        this.#receive(data);
+      } catch (error) {
+        // Else it would end this program: a child says what nobody understands.
+        this.#fail(error as Error);
+      }
+    };
     this.#worker.onerror = (event) => {
       // Else the error would end this program, too.
       event.preventDefault();
@@ -87,11 +116,11 @@ export class WorkerChild implements Child {
     checkOptions(options);
     const grace = checkDuration(options.grace ?? GRACE, "grace");
     this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = grace === Infinity ? undefined : setTimeout(() => this.kill(), grace);
+    const timer = new Timer(grace, () => this.kill());
     try {
       return await this.closed;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
     }
   }
 
@@ -100,18 +129,30 @@ export class WorkerChild implements Child {
     this.#end({ success: false, code: 128 + SIGKILL, signal: "SIGKILL", error: undefined });
   }
 
+  ref(): void {
+    this.#ref.set(true, this.name);
+  }
+
+  unref(): void {
+    this.#ref.set(false, this.name);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.shutdown();
     this.link.discard();
   }
 
-  #receive(data: Hello | Envelope): void {
+  #receive(data: unknown): void {
     this.#received++;
-    if ("hello" in data) this.link.attach(new ThreadTransport(this.#worker, this.#owner, data.takesNative));
+    if (isHello(data)) {
+      const takesNative = data.takesNative && this.#owner !== 0n;
+      this.link.attach(new ThreadTransport(this.#worker, this.#owner, takesNative));
+    } else if (!isEnvelope(data)) throw atCaller(new TypeError("Cannot receive: not a message of this library"));
     else if (data.packet.type === "bye") {
-      const error = data.packet.body as Error | undefined;
+      const { body } = data.packet;
+      const error = body === undefined ? undefined : body instanceof Error ? body : new Error(String(body));
       this.#end({ success: error === undefined, code: error === undefined ? 0 : 1, signal: undefined, error });
-    } else this.link.receive(data.packet, ...unpack(data));
+    } else this.link.receive(data.packet, ...unpack(data, this.#owner));
   }
 
   #fail(error: Error): void {
@@ -131,6 +172,7 @@ export class WorkerChild implements Child {
     }
     this.#worker.terminate();
     this.#worker.onmessage = null;
+    for (const forget of this.#forget) forget();
     this.link.end();
     if (!isOver) closeLeftOpenLater(this.#owner);
     else if (this.#owner !== 0n) closeLeftOpen(this.#owner);

@@ -1,6 +1,9 @@
 /** The children of a pool: started, replaced when they fail, renewed, and ended. */
 
+import { Timer } from "../internal/timer.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import type { TcpListener } from "../tcp/tcp_listener.ts";
+import { nextStart, reportDeath } from "./death_notice.ts";
 import { PoolChild } from "./pool_child.ts";
 import { duplicate } from "./pool_listeners.ts";
 import type { PoolSettings } from "./pool_options.ts";
@@ -19,9 +22,12 @@ export class Supervisor {
   readonly #replaced: number[] = [];
   /** Those that have no slot yet or no more, and those of one connection each. */
   readonly #others = new Set<PoolChild>();
-  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  readonly #timers = new Set<Timer>();
+  /** Which child an error is about. */
+  readonly #dead = new WeakMap<Error, PoolChild>();
   #changed = Promise.withResolvers<void>();
   #isEnding = false;
+  readonly #forget: () => void;
 
   /** `gaveUp` is told once children have failed too often; nothing is replaced any more then. */
   constructor(
@@ -34,6 +40,7 @@ export class Supervisor {
     this.#restarts = restarts;
     this.#listeners = listeners;
     this.#gaveUp = gaveUp;
+    this.#forget = whenUnloaded(Unload.END, () => this.end());
   }
 
   /** Resolves when a child has come, has gone, or has told of its connections. */
@@ -116,20 +123,27 @@ export class Supervisor {
     await Promise.all(old.map(({ stopped }) => stopped));
   }
 
-  /** Lets a child finish, and ends it after the grace. */
-  async drain(child: PoolChild, grace = this.#settings.grace): Promise<void> {
+  /** Lets a child finish, and ends it after the grace; `last`: nobody else accepts from its listeners. */
+  async drain(child: PoolChild, grace = this.#settings.grace, last = false): Promise<void> {
     if (child.state === "ended") return;
     this.#others.add(child);
-    await child.drain(grace);
+    await child.drain(grace, last);
+  }
+
+  /** Asks for the room that open connections take; the children go on taking others. */
+  finish(): void {
+    for (const child of this.all) child.finish();
   }
 
   /**
-   * A child has failed.
+   * A child has failed, which standard error is told.
    *
    * @returns Milliseconds to wait before the next one; `undefined` if the pool has given up.
    */
   fail(slot: number, failed: Life, error: unknown): number | undefined {
     const delay = this.#restarts.fail(slot, failed, this.all.filter(({ isServing }) => isServing));
+    const dead = error instanceof Error ? this.#dead.get(error) : undefined;
+    reportDeath(dead, error, delay === undefined ? "the pool gives up" : nextStart(delay));
     if (delay !== undefined) return delay;
     const message = error instanceof Error ? error.message : String(error);
     const failures = this.#restarts.failures(slot);
@@ -142,18 +156,19 @@ export class Supervisor {
   /** Replaces nobody from now on. */
   end(): void {
     this.#isEnding = true;
-    for (const timer of this.#timers) clearTimeout(timer);
+    this.#forget();
+    for (const timer of this.#timers) timer.cancel();
     this.wake();
   }
 
-  /** Ends all children, which may finish their connections within the grace. */
-  async endAll(grace: number): Promise<void> {
+  /** Ends all children, which may finish their connections within the grace; `last`: no other program accepts. */
+  async endAll(grace: number, last: boolean): Promise<void> {
     this.end();
     const children = this.all;
     this.#slots.length = 0;
     await Promise.all(children.map(async (child) => {
       if (child.state === "starting") child.kill();
-      else this.drain(child, grace);
+      else this.drain(child, grace, last);
       await child.child.closed;
     }));
   }
@@ -230,11 +245,15 @@ export class Supervisor {
 
   #ended(child: PoolChild): void {
     const { slot, failure } = child;
+    if (failure !== undefined) this.#dead.set(failure, child);
+    const wasAlone = this.#settings.per === "connection" && this.#others.has(child) && child.hasStarted;
     this.#others.delete(child);
     const wasCurrent = this.#slots[slot] === child;
     if (wasCurrent) this.#slots[slot] = undefined;
     this.wake();
-    if (this.#isEnding || !wasCurrent) return;
+    if (this.#isEnding) return;
+    if (wasAlone && failure !== undefined) reportDeath(child, failure, "the next connection gets another one");
+    if (!wasCurrent) return;
     this.#look(child);
     this.#replace(slot, child, failure);
   }
@@ -246,7 +265,7 @@ export class Supervisor {
   }
 
   #fill(slot: number, delay: number): void {
-    const timer = setTimeout(async () => {
+    const timer = new Timer(delay, async () => {
       this.#timers.delete(timer);
       // A reload was faster, before or after.
       if (this.#slots[slot] !== undefined) return;
@@ -259,7 +278,7 @@ export class Supervisor {
       } catch (error) {
         if (!this.#isEnding && this.#slots[slot] === undefined) this.#replace(slot, { hasServed: false, since }, error);
       }
-    }, delay);
+    });
     this.#timers.add(timer);
   }
 }

@@ -7,14 +7,15 @@
 
 import { Descriptor } from "../internal/descriptor.ts";
 import { notSupportedError } from "../internal/errors.ts";
-import { entrust } from "../internal/owner.ts";
+import { entrust, isEntrusted, isTracked } from "../internal/owner.ts";
 import { ConnectionSender } from "./connection_channel.ts";
 import type { Packet, Transport } from "./link.ts";
+import { cloneOf } from "./sealing.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { type MovedConn, StreamSocket } from "../tcp/stream_socket.ts";
 import { ConnStreams } from "../tcp/streams.ts";
 import { driverOf, TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
-import { adopt, descriptorsOf, kindOf, type MovableSocket, type SocketKind } from "./moving.ts";
+import { adopt, descriptorsOf, kindOf, MOST_SOCKETS, type MovableSocket, type SocketKind } from "./moving.ts";
 
 /** Where to post: a Worker, or a Worker's own scope. */
 interface Port {
@@ -56,19 +57,20 @@ export class ThreadTransport implements Transport {
     this.#takesNative = takesNative;
   }
 
-  check(packet: Packet, sockets: readonly MovableSocket[]): void {
+  check(sockets: readonly MovableSocket[]): void {
     for (const socket of sockets) {
       const conn = runtimeConn(socket);
       if (conn !== undefined) conn.checkMove();
-      else if (this.#takesNative) descriptorsOf([socket], "send a socket");
-      else {
+      else if (this.#takesNative) {
+        if (descriptorsOf([socket], "send a socket").every(isTracked)) continue;
+        throw notSupportedError("send a socket with so high a descriptor to a thread", "open it with a lower one");
+      } else {
         throw notSupportedError(
           "send a socket of the native engine to a thread that may not use it",
           'start the thread with permissions that have ffi: "inherit"',
         );
       }
     }
-    if (sockets.length > 0 && packet.body !== undefined) structuredClone(packet.body);
   }
 
   send(packet: Packet, sockets: readonly MovableSocket[], sent: () => void): Promise<void> {
@@ -86,9 +88,8 @@ export class ThreadTransport implements Transport {
     if (packet.type === "connection" && first !== undefined && this.#connections !== undefined) {
       if (this.#tryHand(first, this.#connections)) return true;
     }
-    this.check({ ...packet, body: undefined }, sockets);
-    // What cannot be cloned must be known before a socket is detached, and a getter may answer once only.
-    const body = sockets.length > 0 && packet.body !== undefined ? structuredClone(packet.body) : packet.body;
+    // Before any is detached. The body can be cloned: it is sealed, or the library's own.
+    this.check(sockets);
     const streams: Transferable[] = [];
     const moved = sockets.map((socket): Moved => {
       const runtime = runtimeConn(socket);
@@ -104,7 +105,7 @@ export class ThreadTransport implements Transport {
     });
     const isNative = packet.type === "connection" && moved[0]?.kind === "conn";
     const channel = isNative && this.#connections === undefined ? this.#openChannel() : undefined;
-    const envelope: Envelope = { packet: { type: packet.type, body }, sockets: moved };
+    const envelope: Envelope = { packet, sockets: moved };
     this.#port.postMessage(channel === undefined ? envelope : { ...envelope, channel }, streams);
     return true;
   }
@@ -164,14 +165,64 @@ export class ThreadTransport implements Transport {
   }
 }
 
+/** Seals a message for a thread. */
+export function sealForThread({ type, body }: Packet, sockets: readonly MovableSocket[]): Packet {
+  checkKinds(sockets);
+  return { type, body: cloneOf(body) };
+}
+
+/** Throws if one of the sockets can be sent to no thread. */
+function checkKinds(sockets: readonly MovableSocket[]): void {
+  for (const socket of sockets) {
+    const conn = runtimeConn(socket);
+    if (conn !== undefined) conn.checkMove();
+    else descriptorsOf([socket], "send a socket");
+  }
+}
+
 /** The connection of the runtime engine behind a socket, if it is one. */
 function runtimeConn(socket: MovableSocket): RuntimeConn | undefined {
   const driver = socket instanceof TcpConn ? driverOf(socket) : undefined;
   return driver instanceof RuntimeConn ? driver : undefined;
 }
 
-/** Makes sockets of what has come, and counts those of which none could be made. */
-export function unpack({ sockets: sent }: Envelope): [MovableSocket[], lost: number] {
+const TYPES: readonly unknown[] = [
+  "message",
+  "credit",
+  "shutdown",
+  "pool",
+  "connection",
+  "bye",
+] satisfies Packet["type"][];
+const KINDS: readonly unknown[] = ["conn", "listener", "udp", "streams"] satisfies Moved["kind"][];
+
+/** Whether a message that has been posted is one of this library's: a child can post whatever it likes. */
+export function isEnvelope(value: unknown): value is Envelope {
+  const { packet, sockets } = (value ?? {}) as { [K in keyof Envelope]?: unknown };
+  if (typeof packet !== "object" || packet === null || !TYPES.includes((packet as Partial<Packet>).type)) return false;
+  return Array.isArray(sockets) && sockets.length <= MOST_SOCKETS && sockets.every(isMoved);
+}
+
+function isMoved(value: unknown): value is Moved {
+  const { kind, conn, fd } = (value ?? {}) as { kind?: unknown; conn?: Partial<MovedConn> | null; fd?: unknown };
+  if (!KINDS.includes(kind)) return false;
+  if (kind !== "streams") return typeof fd === "number";
+  return conn?.readable instanceof ReadableStream && conn.writable instanceof WritableStream &&
+    typeof conn.localAddr === "object" && typeof conn.remoteAddr === "object";
+}
+
+/**
+ * Makes sockets of what has come, and counts those of which none could be made.
+ *
+ * @param owner The thread among the two that may end first, on whose behalf its descriptors were posted.
+ * @throws {TypeError} If a number is posted that the sender has not given away: it would be closed, or taken from its
+ * owner. None is taken then.
+ */
+export function unpack({ sockets: sent }: Envelope, owner: bigint): [MovableSocket[], lost: number] {
+  const numbers = sent.flatMap((moved) => moved.kind === "streams" ? [] : moved.fd);
+  if (new Set(numbers).size < numbers.length || !numbers.every((fd) => isEntrusted(fd, owner))) {
+    throw new TypeError("Cannot receive: a descriptor is not the sender's to give");
+  }
   const sockets = sent.flatMap((moved) =>
     moved.kind === "streams"
       ? wrapConn(new RuntimeConn(new StreamSocket(moved.conn)))

@@ -1,5 +1,6 @@
 /** What a thread that has ended leaves open is closed by who has started it. */
 
+import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { libc } from "../internal/libc.ts";
 import { belongingsOf, endOwner, freeOwner, threadOf } from "../internal/owner.ts";
@@ -7,7 +8,7 @@ import { linkOf } from "../internal/socket.ts";
 import { lastErrno } from "../internal/syscall.ts";
 import { constants } from "node:os";
 import { ProgramEnd } from "./program_end.ts";
-import { cString } from "./unix_socket.ts";
+import { UnixSocket } from "./unix_socket.ts";
 
 // asm-generic/fcntl.h
 const O_CLOEXEC = 0o2000000;
@@ -19,6 +20,9 @@ const LOOK_INTERVAL = 2;
 const LOOK_LIMIT = 2_000;
 /** Milliseconds between two looks after that. */
 const LATE_INTERVAL = 100;
+/** Milliseconds for which a thread is waited for when the program is unloaded; and microseconds between two looks. */
+const UNLOAD_LIMIT = 1_000;
+const UNLOAD_PAUSE = 500;
 
 const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
 
@@ -71,6 +75,51 @@ export async function whenThreadEnds(owner: bigint): Promise<boolean> {
   return true;
 }
 
+/**
+ * Closes the sockets of a thread that was ended and runs on: an inert socket takes their numbers, which stay the
+ * thread's. What the thread reads there is at its end, and what it writes fails. Its epoll goes with them, so that the
+ * kernel wakes nobody for sockets that the thread has shared.
+ *
+ * @param inert What was put there before, as links of `/proc`.
+ */
+function takeSockets(owner: bigint, inert: Set<string>): void {
+  const taken = belongingsOf(owner, descriptorsEnd()).filter((fd) => {
+    const link = linkOf(fd);
+    return /^socket:|\[eventpoll\]$/.test(link) && !inert.has(link);
+  });
+  if (taken.length === 0) return;
+  let near: Descriptor | undefined;
+  try {
+    const ends = UnixSocket.pair().map((fd) => new Descriptor(fd)) as [Descriptor, Descriptor];
+    near = ends[0];
+    ends[1].close();
+    inert.add(linkOf(near.fd));
+    // The thread closes nothing any more (mayClose() in internal/owner.ts), so each number is what it was.
+    for (const fd of taken) libc.dup3(near.fd, fd, O_CLOEXEC);
+  } catch {
+    // No descriptors are left; it is tried again.
+  } finally {
+    near?.close();
+  }
+}
+
+/**
+ * Waits on this thread until one that was ended runs no more, and closes what it has left open: no promise settles any
+ * more. What does not end soon loses its sockets, and keeps the rest.
+ */
+export function closeLeftOpenNow(owner: bigint): void {
+  endOwner(owner);
+  const thread = threadOf(owner);
+  if (thread !== 0) {
+    wake(owner);
+    for (const end = performance.now() + UNLOAD_LIMIT; isRunning(thread);) {
+      if (performance.now() > end) return takeSockets(owner, new Set());
+      libc.usleep(UNLOAD_PAUSE);
+    }
+  }
+  closeLeftOpen(owner);
+}
+
 /** Closes what a thread has left open; it must have ended. */
 export function closeLeftOpen(owner: bigint): void {
   const hasRun = threadOf(owner) !== 0;
@@ -83,11 +132,15 @@ export function closeLeftOpen(owner: bigint): void {
   if (hasRun) freeOwner(owner);
 }
 
-/** The same for one that nobody waits for any more: once it has ended, on a busy machine later than others. */
+/** The same for one that runs on: its sockets at once, and the rest when it has ended. */
 export function closeLeftOpenLater(owner: bigint): void {
+  endOwner(owner);
   const thread = threadOf(owner);
+  const inert = new Set<string>();
+  takeSockets(owner, inert);
   const timer = setInterval(() => {
-    if (isRunning(thread)) return;
+    // Others may have been on their way to it, or just being opened.
+    if (isRunning(thread)) return takeSockets(owner, inert);
     clearInterval(timer);
     closeLeftOpen(owner);
   }, LATE_INTERVAL);

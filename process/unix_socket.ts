@@ -3,9 +3,7 @@
  * with descriptors in them. Native engine only.
  */
 
-import { Descriptor } from "../internal/descriptor.ts";
 import { interruptedError, socketError, type SyscallError } from "../internal/errors.ts";
-import { libc } from "../internal/libc.ts";
 import { getSocketStruct, SOCK_CLOEXEC, SOCK_NONBLOCK } from "../internal/socket.ts";
 import { EAGAIN, syscall, syscallError, takeConnection } from "../internal/syscall.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
@@ -13,16 +11,22 @@ import type { Source } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import { WaitingSide } from "../mux/waiting_side.ts";
 import { type Received, receivePacket, sendPacket } from "./scm.ts";
+import {
+  type FileIdentity,
+  listenAt,
+  openUnixSocket,
+  removeFile,
+  SOCK_SEQPACKET,
+  UNIX_ADDRESS_SIZE,
+  unixAddress,
+} from "./socket_file.ts";
 
-// sys/socket.h, asm-generic/socket.h, sys/un.h
+export { cString } from "../internal/c_string.ts";
+
+// sys/socket.h, asm-generic/socket.h, linux/fcntl.h
 const AF_UNIX = 1;
-const SOCK_SEQPACKET = 5;
 const SO_PEERCRED = 17;
-const PATH_MAX = 108;
-const PATH_AT = 2;
-
-/** Bytes of a path at most, with room for what a listener appends until it is published: a dot and its process. */
-export const LONGEST_PATH = PATH_MAX - 1 - ".4194304".length;
+const F_DUPFD_CLOEXEC = 1030;
 
 const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
 const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
@@ -31,25 +35,6 @@ const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
 export interface Credentials {
   readonly pid: number;
   readonly uid: number;
-}
-
-function encodePath(path: string): Uint8Array<ArrayBuffer> {
-  const bytes = new TextEncoder().encode(path);
-  // With its final zero.
-  if (bytes.length >= PATH_MAX) throw new RangeError(`path must have less than ${PATH_MAX} bytes, received "${path}"`);
-  const sockaddr = new Uint8Array(PATH_AT + bytes.length + 1);
-  sockaddr[0] = AF_UNIX;
-  sockaddr.set(bytes, PATH_AT);
-  return sockaddr;
-}
-
-function open(): Descriptor {
-  return new Descriptor(syscall("socket", AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-}
-
-/** A path as a system call takes it. */
-export function cString(text: string): Uint8Array<ArrayBuffer> {
-  return new TextEncoder().encode(`${text}\0`);
 }
 
 /** A connected Unix socket. */
@@ -78,8 +63,8 @@ export class UnixSocket implements Source {
    * @throws {SyscallError} If nobody listens there.
    */
   static connect(path: string, name: string): UnixSocket {
-    const sockaddr = encodePath(path);
-    const socket = open();
+    const sockaddr = unixAddress(path);
+    const socket = openUnixSocket();
     try {
       syscall("connect", socket.fd, sockaddr, sockaddr.length);
       return new UnixSocket(socket.detach(), name);
@@ -103,14 +88,19 @@ export class UnixSocket implements Source {
     this.#receiving.ref(on);
   }
 
+  /** Stays open when the program is unloaded, until its process has ended. */
+  outlive(): void {
+    this.#socket.outlive();
+  }
+
   /** Receives a packet; its data is empty at the end of the connection. */
-  receive(): Promise<Received> {
-    return this.#receiving.call(() => {
-      const received = receivePacket(this.#socket.fd);
-      if (typeof received !== "number") return received;
-      if (received === -EAGAIN) return undefined;
-      throw this.#error("receive on", syscallError("recvmsg", -received));
-    }, undefined);
+  receive(signal?: AbortSignal): Promise<Received> {
+    return this.#receiving.call(() => this.#take(), signal);
+  }
+
+  /** The same without waiting; `undefined` if there is none. */
+  tryReceive(): Received | undefined {
+    return this.#receiving.tryCall(() => this.#take());
   }
 
   /** Sends a packet with copies of descriptors, and calls `sent` once the kernel has it. */
@@ -135,6 +125,13 @@ export class UnixSocket implements Source {
     this.#sending.close(() => interruptedError(`send on ${this.#socket.name}`, "channel"));
   }
 
+  #take(): Received | undefined {
+    const received = receivePacket(this.#socket.fd);
+    if (typeof received !== "number") return received;
+    if (received === -EAGAIN) return undefined;
+    throw this.#error("receive on", syscallError("recvmsg", -received));
+  }
+
   #transmit(data: Uint8Array<ArrayBuffer>, descriptors: () => number[], sent: () => void): true | undefined {
     const n = sendPacket(this.#socket.fd, data, descriptors());
     if (n === -EAGAIN) return undefined;
@@ -155,38 +152,33 @@ function credentialsOf(fd: number): Credentials {
   return { pid: words[0] as number, uid: words[1] as number };
 }
 
-/** A listening Unix socket at a path, which it removes when it is closed. */
+/** A listening Unix socket at a path, whose file it removes when it is closed. */
 export class UnixListener implements Source {
+  readonly engine = "native";
   readonly path: string;
   readonly #socket: NativeSocket;
   readonly #accepting: WaitingSide;
-  /** Where it is until it is published. */
-  readonly #hidden: string;
-  #isPublished = false;
+  /** The file that is to be removed: this one has made it, or taken it over. */
+  #file: FileIdentity | undefined;
 
-  /** bind(2) and listen(2), for nobody but this user, by another name: at no moment is there none that listens. */
-  constructor(path: string) {
+  /**
+   * Opens a socket for nobody but this user, which nobody finds before {@linkcode UnixListener.publish}; or takes over
+   * `fd`, which listens at the path already.
+   */
+  constructor(path: string, fd: number = openAt(path)) {
     this.path = path;
-    const name = this.#hidden = `${path}.${Deno.pid}`;
-    const sockaddr = encodePath(name);
-    const socket = open();
-    // Of one that was killed and had the same number, as the first process of a container always has.
-    libc.unlink(cString(name));
-    try {
-      // As fchmod(2) on the socket before bind(2), the mode holds from the start (unix(7)).
-      syscall("fchmod", socket.fd, 0o600);
-      syscall("bind", socket.fd, sockaddr, sockaddr.length);
-      try {
-        syscall("listen", socket.fd, 64);
-      } catch (error) {
-        libc.unlink(cString(name));
-        throw error;
-      }
-      this.#socket = new NativeSocket(socket.detach(), this, () => `control socket ${path}`);
-    } finally {
-      socket.close();
-    }
+    this.#socket = new NativeSocket(fd, this, () => `control socket ${path}`);
     this.#accepting = new WaitingSide(this.#socket);
+  }
+
+  /** The descriptor; `undefined` once it is closed. */
+  get fd(): number | undefined {
+    return this.#socket.isOpen ? this.#socket.fd : undefined;
+  }
+
+  /** The file at the path, if it is this one's. */
+  get file(): FileIdentity | undefined {
+    return this.#file;
   }
 
   onReady(): void {
@@ -197,16 +189,24 @@ export class UnixListener implements Source {
     this.#accepting.ref(on);
   }
 
-  /** Puts it at the path, in the place of a socket that is there: rename(2). */
-  publish(): this {
+  /**
+   * Binds it to the path and lets it listen; with a `file`, which it listens at already, that becomes this one's.
+   *
+   * @throws {SyscallError} If it cannot be bound; it is closed then.
+   */
+  publish(file?: FileIdentity): this {
     try {
-      syscall("rename", cString(this.#hidden), cString(this.path));
+      this.#file = file ?? listenAt(this.path, this.#socket.fd);
     } catch (error) {
       this.close();
       throw error;
     }
-    this.#isPublished = true;
     return this;
+  }
+
+  /** The same socket by another descriptor, to be sent away; the file stays this one's. */
+  copy(): UnixListener {
+    return new UnixListener(this.path, syscall("fcntl", this.#socket.fd, F_DUPFD_CLOEXEC, 0));
   }
 
   /** accept4(2). */
@@ -225,7 +225,7 @@ export class UnixListener implements Source {
   }
 
   #take(): number | undefined {
-    const peer = new Uint8Array(PATH_AT + PATH_MAX);
+    const peer = new Uint8Array(UNIX_ADDRESS_SIZE);
     const length = new Uint8Array(new Uint32Array([peer.length]).buffer);
     const fd = takeConnection(this.#socket.fd, peer, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) return fd;
@@ -233,12 +233,25 @@ export class UnixListener implements Source {
     throw socketError(`accept on ${this.#socket.name}`, syscallError("accept4", -fd));
   }
 
-  /** Closes it; the path is removed unless it is another's by now. */
-  close(keepPath = false): void {
+  /** Closes it, and removes its file unless that is another's by now. */
+  close(keepFile = false): void {
     if (!this.#socket.isOpen) return;
+    // As long as it listens nobody else takes the path.
+    if (!keepFile) removeFile(this.path, this.#file);
     this.#socket.close();
-    if (!this.#isPublished) libc.unlink(cString(this.#hidden));
-    else if (!keepPath) libc.unlink(cString(this.path));
     this.#accepting.close(() => interruptedError(`accept on ${this.#socket.name}`, "control socket"));
+  }
+}
+
+function openAt(path: string): number {
+  // Checked first.
+  unixAddress(path);
+  const socket = openUnixSocket();
+  try {
+    // As fchmod(2) on the socket before bind(2), the mode holds from the start (unix(7)).
+    syscall("fchmod", socket.fd, 0o600);
+    return socket.detach();
+  } finally {
+    socket.close();
   }
 }

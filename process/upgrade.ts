@@ -1,16 +1,19 @@
 /**
  * How a newly started program takes the listening sockets of the one that
  * runs: it connects to the other's control socket, gets copies of them, and
- * once its own children are up it tells the other to drain. Between the two
- * there is no moment in which nobody listens.
+ * once its own children are up it tells the other to drain. The control socket
+ * is one of them, so its file stays the same. Between the two there is no
+ * moment in which nobody listens.
  */
 
-import { SyscallError } from "../internal/errors.ts";
+import { socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
+import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
 import { Link } from "./link.ts";
-import type { MovableSocket } from "./moving.ts";
+import { adopt, type Carried, type MovableSocket } from "./moving.ts";
 import { ProcessTransport } from "./process_transport.ts";
+import { type FileIdentity, removeLeftBehind, socketAt } from "./socket_file.ts";
 import { UnixListener, UnixSocket } from "./unix_socket.ts";
 
 /** Milliseconds within which the running program must answer. */
@@ -19,12 +22,24 @@ const ANSWER_LIMIT = 10_000;
 const ASK_AGAIN = 50;
 
 type Question = { readonly ask: "listeners" | "drain" };
-type Answer = { readonly tell: "listeners" | "draining" } | { readonly tell: "refused"; readonly why: string };
+type Answer =
+  | { readonly tell: "draining" }
+  /** Its listeners come with this, and a copy of the control socket. */
+  | { readonly tell: "listeners"; readonly file?: FileIdentity }
+  | { readonly tell: "refused"; readonly why: string };
+
+/** A control socket of another program, and the file that it has made. */
+export interface Control {
+  readonly listener: UnixListener;
+  readonly file: FileIdentity;
+}
 
 /** What a running program has given. */
 export interface Takeover {
   readonly listeners: TcpListener[];
-  /** Tells it to take no more connections, and to give its path up; it may have ended meanwhile. */
+  /** Its control socket, which is the caller's from then on. */
+  takeControl(): Control | undefined;
+  /** Tells it to take no more connections, and to give its control socket up; it may have ended meanwhile. */
   drain(): Promise<void>;
   close(): void;
 }
@@ -33,7 +48,7 @@ export interface Takeover {
 class EndedError extends Error {}
 
 /**
- * Takes the listeners of the program that serves `path`.
+ * Takes the listeners of the program that serves `path`, an absolute path.
  *
  * @returns What it has given; `undefined` if there is none.
  */
@@ -42,12 +57,13 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
   const action = `Cannot take over from the program at ${path}`;
   let socket: UnixSocket;
   try {
+    if (socketAt(path) === undefined) return undefined;
     socket = UnixSocket.connect(path, `the program at ${path}`);
   } catch (error) {
-    if (!(error instanceof SyscallError) || (error.code !== "ECONNREFUSED" && error.code !== "ENOENT")) {
-      throw new Error(`${action}: not a control socket`, { cause: error });
-    }
-    removeSocket(path, error.code);
+    if (!(error instanceof SyscallError)) throw error;
+    if (error.code === "ENOENT") return undefined;
+    if (error.code !== "ECONNREFUSED") throw new Error(`${action}: not a control socket`, { cause: error });
+    removeLeftBehind(path);
     return undefined;
   }
   if (!isTrusted(socket)) {
@@ -56,13 +72,24 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
   }
   const link = new Link(`the program at ${path}`);
   let answer = Promise.withResolvers<TcpListener[]>();
+  let control: UnixListener | undefined;
+  let file: FileIdentity | undefined;
   link.takesMessages = false;
+  link.adopt = (kind, descriptor) => {
+    if (kind !== "control") return adopt(kind, descriptor);
+    control?.close();
+    control = new UnixListener(path, descriptor.detach());
+    return undefined;
+  };
   link.onPacket = ({ body }, sockets) => {
     const said = body as Answer;
     if (said.tell === "refused") answer.reject(new Deno.errors.Busy(`${action}: ${said.why}`));
     if (said.tell === "draining") answer.resolve([]);
     const listeners = said.tell === "listeners" ? sockets.filter((socket) => socket instanceof TcpListener) : [];
-    if (said.tell === "listeners") answer.resolve(listeners);
+    if (said.tell === "listeners") {
+      if (isIdentity(said.file)) file = said.file;
+      answer.resolve(listeners);
+    }
     for (const socket of sockets) if (!listeners.includes(socket as TcpListener)) socket.close();
   };
   const transport = new ProcessTransport(socket, link, (error) => {
@@ -90,9 +117,16 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
       if (!(error instanceof EndedError)) throw error;
     }
   };
+  const takeControl = () => {
+    if (control === undefined || file === undefined) return undefined;
+    const taken: Control = { listener: control, file };
+    control = undefined;
+    return taken;
+  };
   const close = () => {
     link.close(new Deno.errors.BadResource("The takeover is over"));
     transport.close();
+    control?.close();
   };
   const take = async () => {
     try {
@@ -104,7 +138,7 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
     }
   };
   try {
-    return { listeners: await take(), drain, close };
+    return { listeners: await take(), takeControl, drain, close };
   } catch (error) {
     close();
     throw error;
@@ -114,27 +148,48 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
 /** The side that runs: answers at a path. */
 export class ControlServer {
   readonly #listener: UnixListener;
+  /** The file of a listener that was taken over. */
+  readonly #file: FileIdentity | undefined;
   readonly #listeners: () => MovableSocket[];
   readonly #drain: () => void;
   readonly #links = new Set<Link>();
+  readonly #forget: () => void;
   /** The one that takes over, until it has ended. */
   #successor: Link | undefined;
 
-  /** Nobody finds it before {@linkcode ControlServer.publish}. */
-  constructor(path: string, listeners: () => MovableSocket[], drain: () => unknown) {
+  /** Answers nobody before {@linkcode ControlServer.publish}; `taken` is the other one's control socket. */
+  constructor(
+    path: string,
+    listeners: () => MovableSocket[],
+    drain: () => unknown,
+    taken?: Control,
+  ) {
     this.#listeners = listeners;
     this.#drain = () => void drain();
-    this.#listener = new UnixListener(path);
+    this.#listener = taken?.listener ?? new UnixListener(path);
+    this.#file = taken?.file;
     this.#listener.ref(false);
+    this.#forget = whenUnloaded(Unload.END, () => this.close());
+  }
+
+  /** Answers from now on: at the path that it binds, or by the socket that the other one has given up. */
+  publish(): void {
+    try {
+      this.#listener.publish(this.#file);
+    } catch (error) {
+      throw error instanceof SyscallError ? socketError(`listen on ${this.#listener.path}`, error) : error;
+    }
     this.#run();
   }
 
-  publish(): void {
-    this.#listener.publish();
+  /** Another program has the listeners, and has not ended. */
+  get hasSuccessor(): boolean {
+    return this.#successor !== undefined;
   }
 
   close(): void {
-    // The path may be the successor's by now, and if not, it is taken from one that nobody serves.
+    this.#forget();
+    // The file may be the successor's by now, and if not, the next one finds that nobody serves it.
     this.#listener.close(this.#successor !== undefined);
     // Who was told that this one drains has its answer first.
     for (const link of this.#links) setTimeout(() => link.close(new Deno.errors.BadResource("The pool is closed")));
@@ -179,21 +234,33 @@ export class ControlServer {
       return this.#tell(link, { tell: "refused", why: "another one takes over already" });
     }
     if (question === "listeners") {
-      let listeners: MovableSocket[];
+      let listeners: Carried[];
       try {
         listeners = this.#listeners();
+        listeners.push(this.#copy(listeners));
       } catch (error) {
         return this.#tell(link, { tell: "refused", why: String(error) });
       }
       this.#successor = link;
-      this.#tell(link, { tell: "listeners" }, listeners);
+      const { file } = this.#listener;
+      this.#tell(link, { tell: "listeners", ...(file === undefined ? {} : { file: identityOf(file) }) }, listeners);
     } else if (question === "drain" && this.#successor === link) {
       this.#tell(link, { tell: "draining" });
       this.#drain();
     }
   }
 
-  #tell(link: Link, body: Answer, sockets: MovableSocket[] = []): void {
+  /** A copy of the control socket; without one the others are closed. */
+  #copy(others: readonly Carried[]): UnixListener {
+    try {
+      return this.#listener.copy();
+    } catch (error) {
+      for (const other of others) other.close();
+      throw error;
+    }
+  }
+
+  #tell(link: Link, body: Answer, sockets: readonly Carried[] = []): void {
     link.post({ type: "pool", body }, sockets).catch(() => {
       for (const socket of sockets) socket.close();
     });
@@ -210,13 +277,13 @@ function isTrusted(socket: UnixSocket): boolean {
   }
 }
 
-/** Removes what a program has left behind that was killed; a file that is no socket is left alone. */
-function removeSocket(path: string, code: string): void {
-  if (code === "ENOENT") return;
-  if (!Deno.lstatSync(path).isSocket) {
-    throw new Deno.errors.AlreadyExists(`Cannot listen on ${path}: there is a file that is no socket`);
-  }
-  Deno.removeSync(path);
+function identityOf({ device, inode }: FileIdentity): FileIdentity {
+  return { device, inode };
+}
+
+function isIdentity(value: unknown): value is FileIdentity {
+  const { device, inode } = (value ?? {}) as Partial<FileIdentity>;
+  return typeof device === "bigint" && typeof inode === "bigint";
 }
 
 function requirePath(path: string): void {

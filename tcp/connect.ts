@@ -3,13 +3,11 @@
 import { formatAddress, type HostPort } from "../internal/address.ts";
 import type { Engine } from "../internal/engine.ts";
 import { fromRuntimeError, socketError, SyscallError } from "../internal/errors.ts";
+import { Timer } from "../internal/timer.ts";
 import type { ConnDriver } from "./driver.ts";
 import { connectNative } from "./native_connect.ts";
 import { RuntimeConn } from "./runtime_conn.ts";
-import { connectRuntime } from "./runtime_connect.ts";
-
-/** The longest time that a timer can be set to, in milliseconds: some 24 days. */
-const MAX_TIMER = 2 ** 31 - 1;
+import { connectToOther } from "./self_connect.ts";
 
 /** Where and how to connect; checked. */
 export interface ConnectOptions extends HostPort {
@@ -29,7 +27,7 @@ export async function withDeadline<T>(
 ): Promise<T> {
   const over = new AbortController();
   const end = () => over.abort();
-  const timer = timeout === Infinity ? undefined : setTimeout(end, Math.min(timeout, MAX_TIMER));
+  const timer = new Timer(timeout, end);
   signal?.addEventListener("abort", end);
   try {
     const conn = await attempt(over.signal);
@@ -39,7 +37,7 @@ export async function withDeadline<T>(
   } catch (error) {
     if (!over.signal.aborted) throw error;
   } finally {
-    clearTimeout(timer);
+    timer.cancel();
     signal?.removeEventListener("abort", end);
   }
   if (signal?.aborted) throw signal.reason;
@@ -53,8 +51,9 @@ export function connect(options: ConnectOptions): Promise<ConnDriver> {
   return withDeadline<ConnDriver>(action, options, async (signal) => {
     if (engine === "native") return await connectNative(options, signal);
     try {
-      return new RuntimeConn(await connectRuntime({ hostname, port }, signal));
+      return new RuntimeConn(await connectToOther({ hostname, port }, signal));
     } catch (error) {
+      if (error instanceof SyscallError) throw socketError(action, error);
       throw signal.aborted ? error : fromRuntimeError(error, action, "connect");
     }
   });

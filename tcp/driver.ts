@@ -46,6 +46,11 @@ export interface ListenerDriver extends SocketDriver {
   queue(): { length: number; limit: number };
   pause(): void;
   resume(): void;
+  /**
+   * Stops listening, but keeps the connections of the queue for `accept` and `tryAccept`, which fail as after `close()`
+   * once there is none left. Resolves once the socket is closed; never rejects.
+   */
+  drain(): Promise<void>;
 }
 
 /** A connected socket. */

@@ -7,6 +7,7 @@ import { refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveAll, type Resolved } from "../internal/resolve.ts";
 import {
   addressOf,
+  leavePortToConnect,
   pendingErrno,
   setSocketOption,
   SOCK_CLOEXEC,
@@ -16,6 +17,7 @@ import {
 import { AF_INET, AF_INET6 } from "../internal/sockaddr.ts";
 import { EINPROGRESS, syscall, syscallError } from "../internal/syscall.ts";
 import { NativeConn } from "./native_conn.ts";
+import { isSelf, selfConnectError } from "./self_connect.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
 
 /** How long an attempt has for itself before the next begins, in milliseconds (RFC 8305, section 5). */
@@ -36,9 +38,15 @@ export function openTcp(family: "IPv4" | "IPv6"): number {
  * Shakes hands on an open socket, and takes it over: connect(2). When
  * `signal` is aborted, or the attempt fails, the socket is closed.
  *
+ * @param hasOwnPort The caller has chosen the local port: if it is the one to connect to, the caller means itself.
  * @throws {SyscallError} If the attempt fails.
  */
-export async function shakeHands(fd: number, to: Resolved, signal: AbortSignal): Promise<NativeConn> {
+export async function shakeHands(
+  fd: number,
+  to: Resolved,
+  hasOwnPort: boolean,
+  signal: AbortSignal,
+): Promise<NativeConn> {
   let tell: () => void = () => {};
   const owner = new Descriptor(fd);
   let socket: NativeSocket | undefined;
@@ -65,6 +73,11 @@ export async function shakeHands(fd: number, to: Resolved, signal: AbortSignal):
       if (errno !== 0) throw syscallError("connect", errno);
     }
     const [local, remote] = [addressOf(fd, "getsockname"), addressOf(fd, "getpeername")];
+    if (!hasOwnPort && isSelf(local, remote)) {
+      // With RST: the end of a connection waits in TIME_WAIT otherwise, and the server could not have its port.
+      setSocketOption(fd, "SO_LINGER", 0);
+      throw selfConnectError();
+    }
     return new NativeConn(socket.detach(), { transport: "tcp", ...local }, { transport: "tcp", ...remote });
   } finally {
     socket?.close();
@@ -78,6 +91,7 @@ function attempt(to: Resolved, from: Resolved | undefined, signal: AbortSignal):
   try {
     if (from !== undefined) {
       setSocketOption(socket.fd, "SO_REUSEADDR", 1);
+      if (from.port === 0) leavePortToConnect(socket.fd);
       try {
         syscall("bind", socket.fd, from.sockaddr, from.sockaddr.length);
       } catch (error) {
@@ -85,7 +99,7 @@ function attempt(to: Resolved, from: Resolved | undefined, signal: AbortSignal):
         throw socketError(`connect TCP to ${formatAddress(to)} from ${formatAddress(from)}`, error);
       }
     }
-    return shakeHands(socket.detach(), to, signal);
+    return shakeHands(socket.detach(), to, from !== undefined && from.port !== 0, signal);
   } finally {
     socket.close();
   }

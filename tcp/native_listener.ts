@@ -1,8 +1,8 @@
 /** A listening socket of the kernel's own. */
 
 import { formatAddress } from "../internal/address.ts";
-import { acceptTrouble, Backoff } from "../internal/backoff.ts";
-import { whenDescriptorCloses } from "../internal/descriptor.ts";
+import { type AcceptTrouble, acceptTrouble, Backoff } from "../internal/backoff.ts";
+import { Descriptor, whenDescriptorCloses } from "../internal/descriptor.ts";
 import { closedError, socketError } from "../internal/errors.ts";
 import { addressOf, adoptTcp, getTcpStruct, SOCK_CLOEXEC, SOCK_NONBLOCK } from "../internal/socket.ts";
 import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
@@ -17,6 +17,13 @@ import { decodeAcceptQueue, TCP_INFO, TCP_INFO_SIZE } from "./tcp_info.ts";
 
 /** Connections in a row that may be gone before accept, until a pause is made. */
 const MOST_RETRIES = 64;
+/** Connections that {@linkcode NativeListener.drain} accepts at a time, while others keep connecting. */
+const MOST_DRAINED = 65_536;
+
+/** What to do about an error of accept4(2), by errno as a negative number. */
+function troubleOf(errno: number): AcceptTrouble {
+  return acceptTrouble(syscallError("accept4", -errno).code);
+}
 
 const peer = new Uint8Array(SOCKADDR_SIZE);
 const peerLength = new Uint32Array(1);
@@ -31,6 +38,10 @@ export class NativeListener implements ListenerDriver, Source {
   readonly #onAcceptError: ((error: Error) => void) | undefined;
   readonly #waiting = new WaiterQueue<Waiter<ConnDriver>>();
   readonly #backoff = new Backoff();
+  /** Connections that were in the queue when the listener drained, and that no call has asked for yet. */
+  readonly #ahead: ConnDriver[] = [];
+  /** Settled once the listener that drains has closed its descriptor. */
+  #draining: PromiseWithResolvers<void> | undefined;
   /** Takes back the wish to be told of a closed descriptor. */
   #stopWatching: (() => void) | undefined;
   /** A connection may be there; not known before the first try. */
@@ -82,7 +93,7 @@ export class NativeListener implements ListenerDriver, Source {
   }
 
   accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError());
+    if (this.#isOver) return Promise.reject(this.#closedError());
     if (!this.#holds && this.#mayTry() && this.#socket.reactor.mayProceed()) {
       try {
         const conn = this.#take();
@@ -97,7 +108,7 @@ export class NativeListener implements ListenerDriver, Source {
     });
     this.#waiting.push(waiter);
     this.#updateHold();
-    const refusal = this.#socket.register();
+    const refusal = this.#draining === undefined ? this.#socket.register() : undefined;
     if (refusal !== undefined) {
       waiter.reject(refusal);
       this.#updateHold();
@@ -106,7 +117,7 @@ export class NativeListener implements ListenerDriver, Source {
   }
 
   tryAccept(): ConnDriver | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError();
+    if (this.#isOver) throw this.#closedError();
     // Those who wait came first. Nobody tells of news while nobody waits, so the kernel is asked.
     return this.#paused || this.#holds ? undefined : this.#take();
   }
@@ -119,13 +130,13 @@ export class NativeListener implements ListenerDriver, Source {
   }
 
   pause(): void {
-    if (!this.#socket.isOpen) throw this.#closedError("pause");
+    if (this.#isClosed) throw this.#closedError("pause");
     this.#paused = this.#socket.isPaused = true;
-    this.#stopBackoff();
+    if (this.#draining === undefined) this.#stopBackoff();
   }
 
   resume(): void {
-    if (!this.#socket.isOpen) throw this.#closedError("resume");
+    if (this.#isClosed) throw this.#closedError("resume");
     this.#paused = this.#socket.isPaused = false;
     this.#serve();
   }
@@ -141,14 +152,38 @@ export class NativeListener implements ListenerDriver, Source {
   detach(): number {
     if (!this.#socket.isOpen) throw this.#closedError("detach");
     const fd = this.#socket.detach();
-    this.#wake();
+    this.#draining?.resolve();
+    this.#stopBackoff();
+    if (this.#isOver) this.#wake();
     return fd;
   }
 
+  drain(): Promise<void> {
+    if (this.#draining !== undefined) return this.#draining.promise;
+    if (!this.#socket.isOpen) return Promise.resolve();
+    this.#draining = Promise.withResolvers();
+    this.#stopBackoff();
+    this.#socket.leave();
+    this.#empty(this.#draining);
+    return this.#draining.promise;
+  }
+
   close(): void {
-    if (!this.#socket.isOpen) return;
     this.#socket.close();
+    for (const conn of this.#ahead.splice(0)) conn.close();
+    this.#draining?.resolve();
+    this.#stopBackoff();
     this.#wake();
+  }
+
+  /** Closed, and not drained: what is called when a connection ends, after the last one too, must not fail then. */
+  get #isClosed(): boolean {
+    return !this.#socket.isOpen && this.#draining === undefined;
+  }
+
+  /** There is no connection to hand out, and there will be none. */
+  get #isOver(): boolean {
+    return !this.#socket.isOpen && this.#ahead.length === 0;
   }
 
   #wake(): void {
@@ -157,7 +192,40 @@ export class NativeListener implements ListenerDriver, Source {
   }
 
   #mayTry(): boolean {
-    return this.#acceptable && !this.#paused && !this.#backoff.waiting;
+    if (this.#paused) return false;
+    return this.#ahead.length > 0 || (this.#draining === undefined && this.#acceptable && !this.#backoff.waiting);
+  }
+
+  /**
+   * Accepts all connections in the queue, and closes the descriptor right after the accept4(2) that found none: with the
+   * last descriptor of a listening socket the kernel resets what is in its queue. The objects are made afterwards, so
+   * that only microseconds lie between the two calls.
+   */
+  #empty(draining: PromiseWithResolvers<void>): void {
+    const accepted: [fd: number, peer: Uint8Array<ArrayBuffer>][] = [];
+    let shortage: Error | undefined;
+    for (let left = MOST_DRAINED; left > 0 && shortage === undefined; left--) {
+      const fd = this.#accept();
+      const trouble = fd >= 0 ? undefined : troubleOf(fd);
+      if (fd >= 0) accepted.push([fd, peer.slice(0, peerLength[0])]);
+      else if (trouble === "wait") shortage = this.#acceptError(fd);
+      else if (trouble === "fatal") break; // EAGAIN, for one
+    }
+    if (shortage === undefined) this.#socket.close();
+    for (const [fd, address] of accepted) {
+      try {
+        this.#ahead.push(this.#connOf(fd, address));
+      } catch (error) {
+        this.#report(error as Error);
+      }
+    }
+    if (shortage === undefined) draining.resolve();
+    else {
+      // The rest stays in the queue until a descriptor is closed.
+      this.#report(shortage);
+      this.#retryLater(() => this.#empty(draining));
+    }
+    this.#serve();
   }
 
   #serve(): void {
@@ -173,30 +241,51 @@ export class NativeListener implements ListenerDriver, Source {
         waiter.reject(error);
       }
     }
-    this.#updateHold();
+    if (this.#isOver) this.#wake();
+    else this.#updateHold();
   }
 
-  /** accept4(2); `undefined` if nothing is there, or there is no room for it now. */
+  /** accept4(2): the descriptor, or errno as a negative number. */
+  #accept(): number {
+    peerLength[0] = peer.length;
+    return takeConnection(this.#socket.fd, peer, peerLengthBytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  }
+
+  #acceptError(errno: number): Error {
+    return socketError(`accept on ${this.#name}`, syscallError("accept4", -errno));
+  }
+
+  /** The next connection; `undefined` if nothing is there, or there is no room for it now. */
   #take(): ConnDriver | undefined {
+    if (this.#draining !== undefined) return this.#ahead.shift();
     for (let tries = 0;; tries++) {
-      peerLength[0] = peer.length;
-      const fd = takeConnection(this.#socket.fd, peer, peerLengthBytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
+      const fd = this.#accept();
       if (fd >= 0) {
         this.#backoff.reset();
-        return new NativeConn(fd, this.#localAddr(fd), peer.slice(0, peerLength[0]));
+        return this.#connOf(fd, peer.slice(0, peerLength[0]));
       }
       if (fd === -EAGAIN) {
         this.#acceptable = false;
         return undefined;
       }
-      const cause = syscallError("accept4", -fd);
-      const trouble = acceptTrouble(cause.code);
+      const trouble = troubleOf(fd);
       if (trouble === "retry" && tries < MOST_RETRIES) continue;
-      const error = socketError(`accept on ${this.#name}`, cause);
+      const error = this.#acceptError(fd);
       if (trouble === "fatal") throw error;
       this.#backOff(error);
       return undefined;
     }
+  }
+
+  #connOf(fd: number, address: Uint8Array<ArrayBuffer>): NativeConn {
+    let local: Deno.NetAddr;
+    try {
+      local = this.#localAddr(fd);
+    } catch (error) {
+      new Descriptor(fd).close();
+      throw error;
+    }
+    return new NativeConn(fd, local, address);
   }
 
   /** A listener on one address hands out connections to it; on all addresses the kernel knows which it was. */
@@ -208,14 +297,21 @@ export class NativeListener implements ListenerDriver, Source {
 
   /** Leaves connections in the kernel's queue until a descriptor is closed, or a pause is over. */
   #backOff(error: Error): void {
+    if (!this.#backoff.waiting && this.#holds) this.#retryLater(() => this.#serve());
+    this.#report(error);
+  }
+
+  /** Tries again when a descriptor is closed, or a pause is over. */
+  #retryLater(again: () => void): void {
     const retry = () => {
       this.#stopBackoff();
-      this.#serve();
+      again();
     };
-    if (!this.#backoff.waiting && this.#holds) {
-      this.#backoff.wait(retry, this.#ref);
-      this.#stopWatching = whenDescriptorCloses(retry);
-    }
+    this.#backoff.wait(retry, this.#ref);
+    this.#stopWatching = whenDescriptorCloses(retry);
+  }
+
+  #report(error: Error): void {
     const report = this.#onAcceptError;
     // In a turn of its own: a report that throws is the program's error, not the loop's.
     if (report !== undefined) queueMicrotask(() => report(error));
@@ -233,13 +329,14 @@ export class NativeListener implements ListenerDriver, Source {
     this.#deferred = true;
     this.#socket.reactor.defer(() => {
       this.#deferred = false;
-      if (this.#socket.isOpen) this.#serve();
+      this.#serve();
     });
   }
 
   #updateHold(): void {
     const holds = this.#waiting.first !== undefined;
-    if (!holds) this.#stopBackoff();
+    // One that drains tries again also for connections that no call waits for.
+    if (!holds && this.#draining === undefined) this.#stopBackoff();
     if (holds === this.#holds) return;
     this.#holds = holds;
     if (holds) this.#socket.reactor.hold(this.#ref);

@@ -6,8 +6,10 @@
  * until the reactor tells of more.
  */
 
+import { sizeOf } from "../internal/bytes.ts";
 import { interruptedError, socketError } from "../internal/errors.ts";
 import { MSG_PEEK } from "../internal/socket.ts";
+import { atCaller, rejectAtAwait } from "../internal/stack.ts";
 import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
@@ -63,7 +65,7 @@ export class NativeReader {
   }
 
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     if (signal === undefined && this.#p === undefined && !this.#lineHolds) {
       if (this.#readable && this.#reactor.mayProceed()) {
         try {
@@ -84,7 +86,7 @@ export class NativeReader {
   }
 
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     return this.#wait(p, signal, MSG_PEEK);
   }
 
@@ -112,7 +114,7 @@ export class NativeReader {
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
-    if (p.length === 0) return 0;
+    if (sizeOf(p) === 0) return 0;
     // Those who wait came first. Nobody tells of news while nobody waits, so the kernel is asked.
     if (this.#p !== undefined || this.#lineHolds) return undefined;
     return this.#receive(p, 0);
@@ -137,7 +139,7 @@ export class NativeReader {
   close(): void {
     if (this.#p !== undefined) {
       this.#release();
-      this.#reject(this.#interrupted(0));
+      rejectAtAwait(this.#resolve, this.#reject, this.#interrupted(0));
     }
     for (const read of this.#line.drain()) read.reject(this.#interrupted(read.flags));
     this.#updateLineHold();
@@ -197,7 +199,7 @@ export class NativeReader {
         this.#resolve(n);
       } catch (error) {
         this.#release();
-        this.#reject(error);
+        rejectAtAwait(this.#resolve, this.#reject, error);
       }
     }
     if (this.#lineHolds) this.#serveLine();
@@ -237,9 +239,9 @@ export class NativeReader {
 
   /** recv(2); `undefined` if nothing is there. */
   #receive(p: Uint8Array, flags: number): number | null | undefined {
-    const { length } = p;
+    const length = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
-    if (length === 0) throw new TypeError("p was resized or transferred away while the read waited");
+    if (length === 0) throw atCaller(new TypeError("p was resized or transferred away while the read waited"));
     const n = receive(this.#socket.fd, p, flags);
     if (n > 0) {
       if (n < Math.min(length, LARGEST_TRANSFER) && flags === 0 && !this.#mayHideMore) this.#readable = false;

@@ -4,8 +4,10 @@
  * nothing since it last waited.
  */
 
+import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { interruptedError, socketError, SyscallError } from "../internal/errors.ts";
 import { MSG_NOSIGNAL } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { EAGAIN, LARGEST_TRANSFER, syscallError, transmit } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
@@ -43,41 +45,46 @@ export class NativeWriter {
   }
 
   write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
-    if (this.#isFree()) {
+    const size = sizeOf(p);
+    if (size === 0 || this.#isFree()) {
       try {
-        const n = this.#transmit(p);
+        const n = this.#transmit(p, size);
         if (n !== undefined) return Promise.resolve(n);
       } catch (error) {
         return Promise.reject(error);
       }
     }
-    return this.#wait(p, p.length, signal, false, false);
+    return this.#wait(p, signal, false, false);
   }
 
   writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
     let rest = p;
-    if (this.#isFree()) {
+    const size = sizeOf(p);
+    if (size === 0 || this.#isFree()) {
       try {
-        const n = this.#transmit(p) ?? 0;
-        if (n === p.length) return DONE;
-        rest = p.subarray(n, p.length);
+        const n = this.#transmit(p, size) ?? 0;
+        if (n === size) return DONE;
+        rest = viewOf(p, n);
       } catch (error) {
         return Promise.reject(error);
       }
     }
-    return this.#wait(rest, rest.length, signal, true, false).then(() => {});
+    return this.#wait(rest, signal, true, false).then(() => {});
   }
 
   tryWrite(p: Uint8Array): number | undefined {
     if (this.#ended !== undefined) throw this.#brokenPipe();
-    if (this.#holds) return undefined;
-    // Nobody tells of room while nobody waits, so the kernel is asked.
-    this.#writable = true;
-    return this.#transmit(p);
+    const size = sizeOf(p);
+    if (size > 0) {
+      if (this.#holds) return undefined;
+      // Nobody tells of room while nobody waits, so the kernel is asked.
+      this.#writable = true;
+    }
+    return this.#transmit(p, size);
   }
 
   end(): Promise<void> {
-    return this.#ended ??= this.#wait(NOTHING, 0, undefined, false, true).then(() => {}, (error) => {
+    return this.#ended ??= this.#wait(NOTHING, undefined, false, true).then(() => {}, (error) => {
       // FIN was not sent, and can be asked for again.
       this.#ended = undefined;
       throw error;
@@ -100,7 +107,7 @@ export class NativeWriter {
     return this.#writable && !this.#holds && this.#ended === undefined && this.#reactor.mayProceed();
   }
 
-  #wait(p: Uint8Array, size: number, signal: AbortSignal | undefined, all: boolean, end: boolean): Promise<number> {
+  #wait(p: Uint8Array, signal: AbortSignal | undefined, all: boolean, end: boolean): Promise<number> {
     if (this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
     const waiter = new Waiter<number>(signal, () => {
       job.p = NOTHING;
@@ -110,7 +117,7 @@ export class NativeWriter {
       if (this.#holds) this.#serve();
     });
     // With its end, which does not follow a buffer that is resized meanwhile.
-    const job: Job = Object.assign(waiter, { p: p.subarray(0, p.length), size, all, end });
+    const job: Job = Object.assign(waiter, { p: viewOf(p), size: sizeOf(p), all, end });
     this.#line.push(job);
     const first = !this.#holds;
     this.#updateHold();
@@ -140,13 +147,12 @@ export class NativeWriter {
           job.resolve(0);
           continue;
         }
-        if (job.p.length === 0 && job.size > 0) {
-          throw new TypeError("p was resized or transferred away while the write waited");
-        }
-        const n = this.#transmit(job.p);
+        const size = sizeOf(job.p);
+        if (size === 0) throw atCaller(new TypeError("p was resized or transferred away while the write waited"));
+        const n = this.#transmit(job.p, size);
         if (n === undefined) break;
-        if (!job.all || n === job.p.length) job.resolve(job.all ? job.size : n);
-        else job.p = job.p.subarray(n, job.p.length);
+        if (!job.all || n === size) job.resolve(job.all ? job.size : n);
+        else job.p = viewOf(job.p, n);
       } catch (error) {
         job.reject(error);
       }
@@ -174,13 +180,12 @@ export class NativeWriter {
     });
   }
 
-  /** send(2); `undefined` if there is no room. */
-  #transmit(p: Uint8Array): number | undefined {
-    const { length } = p;
-    if (length === 0) return 0;
+  /** send(2) of `size` bytes; `undefined` if there is no room. Nothing needs no room, and waits for no other call. */
+  #transmit(p: Uint8Array, size: number): number | undefined {
+    if (size === 0 && this.#ended !== undefined) throw this.#brokenPipe();
     const n = transmit(this.#socket.fd, p, MSG_NOSIGNAL);
     if (n >= 0) {
-      if (n < Math.min(length, LARGEST_TRANSFER)) this.#writable = false;
+      if (n < Math.min(size, LARGEST_TRANSFER)) this.#writable = false;
       return n;
     }
     if (n === -EAGAIN) {

@@ -5,11 +5,12 @@ import { needsNative } from "../internal/engine.ts";
 import { closedError, fromRuntimeError, notSupportedError } from "../internal/errors.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
-import { InterestBit } from "../mux/selector.ts";
+import { InterestBit, ReadyBit } from "../mux/selector.ts";
 import { RuntimeReader } from "./runtime_reader.ts";
 import { RuntimeWriter } from "./runtime_writer.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
 /** {@linkcode ConnDriver} over a `Deno.TcpConn`. */
@@ -61,9 +62,14 @@ export class RuntimeConn implements ConnDriver, Pollable {
   }
 
   poll(interest: number): number {
-    let ready = 0;
-    if (interest & InterestBit.READABLE) ready |= this.#reader.poll();
-    if (interest & InterestBit.WRITABLE) ready |= this.#writer.poll();
+    const reads = (interest & InterestBit.READABLE) !== 0;
+    const read = this.#reader.poll(!reads);
+    const write = this.#writer.poll();
+    let ready = (reads ? read : 0) | (interest & InterestBit.WRITABLE ? write : 0);
+    // Down on both sides: reported whatever is asked for.
+    const isOver = (read & ReadyBit.READ_CLOSED) !== 0 && (this.#writer.hasEnded || this.#reader.hasFailed);
+    if ((read | write) & ReadyBit.ERROR) ready |= ReadyBit.ERROR | ReadyBit.READ_CLOSED | ReadyBit.WRITE_CLOSED;
+    else if (isOver) ready |= ReadyBit.READ_CLOSED | ReadyBit.WRITE_CLOSED;
     return ready;
   }
 
@@ -167,7 +173,9 @@ export class RuntimeConn implements ConnDriver, Pollable {
   checkMove(): void {
     this.#checkOpen("move");
     if (this.#reader.isWaiting || this.#writer.isWaiting) {
-      throw new Deno.errors.Busy(`Cannot move ${this.#name} while a call waits: await it first, or use --allow-ffi`);
+      throw atCaller(
+        new Deno.errors.Busy(`Cannot move ${this.#name} while a call waits: await it first, or use --allow-ffi`),
+      );
     }
   }
 

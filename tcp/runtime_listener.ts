@@ -1,12 +1,13 @@
 /** A listening socket on Deno's own operations. */
 
+import { setImmediate } from "node:timers";
 import { formatAddress, type HostPort } from "../internal/address.ts";
 import { acceptTrouble, Backoff } from "../internal/backoff.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, codeOf, fromRuntimeError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
-import { ReadyBit } from "../mux/selector.ts";
+import { InterestBit, ReadyBit } from "../mux/selector.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { plainAddr, RuntimeConn } from "./runtime_conn.ts";
 
@@ -15,6 +16,20 @@ export interface RuntimeBindOptions extends HostPort {
   reusePort: boolean;
   onAcceptError: ((error: Error) => void) | undefined;
 }
+
+/** Connections that {@linkcode RuntimeListener.drain} accepts at most, while others keep connecting: Deno queues 511. */
+const MOST_DRAINED = 4_096;
+/** And how long it does so, in milliseconds. */
+const LONGEST_DRAIN = 1_000;
+/**
+ * A look at the queue: milliseconds in which the runtime may have nothing to do, and turns of a loop that is busy, in
+ * which the runtime (tokio) asks the kernel for news every 61st time only. Longer looks would never be without a client
+ * that connects every few milliseconds.
+ */
+const REST = 2;
+const TURNS_PER_LOOK = 61;
+/** Looks in a row without a connection, after which the queue is taken to be empty. */
+const QUIET_LOOKS = 2;
 
 /** {@linkcode ListenerDriver} over a `Deno.TcpListener`. */
 export class RuntimeListener implements ListenerDriver, Pollable {
@@ -30,9 +45,14 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   readonly #backoff = new Backoff();
   /** An accept of Deno's is under way; it cannot be taken back. */
   #accepting = false;
-  /** A connection that came when nobody waited any more. */
-  #ahead: Deno.TcpConn | undefined;
+  /** Connections that no call has asked for: one that came when no call waited any more, or those of a drained queue. */
+  readonly #ahead: Deno.TcpConn[] = [];
   #paused = false;
+  /** How many more the listener that drains accepts; settled once it has closed its socket. */
+  #left = 0;
+  #draining: PromiseWithResolvers<void> | undefined;
+  /** Deno's listener is open. */
+  #listening = true;
   #closed = false;
   #wantsRef = true;
   #isRef = true;
@@ -62,7 +82,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   }
 
   get isOpen(): boolean {
-    return !this.#closed;
+    return this.#listening && this.#draining === undefined;
   }
 
   get isPaused(): boolean {
@@ -73,11 +93,15 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     return this.#watchers.add(watcher);
   }
 
-  /** What is ready, as bits of `ReadyBit`; if nothing is, an accept begins that runs ahead. */
-  poll(): number {
+  /**
+   * What is ready, as bits of `ReadyBit`; if nothing is, an accept begins that runs ahead. Who asks for nothing is told
+   * nothing: what an accept can fail with is reported by `onAcceptError`.
+   */
+  poll(interest: number): number {
+    if ((interest & InterestBit.READABLE) === 0) return 0;
     if (this.#paused || this.#waiting.first !== undefined) return 0;
-    if (this.#ahead !== undefined) return ReadyBit.READABLE;
-    if (!this.#accepting && !this.#backoff.waiting) {
+    if (this.#ahead.length > 0) return ReadyBit.READABLE;
+    if (this.#draining === undefined && !this.#accepting && !this.#backoff.waiting) {
       this.#acceptOne();
       this.#updateRef();
     }
@@ -85,10 +109,10 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   }
 
   accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
-    if (this.#closed) return Promise.reject(this.#closedError());
+    if (this.#isOver) return Promise.reject(this.#closedError());
     const waiter = new Waiter<ConnDriver>(signal, () => {
       this.#waiting.compact();
-      if (this.#waiting.first === undefined && this.#watchers.isEmpty) this.#backoff.cancel();
+      if (this.#waiting.first === undefined && this.#watchers.isEmpty) this.#stopBackoff();
       this.#updateRef();
     });
     this.#waiting.push(waiter);
@@ -98,35 +122,34 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   }
 
   tryAccept(): ConnDriver | undefined {
-    if (this.#closed) throw this.#closedError();
+    if (this.#isOver) throw this.#closedError();
     if (this.#paused || this.#waiting.first !== undefined) return undefined;
-    const conn = this.#ahead;
-    this.#ahead = undefined;
-    if (!this.#accepting) this.#acceptOne();
+    const conn = this.#ahead.shift();
+    if (!this.#accepting && this.#draining === undefined) this.#acceptOne();
     this.#updateRef();
     return conn === undefined ? undefined : new RuntimeConn(conn);
   }
 
   queue(): { length: number; limit: number } {
-    if (this.#closed) throw this.#closedError("see the accept queue of");
+    if (!this.#listening) throw this.#closedError("see the accept queue of");
     throw needsNative("see the accept queue");
   }
 
   pause(): void {
-    if (this.#closed) throw this.#closedError("pause");
+    if (this.#isClosed) throw this.#closedError("pause");
     this.#paused = true;
-    this.#backoff.cancel();
+    this.#stopBackoff();
   }
 
   resume(): void {
-    if (this.#closed) throw this.#closedError("resume");
+    if (this.#isClosed) throw this.#closedError("resume");
     this.#paused = false;
     this.#pump();
     this.#watchers.changed();
   }
 
   detach(): number {
-    if (this.#closed) throw this.#closedError("detach");
+    if (!this.#listening) throw this.#closedError("detach");
     throw needsNative("detach the descriptor");
   }
 
@@ -140,16 +163,79 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     this.#updateRef();
   }
 
+  drain(): Promise<void> {
+    if (this.#draining !== undefined) return this.#draining.promise;
+    if (this.#closed) return Promise.resolve();
+    this.#draining = Promise.withResolvers();
+    this.#left = MOST_DRAINED;
+    this.#backoff.cancel();
+    this.#watchers.closing();
+    this.#empty();
+    return this.#draining.promise;
+  }
+
   close(): void {
     if (this.#closed) return;
-    this.#watchers.closing();
     this.#closed = true;
     this.#backoff.cancel();
-    this.#ahead?.close();
-    this.#ahead = undefined;
-    this.#listener.close();
+    for (const conn of this.#ahead.splice(0)) conn.close();
+    this.#closeListener();
+    this.#draining?.resolve();
     // Deno holds the port until an accept under way has ended; who awaits that may bind again.
     if (!this.#accepting) this.#wakeAll();
+  }
+
+  /** Closed, and not drained: what is called when a connection ends, after the last one too, must not fail then. */
+  get #isClosed(): boolean {
+    return this.#closed && this.#draining === undefined;
+  }
+
+  /** There is no connection to hand out, and there will be none. */
+  get #isOver(): boolean {
+    return this.#closed || (!this.#listening && !this.#accepting && this.#ahead.length === 0);
+  }
+
+  #closeListener(): void {
+    if (!this.#listening) return;
+    this.#watchers.closing();
+    this.#listening = false;
+    this.#listener.close();
+  }
+
+  /** Accepts one connection after the other, until none has come for a while. */
+  async #empty(): Promise<void> {
+    this.#pump();
+    this.#updateRef();
+    const latest = performance.now() + LONGEST_DRAIN;
+    for (let quiet = 0; quiet < QUIET_LOOKS && this.#left > 0 && this.#listening;) {
+      const before = this.#left;
+      await this.#look();
+      // A shortage is no empty queue.
+      quiet = this.#left < before || this.#backoff.waiting ? 0 : quiet + 1;
+      if (performance.now() > latest && !this.#backoff.waiting) break;
+    }
+    this.#closeListener();
+    if (!this.#accepting) this.#ended();
+  }
+
+  /** Lets the runtime look for connections, and deliver them. */
+  async #look(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, REST);
+      if (!this.#wantsRef) Deno.unrefTimer(timer as unknown as number);
+    });
+    for (let i = 0; i < TURNS_PER_LOOK && this.#listening; i++) await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  /** The drained listener is closed, and no accept is under way. */
+  #ended(): void {
+    this.#pump();
+    this.#draining?.resolve();
+  }
+
+  /** One that drains tries again also for connections that no call waits for. */
+  #stopBackoff(): void {
+    if (this.#draining === undefined) this.#backoff.cancel();
   }
 
   #wakeAll(): void {
@@ -157,15 +243,15 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   }
 
   #pump(): void {
-    if (this.#paused) return;
-    let waiter = this.#waiting.first;
-    if (waiter !== undefined && this.#ahead !== undefined) {
-      const conn = this.#ahead;
-      this.#ahead = undefined;
+    for (let waiter = this.#waiting.first; waiter !== undefined && !this.#paused; waiter = this.#waiting.first) {
+      const conn = this.#ahead.shift();
+      if (conn === undefined) break;
       waiter.resolve(new RuntimeConn(conn));
-      waiter = this.#waiting.first;
     }
-    if (waiter !== undefined && !this.#accepting && !this.#backoff.waiting) this.#acceptOne();
+    if (this.#isOver) return this.#wakeAll();
+    if (this.#accepting || this.#backoff.waiting || !this.#listening) return;
+    const wanted = this.#draining === undefined ? !this.#paused && this.#waiting.first !== undefined : this.#left > 0;
+    if (wanted) this.#acceptOne();
   }
 
   async #acceptOne(): Promise<void> {
@@ -174,13 +260,15 @@ export class RuntimeListener implements ListenerDriver, Pollable {
       const conn = await this.#listener.accept();
       this.#backoff.reset();
       if (this.#closed) conn.close();
-      else this.#ahead = conn;
+      else this.#ahead.push(conn);
+      this.#left--;
     } catch (error) {
-      if (!this.#closed) this.#failed(error);
+      if (this.#listening) this.#failed(error);
     } finally {
       this.#accepting = false;
     }
     if (this.#closed) return this.#wakeAll();
+    if (!this.#listening) return this.#ended();
     this.#pump();
     this.#updateRef();
     this.#watchers.changed();
@@ -192,7 +280,8 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     const error = fromRuntimeError(cause, `accept on ${this.#name}`, "accept");
     const isWatched = this.#waiting.first === undefined && !this.#watchers.isEmpty;
     if (trouble === "wait" || isWatched) {
-      if (!this.#paused && (this.#waiting.first !== undefined || isWatched)) {
+      const isWanted = !this.#paused && (this.#waiting.first !== undefined || isWatched);
+      if (isWanted || this.#draining !== undefined) {
         this.#backoff.wait(() => {
           this.#pump();
           this.#watchers.changed();
@@ -201,6 +290,8 @@ export class RuntimeListener implements ListenerDriver, Pollable {
       // In a turn of its own: a report that throws is the program's error, not the loop's.
       const report = this.#onAcceptError;
       if (report !== undefined) queueMicrotask(() => report(error));
+    } else if (this.#draining !== undefined) {
+      this.#left = 0;
     } else {
       this.#waiting.first?.reject(error);
     }
@@ -208,8 +299,8 @@ export class RuntimeListener implements ListenerDriver, Pollable {
 
   /** An accept that waits for nobody must not keep the process alive. */
   #updateRef(): void {
-    if (this.#closed) return;
-    const isRef = this.#wantsRef && this.#waiting.first !== undefined;
+    if (!this.#listening) return;
+    const isRef = this.#wantsRef && (this.#waiting.first !== undefined || this.#draining !== undefined);
     if (isRef === this.#isRef) return;
     this.#isRef = isRef;
     if (isRef) this.#listener.ref();

@@ -7,7 +7,9 @@
  * one read, and what a cancelled call leaves there belongs to the next one.
  */
 
+import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
+import { again, atCaller, rejectAtAwait } from "../internal/stack.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import { CHUNK } from "./chunk.ts";
@@ -56,7 +58,7 @@ export class RuntimeReader {
     this.#direct = false;
     if (n === null) this.#finished = true;
     // Deno has written to the memory that was the buffer's.
-    if (n !== null && n > this.#p.length) this.#reject(this.#movedError());
+    if (n !== null && n > sizeOf(this.#p)) rejectAtAwait(this.#resolve, this.#reject, this.#movedError());
     else this.#resolve(n);
     this.#pump();
     this.onChange?.();
@@ -67,7 +69,9 @@ export class RuntimeReader {
     this.#direct = false;
     // Memory that was given back cannot be written to.
     const isMoved = codeOf(error) === "EFAULT";
-    this.#reject(isMoved ? this.#movedError() : fromRuntimeError(error, `read from ${this.#name}`, "recv"));
+    this.#hasFailed ||= !isMoved;
+    const failure = isMoved ? this.#movedError() : fromRuntimeError(error, `read from ${this.#name}`, "recv");
+    rejectAtAwait(this.#resolve, this.#reject, failure);
     this.#pump();
     this.onChange?.();
   };
@@ -77,6 +81,8 @@ export class RuntimeReader {
   #start = 0;
   #end = 0;
   #finished = false;
+  /** A read has failed, after which the connection is down on both sides. */
+  #hasFailed = false;
   /** A read-ahead's failure, kept for the next call. */
   #failure: Error | undefined;
   /** Size of the next chunk of a stream, in bytes. */
@@ -90,7 +96,7 @@ export class RuntimeReader {
   }
 
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     if (signal === undefined && !this.#busy && this.#start === this.#end && this.#isFresh()) {
       return this.#readDirect(p);
     }
@@ -98,7 +104,7 @@ export class RuntimeReader {
   }
 
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (p.length === 0) return Promise.resolve(0);
+    if (sizeOf(p) === 0) return Promise.resolve(0);
     return this.#wait(p, signal, true);
   }
 
@@ -117,22 +123,31 @@ export class RuntimeReader {
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
-    if (p.length === 0) return 0;
+    if (sizeOf(p) === 0) return 0;
     // Those who wait came first, and they wait because there is nothing.
     if (this.#waiting.first !== undefined) return undefined;
     const n = this.#take(p, false);
-    if (n === undefined && !this.#busy) this.#readAhead(p.length);
+    if (n === undefined && !this.#busy) this.#readAhead(sizeOf(p));
     return n;
   }
 
-  /** What is ready, as bits of `ReadyBit`; if nothing is, a read begins that runs ahead. */
-  poll(): number {
+  /**
+   * What is ready, as bits of `ReadyBit`; if nothing is, a read begins that runs ahead. If it is `forTrouble`, reads go
+   * on as long as the buffer has room: nobody takes what arrives, and an error may be behind it.
+   */
+  poll(forTrouble = false): number {
     if (this.#waiting.first !== undefined) return 0;
-    if (this.#end > this.#start) return ReadyBit.READABLE;
+    const unread = this.#end - this.#start;
+    if (unread > 0 && !forTrouble) return ReadyBit.READABLE;
     if (this.#failure !== undefined) return ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
     if (this.#finished) return ReadyBit.READABLE | ReadyBit.READ_CLOSED;
-    if (!this.#busy) this.#readAhead(MIN_AHEAD);
-    return 0;
+    if (!this.#busy && unread < MIN_AHEAD) this.#readAhead(MIN_AHEAD);
+    return unread > 0 ? ReadyBit.READABLE : 0;
+  }
+
+  /** A read has failed, after which the connection is down on both sides. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
   }
 
   /** A caller waits. */
@@ -152,7 +167,7 @@ export class RuntimeReader {
     if (this.#direct) {
       // Deno's own read ends with the connection, which close() may keep for what is still to be sent.
       this.#direct = false;
-      this.#reject(this.#interrupted(false));
+      rejectAtAwait(this.#resolve, this.#reject, this.#interrupted(false));
     }
     for (const read of this.#waiting.drain()) read.reject(this.#interrupted(read.peek));
   }
@@ -193,7 +208,7 @@ export class RuntimeReader {
         this.#readDirect(read.p).then((n) => read.resolve(n), (error) => read.reject(error));
         return;
       } else {
-        this.#readAhead(read.p.length);
+        this.#readAhead(sizeOf(read.p));
         return;
       }
     }
@@ -201,19 +216,22 @@ export class RuntimeReader {
 
   /** Takes what was read ahead; `undefined` if that is nothing yet. */
   #take(p: Uint8Array, peek: boolean): number | null | undefined {
+    const size = sizeOf(p);
+    // Resized or transferred while the call waited: reading nothing would lose no byte, but tell the caller so.
+    if (size === 0) throw this.#movedError();
     const available = this.#end - this.#start;
     if (available > 0) {
-      const n = Math.min(available, p.length);
-      p.set(this.#buffer.subarray(this.#start, this.#start + n));
+      const n = Math.min(available, size);
+      setBytes(p, viewOf(this.#buffer, this.#start, this.#start + n));
       if (!peek) this.#start += n;
       // The kernel shows more to the next peek as more arrives, so this does too.
-      else if (n < p.length && !this.#busy && !this.#finished && this.#failure === undefined) this.#readAhead(p.length);
+      else if (n < size && !this.#busy && !this.#finished && this.#failure === undefined) this.#readAhead(size);
       return n;
     }
     if (this.#failure !== undefined) {
       const failure = this.#failure;
       this.#failure = undefined;
-      throw failure;
+      throw again(failure);
     }
     return this.#finished ? null : undefined;
   }
@@ -221,7 +239,7 @@ export class RuntimeReader {
   #readDirect(p: Uint8Array): Promise<number | null> {
     this.#busy = this.#direct = true;
     this.#p = p;
-    this.#conn.read(p).then(this.#onRead, this.#onFailure);
+    this.#conn.read(plainOf(p)).then(this.#onRead, this.#onFailure);
     return new Promise(this.#capture);
   }
 
@@ -231,11 +249,12 @@ export class RuntimeReader {
     this.#busy = this.#ahead = true;
     this.#updateRef();
     try {
-      const n = await this.#conn.read(this.#buffer.subarray(this.#end));
+      const n = await this.#conn.read(viewOf(this.#buffer, this.#end));
       if (this.#closed) return;
       if (n === null) this.#finished = true;
       else this.#end += n;
     } catch (error) {
+      this.#hasFailed = true;
       if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${this.#name}`, "recv");
     } finally {
       this.#busy = this.#ahead = false;
@@ -246,7 +265,7 @@ export class RuntimeReader {
   }
 
   #makeRoom(wanted: number): void {
-    const kept = this.#buffer.subarray(this.#start, this.#end);
+    const kept = viewOf(this.#buffer, this.#start, this.#end);
     const size = Math.max(MIN_AHEAD, Math.min(wanted, MAX_AHEAD), kept.length === 0 ? 0 : wanted);
     if (this.#buffer.length < size) {
       const larger = new Uint8Array(size);
@@ -270,7 +289,9 @@ export class RuntimeReader {
   }
 
   #movedError(): Error {
-    return new TypeError(`Cannot read from ${this.#name}: p was resized or transferred away while the read waited`);
+    return atCaller(
+      new TypeError(`Cannot read from ${this.#name}: p was resized or transferred away while the read waited`),
+    );
   }
 
   #interrupted(peek: boolean): Error {

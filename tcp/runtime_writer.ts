@@ -7,7 +7,9 @@
  * stream of bytes stays whole.
  */
 
+import { copyOf, plainOf, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { again, atCaller } from "../internal/stack.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
@@ -41,6 +43,7 @@ export class RuntimeWriter {
   #closed = false;
   /** FIN was asked for; nothing can be written any more. */
   #ended: Promise<void> | undefined;
+  #hasEnded = false;
   /** What went wrong with bytes that nobody waits for, kept for the next call. */
   #failure: Error | undefined;
   /** Bytes that `tryWrite` took and Deno has not sent yet. */
@@ -49,17 +52,31 @@ export class RuntimeWriter {
   #gathered: Uint8Array = NOTHING;
   #size = 0;
 
+  /** Settles the write that Deno is busy with; there is one at a time. */
+  #resolve: (n: number) => void = () => {};
+  #reject: (reason: unknown) => void = () => {};
+  readonly #capture = (resolve: (n: number) => void, reject: (reason: unknown) => void): void => {
+    this.#resolve = resolve;
+    this.#reject = reject;
+  };
+  readonly #onWritten = (n: number): void => this.#resolve(n);
+  readonly #onFailure = (error: unknown): void => this.#reject(error);
+
   constructor(conn: RuntimeSocket, name: string) {
     this.#conn = conn;
     this.#name = name;
   }
 
   write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+    if (sizeOf(p) === 0) return this.writeAll(p, signal).then(() => 0);
     if (this.#isFree(signal)) return this.#writeDirect(p);
     return this.#wait(p, signal, false, false);
   }
 
   async writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+    const size = sizeOf(p);
+    // Nothing needs no room, and waits for no other call: send(2) returns 0 at once.
+    if (size === 0) return this.#checkWrite();
     if (!this.#isFree(signal)) {
       await this.#wait(p, signal, true, false);
       return;
@@ -67,11 +84,10 @@ export class RuntimeWriter {
     // As #push does, with one promise less in the common case that nothing else is going on.
     this.#busy = true;
     try {
-      const { length } = p;
-      let sent = await this.#conn.write(p);
-      while (sent < length) {
-        checkLength(p, length);
-        sent += await this.#conn.write(p.subarray(sent));
+      let sent = await this.#give(plainOf(p));
+      while (sent < size) {
+        checkSize(p, size);
+        sent += await this.#give(viewOf(p, sent));
       }
     } catch (error) {
       throw this.#failed(error);
@@ -81,27 +97,27 @@ export class RuntimeWriter {
   }
 
   tryWrite(p: Uint8Array): number | undefined {
-    this.#throwFailure();
-    if (this.#ended !== undefined) throw this.#brokenPipe();
+    this.#checkWrite();
+    const size = sizeOf(p);
+    if (size === 0) return 0;
     if ((this.#busy && this.#sending === undefined) || this.#waiting.first !== undefined) return undefined;
-    if (p.length === 0) return 0;
-    if (this.#sending !== undefined) return this.#gather(p);
-    const copy = p.slice(0, CHUNK);
+    if (this.#sending !== undefined) return this.#gather(p, size);
+    const copy = copyOf(p, Math.min(size, CHUNK));
     this.#busy = true;
     this.#sending = this.#sendAlone(copy);
     return copy.length;
   }
 
   /** Takes what fits behind the copy that is on its way. */
-  #gather(p: Uint8Array): number | undefined {
-    const n = Math.min(p.length, CHUNK - this.#size);
+  #gather(p: Uint8Array, size: number): number | undefined {
+    const n = Math.min(size, CHUNK - this.#size);
     if (n === 0) return undefined;
     if (this.#gathered.length < this.#size + n) {
       const larger = new Uint8Array(Math.min(Math.max(2 * (this.#size + n), 4096), CHUNK));
-      larger.set(this.#gathered.subarray(0, this.#size));
+      larger.set(viewOf(this.#gathered, 0, this.#size));
       this.#gathered = larger;
     }
-    this.#gathered.set(n === p.length ? p : p.subarray(0, n), this.#size);
+    this.#gathered.set(n === size ? p : viewOf(p, 0, n), this.#size);
     this.#size += n;
     return n;
   }
@@ -111,6 +127,11 @@ export class RuntimeWriter {
     if (this.#failure !== undefined) return ReadyBit.WRITABLE | ReadyBit.ERROR;
     if ((this.#busy && this.#sending === undefined) || this.#waiting.first !== undefined) return 0;
     return this.#size < CHUNK ? ReadyBit.WRITABLE : 0;
+  }
+
+  /** FIN was sent. */
+  get hasEnded(): boolean {
+    return this.#hasEnded;
   }
 
   /** A caller waits. */
@@ -126,13 +147,24 @@ export class RuntimeWriter {
   close(close: () => void): void {
     this.#closed = true;
     for (const job of this.#waiting.drain()) job.reject(this.#interrupted(job.end));
-    if (this.#sending === undefined) return close();
+    if (this.#sending === undefined) {
+      close();
+      // Deno before 2.9 leaves a write pending forever when its connection is closed.
+      this.#reject(this.#interrupted(false));
+      return;
+    }
     // What tryWrite took is sent after close(), as the kernel does with what is in its buffer.
     const timer = setTimeout(close, LINGER);
     this.#sending.then(() => {
       clearTimeout(timer);
       close();
     });
+  }
+
+  /** Has Deno write what fits; `close()` ends the wait. */
+  #give(p: Uint8Array): Promise<number> {
+    this.#conn.write(p).then(this.#onWritten, this.#onFailure);
+    return new Promise(this.#capture);
   }
 
   #isFree(signal: AbortSignal | undefined): boolean {
@@ -146,7 +178,7 @@ export class RuntimeWriter {
       job.p = NOTHING;
       this.#waiting.compact();
     });
-    const job: Job = Object.assign(waiter, { p, size: p.length, all, end, copies: signal !== undefined });
+    const job: Job = Object.assign(waiter, { p, size: sizeOf(p), all, end, copies: signal !== undefined });
     this.#waiting.push(job);
     if (!this.#busy) this.#next();
     return waiter.promise;
@@ -164,8 +196,11 @@ export class RuntimeWriter {
     this.#busy = true;
     try {
       this.#throwFailure();
-      if (job.end) await this.#shutdown();
-      if (!job.settled) checkLength(job.p, job.size);
+      if (job.end) {
+        await this.#shutdown();
+        this.#hasEnded = true;
+      }
+      if (!job.settled) checkSize(job.p, job.size);
       const n = job.end ? 0 : job.copies ? await this.#writeCopies(job) : await this.#push(job.p, job.all);
       if (!job.settled) job.resolve(n);
     } catch (error) {
@@ -173,6 +208,12 @@ export class RuntimeWriter {
       else this.#failure = error as Error;
     }
     this.#next();
+  }
+
+  /** Throws if nothing can be written any more, not even nothing. */
+  #checkWrite(): void {
+    this.#throwFailure();
+    if (this.#ended !== undefined) throw this.#brokenPipe();
   }
 
   async #writeDirect(p: Uint8Array): Promise<number> {
@@ -188,8 +229,8 @@ export class RuntimeWriter {
     const { size } = job;
     let sent = 0;
     do {
-      if (!job.settled) checkLength(job.p, size);
-      const copy = job.p.slice(sent, sent + CHUNK);
+      if (!job.settled) checkSize(job.p, size);
+      const copy = copyOf(viewOf(job.p, sent, Math.min(sent + CHUNK, size)));
       await this.#push(copy, true);
       sent += copy.length;
       if (job.settled || !job.all || sent >= size) return sent;
@@ -202,7 +243,7 @@ export class RuntimeWriter {
     try {
       await this.#push(copy, true);
       while (this.#size > 0) {
-        const next = this.#gathered.subarray(0, this.#size);
+        const next = viewOf(this.#gathered, 0, this.#size);
         this.#gathered = NOTHING;
         this.#size = 0;
         this.onChange?.();
@@ -219,13 +260,13 @@ export class RuntimeWriter {
 
   /** Writes what fits, or all. */
   async #push(p: Uint8Array, all: boolean): Promise<number> {
-    const { length } = p;
+    const size = sizeOf(p);
     let sent = 0;
     try {
       do {
-        checkLength(p, length);
-        sent += await this.#conn.write(sent === 0 ? p : p.subarray(sent));
-      } while (all && sent < length);
+        checkSize(p, size);
+        sent += await this.#give(sent === 0 ? plainOf(p) : viewOf(p, sent));
+      } while (all && sent < size);
     } catch (error) {
       throw this.#failed(error);
     }
@@ -247,7 +288,7 @@ export class RuntimeWriter {
   #throwFailure(): void {
     const failure = this.#failure;
     this.#failure = undefined;
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw again(failure);
   }
 
   #failed(error: unknown): Error {
@@ -269,10 +310,10 @@ export class RuntimeWriter {
 }
 
 /** The rest of a buffer that was resized or transferred meanwhile is not there any more. */
-function checkLength(p: Uint8Array, length: number): void {
-  if (p.length !== length) throw movedError();
+function checkSize(p: Uint8Array, size: number): void {
+  if (sizeOf(p) !== size) throw movedError();
 }
 
 function movedError(): Error {
-  return new TypeError("p was resized or transferred away while the write waited");
+  return atCaller(new TypeError("p was resized or transferred away while the write waited"));
 }

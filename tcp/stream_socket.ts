@@ -4,6 +4,7 @@
  * transferred. The bytes still go through the thread that has the socket.
  */
 
+import { copyOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { notSupportedError } from "../internal/errors.ts";
 
 /** What {@linkcode RuntimeConn} uses of a `Deno.TcpConn`. */
@@ -52,22 +53,25 @@ export class StreamSocket implements RuntimeSocket {
   }
 
   async read(p: Uint8Array): Promise<number | null> {
-    if (this.#rest.length === 0) {
+    while (sizeOf(this.#rest) === 0) {
       const { done, value } = await this.#reader.read();
       if (done) return null;
       this.#rest = value;
     }
-    const n = Math.min(p.length, this.#rest.length);
-    p.set(this.#rest.subarray(0, n));
-    this.#rest = this.#rest.subarray(n);
+    const n = Math.min(sizeOf(p), sizeOf(this.#rest));
+    // The chunk is kept for the next read.
+    if (n === 0) throw new TypeError("p was resized or transferred away while the read waited");
+    setBytes(p, viewOf(this.#rest, 0, n));
+    this.#rest = viewOf(this.#rest, n);
     return n;
   }
 
   async write(p: Uint8Array): Promise<number> {
-    await this.#writer.ready;
     // The stream passes a buffer on when it has the time, and the caller may fill it anew.
-    await this.#writer.write(p.slice());
-    return p.length;
+    const copy = copyOf(p);
+    await this.#writer.ready;
+    await this.#writer.write(copy);
+    return copy.length;
   }
 
   async closeWrite(): Promise<void> {

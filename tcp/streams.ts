@@ -9,6 +9,7 @@
  * driver to driver, which saves an idle connection the memory of two streams.
  */
 
+import { atCaller } from "../internal/stack.ts";
 import { checkBytes } from "../internal/validate.ts";
 import type { ConnDriver } from "./driver.ts";
 import { type DirectPipe, PipableReadable, PipableWritable, type StreamEnds } from "./pipable.ts";
@@ -100,7 +101,7 @@ export class ConnStreams implements StreamEnds {
   async pull(controller: ReadableByteStreamController): Promise<void> {
     this.#isRead = true;
     // The platform's own consumers, such as Response, do not ask whether the stream is locked by a direct pipe.
-    if (this.#pipeOut !== undefined) throw new TypeError("The stream belongs to a pipe");
+    if (this.#pipeOut !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
     const request = controller.byobRequest;
     const view = request?.view;
     try {
@@ -135,7 +136,7 @@ export class ConnStreams implements StreamEnds {
         // At once: the sink's own abort() waits for a write, which may never end.
         signal.addEventListener("abort", () => this.#conn.close());
       }
-      if (this.#pipeIn !== undefined) throw new TypeError("The stream belongs to a pipe");
+      if (this.#pipeIn !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
       checkBytes(chunk, "chunk");
       await this.#conn.writeAll(chunk, undefined);
     } catch (error) {

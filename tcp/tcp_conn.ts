@@ -1,5 +1,6 @@
 /** The connected socket. */
 
+import { checkText } from "../internal/c_string.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import {
   checkBoolean,
@@ -11,6 +12,7 @@ import {
   checkPort,
   checkSignal,
   checkSocketOption,
+  optional,
   quote,
 } from "../internal/validate.ts";
 import { announcePollable } from "../mux/pollable.ts";
@@ -18,6 +20,7 @@ import { connect } from "./connect.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { NativeConn } from "./native_conn.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import { ConnStreams } from "./streams.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
@@ -35,7 +38,10 @@ import type { TcpInfo } from "./tcp_info.ts";
  * ```
  */
 export interface WaitOptions {
-  /** Cancels the call: it rejects with the signal's reason, and nothing is lost. */
+  /**
+   * Cancels the call: it rejects with the signal's reason, and nothing is lost. `AbortSignal.timeout` of Deno aborts at
+   * once if it is asked for 2^31 ms (some 24 days) or more.
+   */
   signal?: AbortSignal;
 }
 
@@ -139,7 +145,9 @@ export class TcpConn implements Deno.TcpConn {
   }
 
   private constructor(driver: ConnDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpConn.connect or TcpListener.accept");
+    if (driver === undefined) {
+      throw atCaller(new TypeError("Illegal constructor: use TcpConn.connect or TcpListener.accept"));
+    }
     this.#driver = driver;
   }
 
@@ -174,9 +182,8 @@ export class TcpConn implements Deno.TcpConn {
     const timeout = checkDuration(options.timeout ?? Infinity, "timeout");
     const noDelay = checkBoolean(options.noDelay ?? false, "noDelay");
     const keepAlive = checkKeepAlive(options.keepAlive ?? false);
-    const { localAddress, localPort } = options;
-    if (localAddress !== undefined) checkHostname(localAddress, "localAddress");
-    if (localPort !== undefined) checkPort(localPort, "localPort");
+    const localAddress = optional(options.localAddress, (value) => checkHostname(value, "localAddress"));
+    const localPort = optional(options.localPort, (value) => checkPort(value, "localPort"));
     const engine = chooseEngine(options.engine, "connect TCP");
     const signal = checkSignal(options);
     if (engine === "runtime") {
@@ -538,7 +545,7 @@ export class TcpConn implements Deno.TcpConn {
    */
   shutdown(how: "read" | "write" | "both"): void {
     if (how !== "read" && how !== "write" && how !== "both") {
-      throw new TypeError(`how must be "read", "write" or "both", received ${quote(how)}`);
+      throw atCaller(new TypeError(`how must be "read", "write" or "both", received ${quote(how)}`));
     }
     this.#driver.shutdown(how);
   }
@@ -699,8 +706,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   setCongestion(name: string): void {
-    if (typeof name !== "string") throw new TypeError(`name must be a string, received ${quote(name)}`);
-    this.#driver.setCongestion(name);
+    this.#driver.setCongestion(checkText(name, "name"));
   }
 
   /**
@@ -816,11 +822,16 @@ export function wrapConn(driver: ConnDriver): TcpConn {
 function checkKeepAlive(value: unknown): { on: boolean; times: KeepAliveTimes | undefined } {
   if (typeof value === "boolean") return { on: value, times: undefined };
   if (typeof value !== "object" || value === null) {
-    throw new TypeError(`keepAlive must be a boolean or an object, received ${quote(value)}`);
+    throw atCaller(new TypeError(`keepAlive must be a boolean or an object, received ${quote(value)}`));
   }
-  const times = value as KeepAliveTimes;
-  if (times.idle !== undefined) checkInteger(times.idle, "idle", 1, 32767);
-  if (times.interval !== undefined) checkInteger(times.interval, "interval", 1, 32767);
-  if (times.count !== undefined) checkInteger(times.count, "count", 1, 127);
+  const given = value as KeepAliveTimes;
+  const idle = optional(given.idle, (value) => checkInteger(value, "idle", 1, 32767));
+  const interval = optional(given.interval, (value) => checkInteger(value, "interval", 1, 32767));
+  const count = optional(given.count, (value) => checkInteger(value, "count", 1, 127));
+  const times = {
+    ...idle !== undefined && { idle },
+    ...interval !== undefined && { interval },
+    ...count !== undefined && { count },
+  };
   return { on: true, times };
 }

@@ -3,6 +3,7 @@
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkHostname,
@@ -10,6 +11,7 @@ import {
   checkOptions,
   checkPort,
   checkSignal,
+  optional,
   quote,
 } from "../internal/validate.ts";
 import { announcePollable } from "../mux/pollable.ts";
@@ -150,7 +152,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   }
 
   private constructor(driver: ListenerDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpListener.bind");
+    if (driver === undefined) throw atCaller(new TypeError("Illegal constructor: use TcpListener.bind"));
     this.#driver = driver;
   }
 
@@ -181,39 +183,43 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
     checkOptions(options);
     // Every option is optional, so options for a Unix socket of Deno.listen would open a port.
     const { transport = "tcp" } = options as { transport?: unknown };
-    if (transport !== "tcp") throw new TypeError(`transport must be "tcp", received ${quote(transport)}`);
+    if (transport !== "tcp") throw atCaller(new TypeError(`transport must be "tcp", received ${quote(transport)}`));
     const port = checkPort(options.port === undefined ? 0 : options.port);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
-    if (options.backlog !== undefined) checkInteger(options.backlog, "backlog", 0, 2 ** 31 - 1);
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
     const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");
-    if (options.ipv6Only !== undefined) checkBoolean(options.ipv6Only, "ipv6Only");
-    for (const name of ["receiveBufferSize", "sendBufferSize"] as const) {
-      if (options[name] !== undefined) checkInteger(options[name], name, 1, 2 ** 30);
-    }
-    if (options.deferAccept !== undefined) checkInteger(options.deferAccept, "deferAccept", 0, 32767);
-    if (options.fastOpen !== undefined) checkInteger(options.fastOpen, "fastOpen", 0, 65535);
+    const native = {
+      backlog: optional(options.backlog, (value) => checkInteger(value, "backlog", 0, 2 ** 31 - 1)),
+      ipv6Only: optional(options.ipv6Only, (value) => checkBoolean(value, "ipv6Only")),
+      receiveBufferSize: optional(
+        options.receiveBufferSize,
+        (value) => checkInteger(value, "receiveBufferSize", 1, 2 ** 30),
+      ),
+      sendBufferSize: optional(options.sendBufferSize, (value) => checkInteger(value, "sendBufferSize", 1, 2 ** 30)),
+      deferAccept: optional(options.deferAccept, (value) => checkInteger(value, "deferAccept", 0, 32767)),
+      fastOpen: optional(options.fastOpen, (value) => checkInteger(value, "fastOpen", 0, 65535)),
+    };
     const { onAcceptError } = options;
     if (onAcceptError !== undefined && typeof onAcceptError !== "function") {
-      throw new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`);
+      throw atCaller(new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`));
     }
     const engine = chooseEngine(options.engine, "bind TCP listener");
     if (engine === "native") {
-      const { backlog = DEFAULT_BACKLOG, ipv6Only = false } = options;
+      const { backlog = DEFAULT_BACKLOG, ipv6Only = false } = native;
       const socketOptions: [SocketOption, number | undefined][] = [
         ["SO_REUSEADDR", Number(reuseAddress)],
         ["SO_REUSEPORT", Number(reusePort)],
         ["IPV6_V6ONLY", Number(ipv6Only)],
-        ["SO_RCVBUF", options.receiveBufferSize],
-        ["SO_SNDBUF", options.sendBufferSize],
-        ["TCP_DEFER_ACCEPT", options.deferAccept],
-        ["TCP_FASTOPEN", options.fastOpen],
+        ["SO_RCVBUF", native.receiveBufferSize],
+        ["SO_SNDBUF", native.sendBufferSize],
+        ["TCP_DEFER_ACCEPT", native.deferAccept],
+        ["TCP_FASTOPEN", native.fastOpen],
       ];
       const given = socketOptions.filter((option): option is [SocketOption, number] => option[1] !== undefined);
       return new TcpListener(bindNative({ hostname, port, backlog, options: given, onAcceptError }));
     }
     for (const [name, what] of Object.entries(NATIVE_OPTIONS)) {
-      const value = options[name as keyof typeof NATIVE_OPTIONS];
+      const value = native[name as keyof typeof NATIVE_OPTIONS];
       if (value !== undefined && value !== false) throw needsNative(`set ${what}`);
     }
     if (!reuseAddress) throw needsNative("bind without SO_REUSEADDR");
@@ -375,6 +381,47 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   }
 
   /**
+   * Stops listening without losing a connection of the accept queue: for a graceful shutdown.
+   *
+   * {@linkcode TcpListener.close} resets the connections that clients have made and that were not accepted yet. This
+   * method accepts all of them first, then closes the socket. `accept`, `tryAccept` and loops over the listener return
+   * these connections; after the last one they fail, and loops end, as after `close()`. A listener that is paused keeps
+   * them until {@linkcode TcpListener.resume}. A `Multiplexer` stops watching the listener: accept the rest
+   * with a loop over it. `close()` closes connections that no call has accepted. `pause()` and `resume()` do not fail any
+   * more.
+   *
+   * On the native engine the queue is empty and the socket closed when the call returns, unless descriptors run out:
+   * then the rest is accepted as descriptors are closed. A client whose handshake ends in the microseconds between the
+   * last accept4(2) and close(2) is reset. The runtime engine takes some milliseconds to see that no more
+   * connections come, and a second at most while clients keep connecting.
+   * Clients whose handshake is under way on the network at the end are reset on both.
+   *
+   * @returns A promise that resolves once the socket is closed, and never rejects. If the listener is closed already,
+   * nothing happens.
+   *
+   * @example Stop on SIGTERM, and serve every client that has connected
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * const clients = await Promise.all([1, 2, 3].map(() => TcpConn.connect({ port: listener.addr.port })));
+   *
+   * listener.drain(); // Deno.addSignalListener("SIGTERM", () => listener.drain());
+   * let served = 0;
+   * for await (const conn of listener) {
+   *   served++;
+   *   conn.close();
+   * }
+   * assertEquals(served, 3);
+   * for (const client of clients) client.close();
+   * ```
+   */
+  drain(): Promise<void> {
+    return this.#driver.drain();
+  }
+
+  /**
    * Gives the descriptor away and leaves this object closed. Native engine only.
    *
    * @returns The descriptor, which the caller owns from now on.
@@ -406,6 +453,8 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   /**
    * Stops listening: close(2). Waiting calls are woken with
    * `Deno.errors.BadResource`, and loops over the listener end. Calling it again does nothing.
+   *
+   * The kernel resets connections that wait to be accepted; {@linkcode TcpListener.drain} accepts them first.
    */
   close(): void {
     this.#driver.close();

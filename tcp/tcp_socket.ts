@@ -8,6 +8,7 @@ import { refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveAll } from "../internal/resolve.ts";
 import { addressOf, getSocketOption, setSocketOption } from "../internal/socket.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
 import {
   checkDuration,
@@ -76,6 +77,8 @@ export interface TcpSocketConnectOptions extends WaitOptions {
 export class TcpSocket implements Disposable {
   readonly #descriptor: Descriptor;
   readonly #family: "IPv4" | "IPv6";
+  /** The local port was chosen by the caller. */
+  #hasOwnPort = false;
 
   private constructor(fd: number, family: "IPv4" | "IPv6") {
     this.#descriptor = new Descriptor(fd);
@@ -100,7 +103,7 @@ export class TcpSocket implements Disposable {
    */
   static open(family: "IPv4" | "IPv6"): TcpSocket {
     if (family !== "IPv4" && family !== "IPv6") {
-      throw new TypeError(`family must be "IPv4" or "IPv6", received ${quote(family)}`);
+      throw atCaller(new TypeError(`family must be "IPv4" or "IPv6", received ${quote(family)}`));
     }
     chooseEngine("native", "open TCP socket");
     try {
@@ -181,6 +184,7 @@ export class TcpSocket implements Disposable {
     this.#attempt(action, (fd) => {
       const { sockaddr } = permittedLocal(address, action);
       syscall("bind", fd, sockaddr, sockaddr.length);
+      this.#hasOwnPort = address.port !== 0;
     });
   }
 
@@ -254,7 +258,7 @@ export class TcpSocket implements Disposable {
           if (to === undefined) throw new SyscallError("connect", "EAFNOSUPPORT");
           refuseDenied(to, action);
           over.throwIfAborted();
-          return await shakeHands(owner.detach(), to, over);
+          return await shakeHands(owner.detach(), to, this.#hasOwnPort, over);
         } catch (error) {
           throw error instanceof SyscallError ? socketError(action, error) : error;
         } finally {

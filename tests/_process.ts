@@ -19,7 +19,7 @@ export type Kind = "worker" | "process";
 /** Whether children of both kinds can be tested here. */
 export const NATIVE: boolean = engineSupport().engine === "native";
 
-/** Declares a test for children of both kinds; it fails if it leaves sockets, processes or control folders. */
+/** Declares a test for children of both kinds; it fails if it leaves sockets or processes. */
 export function childTest(name: string, fn: (kind: Kind) => Promise<void>, ignore = false): void {
   for (const kind of ["worker", "process"] as const) oneKindTest(kind, name, fn, ignore);
 }
@@ -87,7 +87,7 @@ export async function next(inbox: AsyncIterator<Incoming>): Promise<Incoming<any
   return value;
 }
 
-/** Runs a test and fails it if it leaves processes or control folders. */
+/** Runs a test and fails it if it leaves processes. */
 export async function withoutOrphans(fn: () => Promise<void>): Promise<void> {
   const before = leftBehind();
   await fn();
@@ -97,15 +97,12 @@ export async function withoutOrphans(fn: () => Promise<void>): Promise<void> {
     const now = leftBehind();
     left = left.filter((one) => now.includes(one));
   }
-  assertEquals(left, [], "the test left processes or folders behind");
+  assertEquals(left, [], "the test left processes behind");
 }
 
-/** Processes that this one has started and that are there, zombies included; and folders of control sockets. */
+/** Processes that this one has started and that are there, zombies included. */
 function leftBehind(): string[] {
-  const folders = [...Deno.readDirSync("/tmp")].map(({ name }) => name).filter((name) =>
-    name.startsWith(`c10k-sockets-${Deno.pid}-`)
-  );
-  return [...childrenOf("self").map((pid) => `process ${pid}`), ...folders];
+  return childrenOf("self").map((pid) => `process ${pid}`);
 }
 
 /** What the descriptors of a process are, such as `socket:[4711]`, by default of this one; no files and pipes. */
@@ -135,7 +132,9 @@ export function internetSockets(): Set<string> {
 /** Whether a process is there and no zombie. */
 export function isAlive(pid: number): boolean {
   try {
-    return !/^State:\s+[ZX]/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
+    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+    // The first thread may be a zombie while others still have all that is open.
+    return !/^State:\s+[ZX]/m.test(status) || Number(/^Threads:\s+(\d+)/m.exec(status)?.[1]) > 1;
   } catch {
     return false;
   }

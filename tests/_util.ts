@@ -189,7 +189,7 @@ export async function runDeno(flags: string[], source: string): Promise<Finished
   const file = await Deno.makeTempFile({ suffix: ".ts" });
   try {
     await Deno.writeTextFile(file, source);
-    return await run(["run", "--no-prompt", "--no-lock", "--config", configPath(), ...flags, file]);
+    return await run(["run", "--no-prompt", "--frozen", "--config", configPath(), ...flags, file]);
   } finally {
     await Deno.remove(file);
   }
@@ -200,7 +200,7 @@ export async function runWithin(most: number, source: string): Promise<Finished>
   const file = await Deno.makeTempFile({ suffix: ".ts" });
   try {
     await Deno.writeTextFile(file, source);
-    const shell = `ulimit -n ${most}; exec "$0" run -q -A --no-prompt --no-lock --config "$1" "$2"`;
+    const shell = `ulimit -n ${most}; exec "$0" run -q -A --no-prompt --frozen --config "$1" "$2"`;
     const { code, stdout, stderr } = await new Deno.Command("sh", {
       args: ["-c", shell, Deno.execPath(), configPath(), file],
       cwd: ROOT,

@@ -28,7 +28,7 @@ import {
   warmUp,
   withoutOrphans,
 } from "./_process.ts";
-import { endOwner, freeOwner, newOwner, threadOf, WORKER_MARK } from "../internal/owner.ts";
+import { endOwner, freeOwner, newOwner, threadOf, WORKER_MARK, workerName } from "../internal/owner.ts";
 import { encode, eventually, Pair, readText, ROOT, runDeno } from "./_util.ts";
 
 /** Modules that end by themselves before they have talked: status code of a process, of a thread, a thread's error. */
@@ -283,7 +283,7 @@ Deno.test({
     // By hand what kill() does, in the moment that it seldom meets: the thread begins, and has not looked yet.
     const owner = newOwner();
     endOwner(owner);
-    const name = `${WORKER_MARK}ended @${owner.toString(16)}`;
+    const name = workerName("ended", owner);
     assertEquals(await openedAs(name, fd), ["Interrupted", "Interrupted", "Interrupted"]);
     await assertDescriptors(before);
     const thread = threadOf(owner);
@@ -295,31 +295,79 @@ Deno.test({
   },
 });
 
+/** What keeps a thread from its event loop for good. */
+const STUCK = {
+  "an endless loop": `while (true);`,
+  "Atomics.wait()": `Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);`,
+  "waitSync() in a loop": `const mux = new Multiplexer(); while (true) try { mux.waitSync(1); } catch {}`,
+  // Its numbers are reused all the time, and none may be hit that is another thread's by then.
+  "opening and closing sockets": `
+    while (true) try { TcpListener.bind({ hostname: "127.0.0.1", port: 0 }).close(); } catch {}`,
+};
+
+// In a process of its own, since such threads stay.
 Deno.test({
-  name:
-    "[worker] Child.kill() of a thread that never returns to its event loop goes on without it, with its socket open",
+  name: "[worker] Child.kill() of a thread that never returns to its event loop closes its sockets, and no other's",
   ignore: !NATIVE,
   async fn() {
-    const busy = moduleOf(`
-      const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
-      await parent().send(listener.addr.port);
-      while (true);
-    `);
+    const modules = Object.values(STUCK).map((text) =>
+      moduleOf(`
+        import { Multiplexer } from "${import.meta.resolve("@c10k/sockets/mux")}";
+        const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+        const endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 });
+        await parent().send([listener.addr.port, endpoint.addr.port]);
+        const conn = await listener.accept();
+        await conn.write(new Uint8Array(1));
+        listener.accept();
+        setTimeout(() => { ${text} });
+      `)
+    );
     const { code, stdout, stderr } = await runDeno(
       ["--allow-all"],
       `
       import { spawnWorker } from "@c10k/sockets/process";
-      import { TcpConn } from "@c10k/sockets/tcp";
-      const child = spawnWorker(${JSON.stringify(busy)});
-      const { value } = await child.messages().next();
-      child.kill();
-      console.log((await child.closed).signal);
-      // Nothing was closed behind the back of a thread that runs.
-      using conn = await TcpConn.connect({ port: value.message });
-      console.log(conn.remoteAddr.port === value.message);
+      import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+      import { UdpEndpoint } from "@c10k/sockets/udp";
+      const stuck = await Promise.all(${JSON.stringify(modules)}.map(async (module) => {
+        const child = spawnWorker(module);
+        const { value } = await child.messages().next();
+        const [tcp, udp] = value.message;
+        const conn = await TcpConn.connect({ port: tcp });
+        await conn.read(new Uint8Array(1));
+        return { child, tcp, udp, conn };
+      }));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      for (const { child } of stuck) child.kill();
+      // What is opened meanwhile is nobody else's.
+      const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+      const ours = await Promise.all(Array.from({ length: 20 }, async () => {
+        const client = await TcpConn.connect({ port: listener.addr.port });
+        return [client, await listener.accept()];
+      }));
+      for (const { child } of stuck) console.log((await child.closed).signal);
+      for (const { tcp, udp, conn } of stuck) {
+        console.log(await conn.read(new Uint8Array(1)).catch((error) => error.code));
+        TcpListener.bind({ hostname: "127.0.0.1", port: tcp }).close();
+        UdpEndpoint.bind({ hostname: "127.0.0.1", port: udp }).close();
+      }
+      // The threads go on, and what they open is closed.
+      await new Promise((resolve) => setTimeout(resolve, 250));
+      for (const [client, server] of ours) {
+        await client.writeAll(new Uint8Array(3));
+        if (await server.read(new Uint8Array(9)) !== 3) throw new Error("somebody else's socket was closed");
+      }
+      const { port } = listener.addr;
+      const [again] = await Promise.all([listener.accept(), TcpConn.connect({ port })]);
+      console.log(again.localAddr.port === port, [...Deno.readDirSync("/proc/self/fd")].length < 300);
       Deno.exit(0);`,
     );
-    assertEquals([code, stdout, stderr], [0, "SIGKILL\ntrue\n", ""]);
+    const lines = stdout.trim().split("\n");
+    const count = Object.keys(STUCK).length;
+    assertEquals([code, stderr], [0, ""]);
+    assertEquals(lines.slice(0, count), Array.from({ length: count }, () => "SIGKILL"));
+    // A reset, or the end of the stream.
+    assertEquals(lines.slice(count, 2 * count).filter((line) => line !== "null" && line !== "ECONNRESET"), []);
+    assertEquals(lines.slice(2 * count), ["true true"]);
   },
 });
 
@@ -495,25 +543,33 @@ oneKindTest("worker", "a thread that sends what Deno cannot receive is ended, an
 });
 
 Deno.test({
-  name: "spawnProcess() says that descriptors have run out, and leaves no process and no folder",
+  name: "spawnProcess() says that descriptors have run out, and leaves no process; one that was started before goes on",
   ignore: !NATIVE,
   async fn() {
     const { stdout, stderr } = await runStarved(`
       import { spawnProcess } from "@c10k/sockets/process";
-      const folders = () => [...Deno.readDirSync("/tmp")].filter(({ name }) => name.startsWith("c10k-sockets-" + Deno.pid + "-"));
       // What Deno opens for the first signal that it waits for: without, it panics.
       Deno.addSignalListener("SIGUSR1", () => {});
       const early = spawnProcess(${JSON.stringify(ECHO)});
-      // It cannot be accepted.
       fill();
-      const { success, signal, error } = await early.closed;
-      console.log(success, signal, ...named(error));
-      // What that one had is free again.
-      fill();
-      try { spawnProcess(${JSON.stringify(ECHO)}); } catch (error) { console.log(error.code); }
+      // It has its socket already.
+      await early.send("hello");
+      console.log((await early.messages().next()).value.message.message);
+      const names = new Set();
+      for (let freed = 0; freed < 8; freed++) {
+        try {
+          const late = spawnProcess(${JSON.stringify(ECHO)}, { stdout: "piped", stderr: "piped" });
+          late.kill();
+          await late.closed;
+          await Promise.all([late.stdout.cancel(), late.stderr.cancel()]);
+        } catch (error) { names.add(error.code + " " + error.message.replace(/process \\d+/, "process")); }
+        held.pop().close();
+      }
+      console.log([...names].join());
       free();
-      console.log(folders().length);`);
-    assertEquals([stdout, stderr], ["false SIGKILL Error EMFILE\nEMFILE\n0\n", ""]);
+      await early.shutdown();`);
+    const why = "EMFILE Cannot start process (echo.ts): too many open files (EMFILE)";
+    assertEquals([stdout, stderr], [`hello\n${why}\n`, ""]);
   },
 });
 
@@ -536,21 +592,24 @@ Deno.test({
   },
 });
 
-oneKindTest("worker", "what a thread leaves open is closed later if nobody waits for its end", async () => {
-  const owner = newOwner();
-  const module = moduleOf(`
+oneKindTest(
+  "worker",
+  "what a thread has open is closed while it runs, and the rest when it has ended, if nobody waits for that",
+  async () => {
+    const owner = newOwner();
+    const module = moduleOf(`
     const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
     postMessage(listener.addr.port);
-    listener.accept();
+    listener.accept().catch(() => {});
   `);
-  // As spawnWorker() does it.
-  const worker = new Worker(module, { type: "module", name: `${WORKER_MARK}late @${owner.toString(16)}` });
-  const port = await new Promise<number>((resolve) => worker.onmessage = ({ data }) => resolve(data));
-  closeLeftOpenLater(owner);
-  await delay(150);
-  // It runs, and has what it has.
-  (await TcpConn.connect({ port })).close();
-  worker.terminate();
-  await whenThreadEnds(owner);
-  await untilRefused(port);
-});
+    // As spawnWorker() does it.
+    const worker = new Worker(module, { type: "module", name: `${WORKER_MARK}late @${owner.toString(16)}` });
+    const port = await new Promise<number>((resolve) => worker.onmessage = ({ data }) => resolve(data));
+    closeLeftOpenLater(owner);
+    // It runs, and its socket is closed.
+    await untilRefused(port);
+    worker.terminate();
+    await whenThreadEnds(owner);
+    await eventually(() => threadOf(owner) === 0 ? true : undefined);
+  },
+);

@@ -72,8 +72,9 @@ channelTest(
 );
 
 channelTest("ThreadTransport hands connections by message once nobody receives from its channel", async () => {
+  const owner = newOwner();
   const posted: Envelope[] = [];
-  const transport = new ThreadTransport({ postMessage: (envelope) => posted.push(envelope as Envelope) }, newOwner());
+  const transport = new ThreadTransport({ postMessage: (envelope) => posted.push(envelope as Envelope) }, owner);
   for (let i = 0; i < 4; i++) {
     using pair = await Pair.open("native");
     assertEquals(transport.trySend({ type: "connection" }, [pair.server]), true);
@@ -82,7 +83,7 @@ channelTest("ThreadTransport hands connections by message once nobody receives f
     // The second one opens the channel, and nobody takes it over.
     assertEquals(envelope.channel !== undefined, i === 1);
     if (envelope.channel !== undefined) kernel.close(envelope.channel);
-    const [[conn]] = unpack(envelope);
+    const [[conn]] = unpack(envelope, owner);
     await (conn as TcpConn).writeAll(encode("whole"));
     assertEquals(await readText(pair.client), "whole");
     conn?.close();

@@ -5,6 +5,7 @@ import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { type Example, examplesIn } from "../tools/examples.ts";
+import { haunt, hauntUdp } from "./_hostile.ts";
 import { decode, encode, ENGINES, ROOT } from "./_util.ts";
 
 const native = ENGINES.includes("native");
@@ -100,11 +101,23 @@ async function udpEcho(port: number): Promise<void> {
   assertEquals(decode(data), "hello");
 }
 
+/** A server of the snippets serves one client, peers that go away, and another client. */
+async function tryTcp(program: Program, port: number): Promise<void> {
+  await program.until(() => tcpEcho(port));
+  await haunt(port, encode("hello"));
+  await tcpEcho(port).catch((cause) => Promise.reject(new Error(program.output, { cause })));
+  assertEquals(program.hasEnded, false, program.output);
+}
+
 /** What is done with each snippet, on the port that stands in it. */
 const TRIALS: Readonly<Record<string, (program: Program, port: number) => Promise<void>>> = {
-  "echo.ts": (program, port) => program.until(() => tcpEcho(port)),
-  "mux.ts": (program, port) => program.until(() => tcpEcho(port)),
-  "udp.ts": (program, port) => program.until(() => udpEcho(port)),
+  "echo.ts": tryTcp,
+  "mux.ts": tryTcp,
+  async "udp.ts"(program, port) {
+    await program.until(() => udpEcho(port));
+    await hauntUdp(port);
+    await program.until(() => udpEcho(port));
+  },
   async "client.ts"(program, port) {
     using listener = TcpListener.bind({ hostname: "127.0.0.1", port, engine: "runtime" });
     using conn = await listener.accept({ signal: AbortSignal.any([AbortSignal.timeout(60_000), ended(program)]) });
@@ -115,13 +128,13 @@ const TRIALS: Readonly<Record<string, (program: Program, port: number) => Promis
   async "pool.ts"(program, port) {
     // Its children may serve before the pool is ready to be told to end.
     await program.until(() => assertEquals(program.output, `listening on port ${port}\n`));
-    await tcpEcho(port);
+    await tryTcp(program, port);
     if (isWindows) return;
     await program.finish("SIGTERM");
     assertEquals([(await program.status).code, program.output], [0, `listening on port ${port}\n`]);
   },
   async "inetd.ts"(program, port) {
-    await program.until(() => tcpEcho(port));
+    await tryTcp(program, port);
     assertMatch(await program.finish("SIGTERM"), /^\d+ \d+ LISTEN$/m);
   },
 };

@@ -7,6 +7,15 @@ import { loadLibc } from "../internal/libc.ts";
 import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 import { decodeTcpInfo } from "../tcp/tcp_info.ts";
 import { SOL_UDP, UDP_GRO, UDP_SEGMENT } from "../udp/offload_batch.ts";
+import {
+  IP_PKTINFO,
+  IPPROTO_IP,
+  IPPROTO_IPV6,
+  IPV6_PKTINFO,
+  IPV6_RECVPKTINFO,
+  PacketInfo,
+  writeLocal,
+} from "../udp/packet_info.ts";
 import { ENGINES, hasCommand } from "./_util.ts";
 
 const native = ENGINES.includes("native");
@@ -70,6 +79,24 @@ int main(void) {
          offsetof(struct mmsghdr, msg_hdr.msg_controllen), offsetof(struct cmsghdr, cmsg_level),
          offsetof(struct cmsghdr, cmsg_type), CMSG_LEN(0), CMSG_LEN(sizeof(short)), CMSG_LEN(sizeof(int)), CMSG_SPACE(8));
   printf("offload %d %d %d\n", SOL_UDP, UDP_SEGMENT, UDP_GRO);
+  printf("pktinfo %zu %zu %zu %zu %zu %zu %d %d %d %d %d\n", sizeof(struct in_pktinfo),
+         offsetof(struct in_pktinfo, ipi_spec_dst), offsetof(struct in_pktinfo, ipi_addr), sizeof(struct in6_pktinfo),
+         offsetof(struct in6_pktinfo, ipi6_addr), offsetof(struct in6_pktinfo, ipi6_ifindex), IPPROTO_IP, IP_PKTINFO,
+         IPPROTO_IPV6, IPV6_RECVPKTINFO, IPV6_PKTINFO);
+  union { char room[256]; struct cmsghdr align; } sent; memset(&sent, 0, sizeof sent);
+  struct msghdr head = {.msg_control = sent.room, .msg_controllen = sizeof sent.room};
+  struct cmsghdr *message = CMSG_FIRSTHDR(&head);
+  message->cmsg_level = IPPROTO_IP; message->cmsg_type = IP_PKTINFO; message->cmsg_len = CMSG_LEN(sizeof(struct in_pktinfo));
+  struct in_pktinfo info4; memset(&info4, 0, sizeof info4);
+  inet_pton(AF_INET, "192.0.2.1", &info4.ipi_spec_dst);
+  memcpy(CMSG_DATA(message), &info4, sizeof info4);
+  dump("from-192.0.2.1", sent.room, CMSG_SPACE(sizeof info4));
+  memset(&sent, 0, sizeof sent);
+  message->cmsg_level = IPPROTO_IPV6; message->cmsg_type = IPV6_PKTINFO; message->cmsg_len = CMSG_LEN(sizeof(struct in6_pktinfo));
+  struct in6_pktinfo info6; memset(&info6, 0, sizeof info6);
+  inet_pton(AF_INET6, "fe80::1", &info6.ipi6_addr); info6.ipi6_ifindex = 1;
+  memcpy(CMSG_DATA(message), &info6, sizeof info6);
+  dump("from-fe80::1%lo", sent.room, CMSG_SPACE(sizeof info6));
   printf("iovec %zu %zu %zu\n", sizeof(struct iovec), offsetof(struct iovec, iov_base), offsetof(struct iovec, iov_len));
   printf("group %zu %zu %zu %zu\n", sizeof(struct group_req), offsetof(struct group_req, gr_group),
          sizeof(struct group_source_req), offsetof(struct group_source_req, gsr_source));
@@ -126,6 +153,28 @@ Deno.test({
       assertEquals(printed.get("mmsghdr")?.map(Number), [64, 0, 8, 16, 24, 56]);
       assertEquals(printed.get("control")?.map(Number), [32, 40, 8, 12, 16, 18, 20, 24]);
       assertEquals(printed.get("offload")?.map(Number), [SOL_UDP, UDP_SEGMENT, UDP_GRO]);
+      // udp/packet_info.ts
+      assertEquals(printed.get("pktinfo")?.map(Number), [
+        12,
+        4,
+        8,
+        20,
+        0,
+        16,
+        IPPROTO_IP,
+        IP_PKTINFO,
+        IPPROTO_IPV6,
+        IPV6_RECVPKTINFO,
+        IPV6_PKTINFO,
+      ]);
+      for (const hostname of ["192.0.2.1", "fe80::1%lo", "::ffff:192.0.2.1"]) {
+        const control = new Uint32Array(10);
+        const local = new PacketInfo(1).locals;
+        local.set(0, encodeSockaddr({ hostname, port: 0 }));
+        const words = writeLocal(local, 0, control, 0);
+        const name = `from-${hostname.replace("::ffff:", "")}`;
+        assertEquals(new Uint8Array(control.buffer, 0, words * 4), bytesOf(name), hostname);
+      }
       assertEquals(printed.get("iovec")?.map(Number), [16, 0, 8]);
       assertEquals(printed.get("group")?.map(Number), [136, 8, 264, 136]);
       assertEquals(printed.get("mreq")?.map(Number), [12, 4, 8, 12, 4, 8]);

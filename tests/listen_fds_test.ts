@@ -33,6 +33,17 @@ function moduleOf(text: string): string {
 }
 
 /**
+ * The environment of programs that do not inherit that of this process. It says where Deno's cache is (`DENO_DIR`,
+ * `HOME`, `XDG_CACHE_HOME`): a program that looks elsewhere finds no packages, and has to download them.
+ */
+const ENVIRONMENT: Readonly<Record<string, string>> = Object.fromEntries(
+  Object.entries({ ...Deno.env.toObject(), NO_COLOR: "1" }).filter(([name]) => /^(?!LISTEN_)[A-Za-z_]\w*$/.test(name)),
+);
+
+/** Options of `systemd-socket-activate`, which passes on nothing but `PATH`, `HOME`, `USER` and `TERM`. */
+const PASSED_ON = Object.keys(ENVIRONMENT).map((name) => `--setenv=${name}`);
+
+/**
  * Starts a Deno program with descriptors from 3 on, as a service manager does, and returns the lines that it prints.
  * `LISTEN_PID` is its own unless it is given; nothing but `--allow-ffi` is granted, if not `more`.
  */
@@ -47,6 +58,7 @@ async function launch(
   try {
     const [stdin, stdout] = [descriptors.file("/dev/null"), descriptors.file(output, "write")];
     const pid = spawn({
+      file: "/bin/sh",
       command: "sh",
       // The shell becomes Deno, so that it has the number that is said.
       args: [
@@ -56,9 +68,7 @@ async function launch(
         ...["run", "--quiet", "--no-prompt", "--allow-ffi", ...more, moduleOf(text)],
       ],
       environment: Object.entries({
-        ...{ PATH: Deno.env.get("PATH"), HOME: Deno.env.get("HOME") ?? "/", NO_COLOR: "1" },
-        // What it reaches is part of the coverage.
-        ...(Deno.env.has("DENO_COVERAGE_DIR") ? { DENO_COVERAGE_DIR: Deno.env.get("DENO_COVERAGE_DIR") } : {}),
+        ...ENVIRONMENT,
         ...variables,
       }).map(([name, value]) => `${name}=${value}`),
       cwd: ROOT.pathname,
@@ -192,31 +202,55 @@ nativeTest("listenFds() gives a socket to one thread only, and to no program tha
   assertEquals(lines, [[], [3, second.addr.port], []]);
 });
 
-/** Waits until `systemd-socket-activate` listens, which takes no port 0. */
-async function whenListening(pid: number, count: number): Promise<void> {
-  await eventually(() =>
-    openSockets(pid).filter(({ state }) => state === "LISTEN").length === count ? true : undefined
-  );
+/** A program that `systemd-socket-activate` starts once there is a connection. */
+interface Activated {
+  readonly launcher: Deno.ChildProcess;
+  readonly ports: readonly number[];
+}
+
+/**
+ * Lets `systemd-socket-activate` listen on so many ports. It takes no port 0, and a port that was free may be taken
+ * before it listens: then it ends, and others are tried.
+ */
+async function activate(count: number, options: readonly string[], program: readonly string[]): Promise<Activated> {
+  for (let tries = 1;; tries++) {
+    const ports = Array.from({ length: count }, () => getAvailablePort());
+    const launcher = new Deno.Command("systemd-socket-activate", {
+      args: [...PASSED_ON, ...ports.map((port) => `--listen=127.0.0.1:${port}`), ...options, ...program],
+      cwd: ROOT,
+      env: ENVIRONMENT,
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    let hasEnded = false;
+    launcher.status.then(() => hasEnded = true);
+    const listens = await eventually(() => hasEnded ? false : countListening(launcher.pid) === count || undefined);
+    if (listens) return { launcher, ports };
+    if (tries === 10) throw new Error(`systemd-socket-activate has ended with code ${(await launcher.status).code}`);
+  }
+}
+
+/** How many sockets of a process listen; 0 if it has ended. */
+function countListening(pid: number): number {
+  try {
+    return openSockets(pid).filter(({ state }) => state === "LISTEN").length;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw error;
+  }
 }
 
 clientTest(["systemd-socket-activate"], "listenFds() takes what systemd has opened", () =>
   withoutOrphans(async () => {
-    const [web, admin] = [getAvailablePort(), getAvailablePort()];
-    const launcher = new Deno.Command("systemd-socket-activate", {
-      args: [
-        ...[`--listen=127.0.0.1:${web}`, `--listen=127.0.0.1:${admin}`, "--fdname=web:admin"],
-        ...[Deno.execPath(), "run", "--quiet", "--no-prompt", "--allow-ffi"],
-        moduleOf(`
-          const [web] = listenFds({ name: "web" });
-          const [admin] = listenFds({ name: "admin" });
-          using client = await web.accept();
-          await client.writeAll(new TextEncoder().encode(web.addr.port + " " + admin.addr.port + " " + listenFds().length));
-        `),
-      ],
-      env: { NO_COLOR: "1" },
-      stderr: "null",
-    }).spawn();
-    await whenListening(launcher.pid, 2);
+    const { launcher, ports: [web = 0, admin] } = await activate(2, ["--fdname=web:admin"], [
+      ...[Deno.execPath(), "run", "--quiet", "--no-prompt", "--allow-ffi"],
+      moduleOf(`
+        const [web] = listenFds({ name: "web" });
+        const [admin] = listenFds({ name: "admin" });
+        using client = await web.accept();
+        await client.writeAll(new TextEncoder().encode(web.addr.port + " " + admin.addr.port + " " + listenFds().length));
+      `),
+    ]);
     // This starts the program.
     using client = await TcpConn.connect({ port: web });
     assertEquals(await readText(client), `${web} ${admin} 0`);
@@ -228,18 +262,11 @@ clientTest(
   "example:inetd serves on the socket that systemd has opened",
   () =>
     withoutOrphans(async () => {
-      const port = getAvailablePort();
-      const launcher = new Deno.Command("systemd-socket-activate", {
-        args: [
-          ...[`--listen=127.0.0.1:${port}`, Deno.execPath(), "run", "--quiet", "--no-prompt"],
-          // Nothing here allows to listen.
-          ...["--allow-ffi", "--allow-run=sort", "examples/inetd.ts", "--", "sort"],
-        ],
-        cwd: ROOT,
-        stdout: "null",
-        stderr: "null",
-      }).spawn();
-      await whenListening(launcher.pid, 1);
+      const { launcher, ports: [port] } = await activate(1, [], [
+        ...[Deno.execPath(), "run", "--quiet", "--no-prompt"],
+        // Nothing here allows to listen.
+        ...["--allow-ffi", "--allow-run=sort", "examples/inetd.ts", "--", "sort"],
+      ]);
       for (const [text, answer] of [["pear\napple\n", "apple\npear\n"], ["2\n1\n", "1\n2\n"]] as const) {
         const nc = new Deno.Command("nc", { args: ["-N", "127.0.0.1", `${port}`], stdin: "piped", stdout: "piped" })
           .spawn();

@@ -12,6 +12,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { deadline } from "@std/async";
 import {
   ACTOR,
   ask,
@@ -365,4 +366,230 @@ Deno.test("parent() throws where there is none", async () => {
   const { data } = await new Promise<MessageEvent<string>>((resolve) => worker.onmessage = resolve);
   worker.terminate();
   assertStringIncludes(data, "this program was not started by spawnWorker or spawnProcess");
+});
+
+/** A message whose parts can all be changed later; `change()` does. As text, for a child has the same. */
+const CHANGEABLE = `
+  function changeable() {
+    const message = {
+      n: 1,
+      deep: { list: [1, [2]] },
+      map: new Map([["key", { n: 1 }]]),
+      set: new Set([1]),
+      date: new Date(1),
+      bytes: new Uint8Array([1, 2, 3]),
+      memory: new Uint8Array([4]).buffer,
+      error: new TypeError("one"),
+    };
+    const change = () => {
+      message.n = 2;
+      message.deep.list.push(3);
+      message.deep.list[1][0] = 3;
+      message.map.set("key", { n: 2 }).set("more", { n: 3 });
+      message.set.clear();
+      message.date.setTime(2);
+      message.bytes.fill(9);
+      new Uint8Array(message.memory)[0] = 9;
+      message.memory.transfer();
+      message.error.message = "two";
+      message.more = () => {};
+    };
+    return { message, change };
+  }`;
+
+interface Changeable {
+  message: { error: Error };
+  change(): void;
+}
+
+const changeable = new Function(`${CHANGEABLE}; return changeable();`) as () => Changeable;
+
+function checkUnchanged(message: Changeable["message"]): void {
+  const { error, ...rest } = message;
+  const { error: was, ...expected } = changeable().message;
+  assertEquals(rest, expected);
+  assertEquals([error.name, error.message], [was.name, was.message]);
+}
+
+childTest("Child.send() delivers what the message was when it was called, however long it waits", async (kind) => {
+  await using child = spawn(kind, LATE_READER);
+  const inbox = child.messages();
+  const bytes = new Uint8Array(1);
+  const sends: Promise<void>[] = [];
+  const sendBoth = () => {
+    bytes[0] = sends.length;
+    sends.push(child.send(bytes));
+    bytes[0] = 255;
+    const { message, change } = changeable();
+    sends.push(child.send(message));
+    change();
+  };
+  // Before the child is there, once it is, and while more are unread there than may be.
+  sendBoth();
+  const { message: addr } = await next(inbox);
+  sendBoth();
+  const many = Array.from({ length: WINDOW }, (_, i) => child.send(i));
+  sendBoth();
+  assert(await isPending(sends.at(-1) as Promise<void>));
+  const last = child.send("last");
+  await letRead(addr);
+  await Promise.all([...sends, ...many, last]);
+  const { message: seen } = await next(inbox);
+  assertEquals(seen.splice(4, WINDOW), Array.from({ length: WINDOW }, (_, i) => i));
+  assertEquals(seen.length, 6);
+  for (const [i, message] of seen.entries()) {
+    if (i % 2 === 0) assertEquals(message, new Uint8Array([i]));
+    else checkUnchanged(message);
+  }
+});
+
+childTest("ParentPort.send() delivers what the message was when it was called, however long it waits", async (kind) => {
+  await using child = spawn(
+    kind,
+    moduleOf(`
+      ${CHANGEABLE}
+      const bytes = new Uint8Array(1);
+      const sends = [];
+      for (let i = 0; i < 2 * ${WINDOW}; i++) {
+        bytes[0] = i;
+        sends.push(parent().send(bytes));
+        const { message, change } = changeable();
+        sends.push(parent().send(message));
+        change();
+      }
+      await Promise.all(sends);
+      for await (const _ of parent().messages());`),
+  );
+  const inbox = child.messages();
+  for (let i = 0; i < 2 * WINDOW; i++) {
+    assertEquals((await next(inbox)).message, new Uint8Array([i & 255]));
+    checkUnchanged((await next(inbox)).message);
+  }
+});
+
+childTest("Child.send() takes the sockets that the array held when it was called", async (kind) => {
+  using pair = await Pair.open("native");
+  await using child = spawn(kind, ECHO);
+  const sockets = [pair.server];
+  const sending = child.send("one", { sockets });
+  sockets.push(pair.client);
+  await sending;
+  sockets.length = 0;
+  const { sockets: back } = await next(child.messages());
+  assertEquals([back.length, typeof pair.client.fd], [1, "number"]);
+  for (const socket of back) socket.close();
+});
+
+childTest("Child.send() calls each getter of a message once, before it returns", async (kind) => {
+  using pair = await Pair.open("native");
+  await using child = spawn(kind, LATE_READER);
+  const inbox = child.messages();
+  const calls: string[] = [];
+  const message = (name: string) => ({
+    get name() {
+      calls.push(name);
+      return calls.length;
+    },
+  });
+  const sends = [child.send(message("early")), child.send(message("early with a socket"), { sockets: [pair.server] })];
+  assertEquals(calls, ["early", "early with a socket"]);
+  const { message: addr } = await next(inbox);
+  sends.push(child.send(message("at once")), child.send(message("and a socket"), { sockets: [pair.client] }));
+  assertEquals(calls.slice(2), ["at once", "and a socket"]);
+  for (let i = 0; i < WINDOW; i++) sends.push(child.send({ name: 0 }));
+  sends.push(child.send(message("behind a full window")));
+  assertEquals(calls.slice(4), ["behind a full window"]);
+  sends.push(child.send("last"));
+  await letRead(addr);
+  await Promise.all(sends);
+  const { message: seen } = await next(inbox);
+  assertEquals(seen.map(({ name }: { name: number }) => name).filter((name: number) => name > 0), [1, 2, 3, 4, 5]);
+  assertEquals(calls.length, 5);
+});
+
+/** What cannot be cloned, to neither kind of child. */
+const NO_CLONES: [what: string, make: () => unknown][] = [
+  ["a function", () => () => {}],
+  ["a symbol", () => Symbol("s")],
+  ["a promise", () => Promise.resolve()],
+  ["a weak map", () => new WeakMap()],
+  ["a proxy", () => new Proxy({}, {})],
+  ["a stream", () => new ReadableStream()],
+  ["a port", () => {
+    const { port1, port2 } = new MessageChannel();
+    port2.close();
+    return port1;
+  }],
+  ["an address", () => new URL("http://localhost")],
+  ["what holds one of these", () => ({ a: [new Map([[1, { b: () => {} }]])] })],
+  ["memory that was transferred away", () => {
+    const memory = new ArrayBuffer(8);
+    memory.transfer();
+    return memory;
+  }],
+];
+
+childTest("Child.send() refuses what cannot be cloned at once, and disturbs no other message", async (kind) => {
+  await using child = spawn(kind, LATE_READER);
+  const inbox = child.messages();
+  const ofProcesses: typeof NO_CLONES = kind === "worker" ? [] : [
+    ["shared memory", () => new SharedArrayBuffer(8)],
+    ["a module", () => new WebAssembly.Module(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0]))],
+  ];
+  const sends: Promise<void>[] = [];
+  const refuse = async () => {
+    for (const [what, make] of [...NO_CLONES, ...ofProcesses]) {
+      sends.push(child.send(what));
+      // The child reads nothing: whatever waits would wait.
+      const value = make();
+      const refusal = await deadline(child.send(value).catch((error) => error), 5_000);
+      if (value instanceof MessagePort) value.close();
+      assertInstanceOf(refusal, DOMException, what);
+      assertEquals(refusal.name, "DataCloneError", what);
+    }
+  };
+  await refuse();
+  const { message: addr } = await next(inbox);
+  await refuse();
+  for (let i = 0; i < WINDOW; i++) sends.push(child.send("many"));
+  await refuse();
+  sends.push(child.send("last"));
+  await letRead(addr);
+  await Promise.all(sends);
+  const names = [...NO_CLONES, ...ofProcesses].map(([what]) => what);
+  const { message: seen } = await next(inbox);
+  assertEquals(seen.filter((what: string) => what !== "many"), [...names, ...names, ...names]);
+});
+
+oneKindTest("process", "Child.send() refuses a message that is too large at once, also behind others", async (kind) => {
+  await using child = spawn(kind, LATE_READER);
+  const large = new Uint8Array(256 * 1024 * 1024);
+  const sends = Array.from({ length: WINDOW + 1 }, (_, i) => child.send(i));
+  await assertRejects(() => child.send(large), RangeError, "message must have at most 268435456 bytes");
+  await using _ = { [Symbol.asyncDispose]: async () => void await Promise.allSettled(sends) };
+  child.kill();
+});
+
+childTest("Child.send() of a message whose getter ends the child, or aborts the call, rejects", async (kind) => {
+  await using child = spawn(kind, ECHO);
+  const controller = new AbortController();
+  const aborting = {
+    get value() {
+      controller.abort(new RangeError("mine"));
+      return 1;
+    },
+  };
+  await assertRejects(() => child.send(aborting, { signal: controller.signal }), RangeError, "mine");
+  assertEquals((await ask(child, "next")).message.message, "next");
+  const killing = {
+    get value() {
+      child.kill();
+      return 1;
+    },
+  };
+  await Promise.race([
+    assertRejects(() => child.send(killing).then(() => child.closed).then(() => child.send(1)), Deno.errors.BrokenPipe),
+    child.closed.then(() => {}),
+  ]);
+  await assertRejects(() => child.send("x"), Deno.errors.BrokenPipe);
 });

@@ -8,7 +8,7 @@ import { Restarts } from "../process/restarts.ts";
 import { kernel } from "./_kernel.ts";
 import { assertGone, byChild, Client, ECHO, startPool, visit, visits } from "./_pool.ts";
 import { childTest, isAlive, type Kind, moduleOf, oneKindTest } from "./_process.ts";
-import { encode, eventually, readText, ROOT, runDeno } from "./_util.ts";
+import { encode, ENGINES, eventually, readText, ROOT, runDeno } from "./_util.ts";
 
 const SHUT_RDWR = 2;
 
@@ -159,29 +159,40 @@ childTest("Pool [shared] divides maxConnections among its children to the last o
   for (const client of clients) await client.finish();
 });
 
-// In a process of its own, since such a thread stays.
-Deno.test("Pool.close() ends although a thread never returns to its event loop", async () => {
-  const module = moduleOf(`
-    serve(async (conn) => {
-      await conn.writeAll(new Uint8Array(1));
-      setTimeout(() => { while (true); });
-      await new Promise(() => {});
-    });
-  `);
-  const { code, stdout, stderr } = await runDeno(
-    ["--allow-all"],
-    `import { Pool } from "@c10k/sockets/process";
-     import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-     const listen = { hostname: "127.0.0.1", port: 0 };
-     const pool = await Pool.start({ kind: "worker", module: ${JSON.stringify(module)}, size: 1, listen });
-     const conn = await TcpConn.connect({ port: pool.addr.port });
-     await conn.read(new Uint8Array(1));
-     await pool.close({ grace: 50 });
-     console.log("closed", pool.stats().length);
-     Deno.exit();`,
-  );
-  assertEquals([code, stdout, stderr], [0, "closed 0\n", ""]);
-});
+// In a process of its own, since such threads stay.
+for (const engine of ENGINES) {
+  Deno.test(`[${engine}] Pool.close() closes the port and the connections of threads that never return to their event loop`, async () => {
+    const module = moduleOf(`
+      serve(async (conn) => {
+        await conn.writeAll(new Uint8Array(1));
+        setTimeout(() => { while (true); });
+        await new Promise(() => {});
+      });
+    `);
+    const { code, stdout, stderr } = await runDeno(
+      ["--allow-net", "--allow-read", ...(engine === "native" ? ["--allow-ffi"] : [])],
+      `import { Pool } from "@c10k/sockets/process";
+       import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+       const listen = { hostname: "127.0.0.1", port: 0 };
+       const balances = "${engine}" === "native" ? ["shared", "reuseport", "round-robin"] : ["round-robin"];
+       const pools = await Promise.all(balances.map(async (balance) => {
+         const pool = await Pool.start({ kind: "worker", module: ${JSON.stringify(module)}, size: 1, listen, balance });
+         const conn = await TcpConn.connect({ port: pool.addr.port });
+         await conn.read(new Uint8Array(1));
+         return { pool, conn };
+       }));
+       await Promise.all(pools.map(async ({ pool, conn }) => {
+         await pool.close({ grace: 50 });
+         TcpListener.bind({ hostname: "127.0.0.1", port: pool.addr.port }).close();
+         const end = await conn.read(new Uint8Array(1)).catch((error) => error.code);
+         if (end !== null && end !== "ECONNRESET") throw new Error(end);
+         console.log("closed", pool.stats().length);
+       }));
+       Deno.exit();`,
+    );
+    assertEquals([code, stdout, stderr], [0, "closed 0\n".repeat(engine === "native" ? 3 : 1), ""]);
+  });
+}
 
 Deno.test("Pool.start() closes the listener that it was given, also if it fails", async () => {
   const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });

@@ -317,8 +317,8 @@ Deno.test({
         await link.post({ type: "pool", body: { ask: "listeners" } });
         console.log(await Promise.race([answered, new Promise((resolve) => setTimeout(resolve, 20, "nothing"))]));
         free();
-        console.log(await answered);`);
-      assertEquals([stdout, stderr], ['nothing\n{ tell: "listeners" }\n', ""]);
+        console.log((await answered).tell);`);
+      assertEquals([stdout, stderr], ["nothing\nlisteners\n", ""]);
     } finally {
       await Deno.remove(folder, { recursive: true });
     }

@@ -286,7 +286,7 @@ Deno.test({
   fn: () =>
     withoutOrphans(async () => {
       // One that does nothing until the signal comes; cat(1) would end by itself, as the pipe does not block.
-      const program = { command: "sleep", args: ["60"], environment: [`PATH=${Deno.env.get("PATH")}`], cwd: undefined };
+      const program = { command: "sleep", file: "/bin/sleep", args: ["60"], environment: [], cwd: undefined };
       using descriptors = new Descriptors();
       const [reading, writing] = descriptors.pipe();
       const pid = startProgram(program, [reading, writing]);

@@ -3,7 +3,8 @@
 import { type Engine, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
-import { decode, encode, ENGINES, engineTest, eventually, readText, ROOT } from "./_util.ts";
+import { decode, encode, ENGINES, engineTest, eventually, hasCommand, readText, ROOT, runWithin } from "./_util.ts";
+import { Multiplexer } from "@c10k/sockets/mux";
 
 const LOCAL = { hostname: "127.0.0.1", port: 0 } as const;
 
@@ -258,4 +259,153 @@ engineTest("TcpListener closes connections that nobody took", async (engine) => 
   listener.close();
   const end = await client.read(new Uint8Array(1)).catch((error) => error);
   assert(end === null || end instanceof Deno.errors.ConnectionReset, Deno.inspect(end));
+});
+
+/** Clients that have connected and sent a request, and that no call has accepted. */
+async function queued(count: number, port: number): Promise<TcpConn[]> {
+  return await Promise.all(Array.from({ length: count }, async (_, i) => {
+    const client = await TcpConn.connect({ port });
+    await client.writeAll(encode(`request ${i}`));
+    return client;
+  }));
+}
+
+/** Answers one request. */
+async function answer(conn: TcpConn): Promise<void> {
+  await conn.writeAll(encode(`answer to ${await readText(conn)}`));
+  conn.close();
+}
+
+engineTest("TcpListener.drain() hands out every connection of the queue, and then loops end", async (engine) => {
+  using listener = TcpListener.bind({ ...LOCAL, engine });
+  const { port } = listener.addr;
+  const clients = await queued(100, port);
+  const drained = listener.drain();
+  const answering: Promise<void>[] = [];
+  for await (const conn of listener) answering.push(answer(conn));
+  assertEquals(answering.length, 100);
+  await Promise.all([drained, ...answering]);
+  for (const [i, client] of clients.entries()) {
+    assertEquals(await readText(client), `answer to request ${i}`);
+    client.close();
+  }
+  await assertRejects(() => TcpConn.connect({ port }), Deno.errors.ConnectionRefused);
+  await assertRejects(() => listener.accept(), Deno.errors.BadResource);
+  assertThrows(() => listener.tryAccept(), Deno.errors.BadResource);
+  listener.pause();
+  listener.resume(); // as a program does when a connection has ended: nothing happens
+  assertEquals(listener.addr.port, port);
+});
+
+engineTest("TcpListener.drain() while a loop waits gives it what has just connected, and ends it", async (engine) => {
+  using listener = TcpListener.bind({ ...LOCAL, engine });
+  const answering: Promise<void>[] = [];
+  const loop = (async () => {
+    for await (const conn of listener) answering.push(answer(conn));
+  })();
+  const clients = await queued(3, listener.addr.port);
+  await listener.drain();
+  await loop;
+  await Promise.all(answering);
+  assertEquals(answering.length, 3);
+  for (const client of clients) client.close();
+});
+
+engineTest(
+  "TcpListener.drain() serves the calls that wait in their order, and rejects those left over",
+  async (engine) => {
+    using listener = TcpListener.bind({ ...LOCAL, engine });
+    listener.pause();
+    const accepts = Array.from({ length: 4 }, () => listener.accept());
+    const late = accepts.map((accept) => accept.then((conn) => conn.close(), (error) => error.name));
+    const clients = await queued(2, listener.addr.port);
+    await listener.drain();
+    listener.pause(); // one that is paused holds them back
+    assertEquals(await Promise.race([accepts[0], delay(20)]), undefined);
+    listener.resume();
+    assertEquals(await Promise.all(late), [undefined, undefined, "BadResource", "BadResource"]);
+    for (const client of clients) client.close();
+  },
+);
+
+engineTest(
+  "TcpListener.drain() leaves connections to tryAccept(), and close() closes those left over",
+  async (engine) => {
+    const listener = TcpListener.bind({ ...LOCAL, engine });
+    const clients = await queued(3, listener.addr.port);
+    const drained = listener.drain();
+    assertEquals(listener.drain(), drained); // the same end
+    await drained;
+    const [first, second] = [listener.tryAccept(), listener.tryAccept()];
+    assert(first !== undefined && second !== undefined);
+    listener.close();
+    assertThrows(() => listener.tryAccept(), Deno.errors.BadResource);
+    await listener.drain(); // of a closed one
+    await Promise.all([answer(first), answer(second)]);
+    const answers = await Promise.all(clients.map((client) => readText(client).catch(() => "reset")));
+    assertEquals(answers.map((text) => text?.startsWith("answer") ?? false), [true, true, false]);
+    for (const client of clients) client.close();
+  },
+);
+
+engineTest("TcpListener.drain() takes the listener out of a multiplexer, and a loop gets the rest", async (engine) => {
+  using listener = TcpListener.bind({ ...LOCAL, engine });
+  using mux = new Multiplexer<string>({ backend: engine === "native" ? "auto" : "runtime" });
+  mux.register(listener, { readable: true }, "listener");
+  const clients = await queued(3, listener.addr.port);
+  assertEquals((await mux.wait()).map(({ data }) => data), ["listener"]);
+  const drained = listener.drain();
+  assertEquals(mux.size, 0);
+  let count = 0;
+  for await (const conn of listener) mux.register(conn, { readable: true }, String(++count));
+  assertEquals(count, 3);
+  for (const { source } of [...mux.registrations()]) (source as TcpConn).close();
+  for (const client of clients) client.close();
+  await drained;
+});
+
+Deno.test({
+  name: "TcpListener.drain() accepts as descriptors become free, when there are too few for the queue",
+  async fn() {
+    const program = `
+      import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+      for (const engine of ${JSON.stringify(ENGINES)}) {
+        let reports = 0;
+        const listener = TcpListener.bind({ ...${JSON.stringify(LOCAL)}, engine, onAcceptError: () => reports++ });
+        const { port } = listener.addr;
+        const script = "import socket, sys; c = [socket.create_connection(('127.0.0.1', int(sys.argv[1]))) for _ in range(40)];" +
+          "[s.sendall(b'x') for s in c]; print('there', flush=True); print(sum(len(s.recv(9)) for s in c))";
+        const clients = new Deno.Command("python3", { args: ["-c", script, String(port)], stdout: "piped" }).spawn();
+        const reader = clients.stdout.pipeThrough(new TextDecoderStream()).getReader();
+        await reader.read();
+        const held: Deno.FsFile[] = [];
+        while (true) try { held.push(Deno.openSync("/dev/null")); } catch { break; }
+        for (const file of held.splice(0, 8)) file.close(); // fewer than the clients
+        listener.drain();
+        let served = 0;
+        const open = new Set<Promise<void>>();
+        for await (const conn of listener) {
+          const done = (async () => {
+            const p = new Uint8Array(9);
+            const n = await conn.read(p) ?? 0;
+            await new Promise((resolve) => setTimeout(resolve, 5));
+            await conn.writeAll(p.subarray(0, n));
+            conn.close();
+            served++;
+          })();
+          open.add(done);
+        }
+        await Promise.all(open);
+        for (const file of held) file.close();
+        let answers = "";
+        for (let part = await reader.read(); !part.done; part = await reader.read()) answers += part.value;
+        console.log(engine, served, answers.trim(), reports > 0);
+        await clients.status;
+      }
+    `;
+    const { code, stdout, stderr } = await runWithin(80, program);
+    assertEquals([code, stderr], [0, ""]);
+    assertEquals(stdout.trim().split("\n"), ENGINES.map((engine) => `${engine} 40 40 true`));
+  },
+  ignore: Deno.build.os !== "linux" || !hasCommand("python3"),
 });

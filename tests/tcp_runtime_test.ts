@@ -22,7 +22,7 @@ function failure(code: string): Error {
 
 /** A socket of Deno's that takes all and has nothing; `closed` counts how often it was closed. */
 class FakeSocket implements RuntimeSocket {
-  readonly localAddr = ADDR;
+  readonly localAddr: Deno.NetAddr = { ...ADDR, port: 40_000 };
   readonly remoteAddr = ADDR;
   closed = 0;
   read: RuntimeSocket["read"] = () => new Promise(() => {});

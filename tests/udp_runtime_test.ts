@@ -11,7 +11,12 @@ import { ENGINES, replaced, run, runDeno, withoutLeaks } from "./_util.ts";
 const TRANSPORTS = [["node:dgram", []], ["Deno.listenDatagram", ["--unstable-net"]]] as const;
 
 Deno.test("[runtime] the suite holds with --unstable-net too, on Deno.listenDatagram", async () => {
-  const files = ["tests/udp_test.ts", "tests/udp_batch_test.ts"];
+  const files = [
+    "tests/udp_test.ts",
+    "tests/udp_batch_test.ts",
+    "tests/udp_buffers_test.ts",
+    "tests/udp_reasons_test.ts",
+  ];
   const flags = ["--allow-all", "--no-prompt", "--no-check", "--unstable-net", "--filter", "[runtime] "];
   const { code, stdout } = await run(["test", ...flags, ...files]);
   assertEquals(code, 0, stdout);

@@ -53,7 +53,7 @@ try {
   Deno.writeTextFileSync(`${folder}/examples_test.ts`, suite(examples));
   const everywhere = examples.filter(({ path, isNative }) => path === "docs/recipes.md" && !isNative);
   Deno.writeTextFileSync(`${folder}/everywhere_test.ts`, suite(examples, everywhere));
-  const config = ["--no-lock", "--config", new URL("deno.json", ROOT).pathname];
+  const config = ["--frozen", "--config", new URL("deno.json", ROOT).pathname];
   const file = `${folder}/examples_test.ts`;
   const test = ["test", "--quiet", "--no-check", "--no-prompt", ...config];
   // Apart, or each Worker that an example starts would have its own modules checked, too.

@@ -1,6 +1,7 @@
 /** Many datagrams for one system call. */
 
 import { hostKind } from "../internal/address.ts";
+import { sizeOf, viewOf } from "../internal/bytes.ts";
 import {
   checkBoolean,
   checkBytes,
@@ -10,7 +11,9 @@ import {
   checkPort,
   quote,
 } from "../internal/validate.ts";
-import { Peers } from "./peers.ts";
+import { familyOf, PacketInfo, type Sides } from "./packet_info.ts";
+import { NAME_SIZE, type Peer, Peers } from "./peers.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /**
  * How large a {@linkcode DatagramBatch} is.
@@ -62,8 +65,6 @@ export interface DatagramBatchOptions {
 
 const DEFAULT_CAPACITY = 64;
 const DEFAULT_SIZE = 2048;
-/** Room for a `struct sockaddr_in6`, on a boundary of 8 bytes. */
-export const NAME_SIZE = 32;
 /**
  * Largest message that `UDP_GRO` makes, in bytes, and the datagrams in it: the kernel joins up to 64
  * (`UDP_GRO_CNT_MAX`), and hands on what a sender on this machine has joined, up to 128 (`UDP_MAX_SEGMENTS`).
@@ -95,6 +96,8 @@ export interface BatchMemory {
   readonly sizes: Uint32Array<ArrayBuffer>;
   /** Bytes that a datagram has room for; what is larger was cut. */
   room: number;
+  /** The addresses on this machine; `undefined` until one is known. */
+  info: PacketInfo | undefined;
   /** How many there are. */
   length: number;
   /** What an engine keeps with it, made once. */
@@ -102,6 +105,9 @@ export interface BatchMemory {
 }
 
 let memoryOfBatch: (batch: DatagramBatch) => BatchMemory;
+
+/** Returns whether a value is a genuine batch, or of a subclass: a `Proxy` has no memory. */
+export let isBatch: (value: unknown) => value is DatagramBatch;
 
 /**
  * Buffers for many datagrams, laid out once and used again: what
@@ -130,6 +136,7 @@ export class DatagramBatch {
 
   static {
     memoryOfBatch = (batch) => batch.#memory;
+    isBatch = (value): value is DatagramBatch => typeof value === "object" && value !== null && #memory in value;
   }
 
   /**
@@ -160,6 +167,7 @@ export class DatagramBatch {
       offsets: new Uint32Array(most),
       sizes: new Uint32Array(most),
       room: datagramSize,
+      info: undefined,
       length: 0,
       kept: undefined,
     };
@@ -197,9 +205,7 @@ export class DatagramBatch {
    * ```
    */
   data(i: number): Uint8Array<ArrayBuffer> {
-    const { data, offsets, room, sizes } = this.#memory;
-    const from = offsets[this.#check(i)] as number;
-    return data.subarray(from, from + Math.min(sizes[i] as number, room));
+    return dataIn(this.#memory, this.#check(i));
   }
 
   /**
@@ -237,7 +243,7 @@ export class DatagramBatch {
    * ```
    */
   truncated(i: number): boolean {
-    return this.size(i) > this.#memory.room;
+    return this.#memory.sizes[this.#check(i)] as number > this.#memory.room;
   }
 
   /**
@@ -259,9 +265,60 @@ export class DatagramBatch {
    * ```
    */
   address(i: number): Deno.NetAddr {
-    const { names, nameLengths, peers } = this.#memory;
-    if (nameLengths[this.#check(i)] === 0) throw new TypeError(`Datagram ${i} has no address`);
-    return peers.decode(names, i * NAME_SIZE);
+    if (this.#memory.nameLengths[this.#check(i)] === 0) throw atCaller(new TypeError(`Datagram ${i} has no address`));
+    return addressIn(this.#memory, i);
+  }
+
+  /**
+   * Returns the local address of a datagram: the one that an answer leaves
+   * from, as {@linkcode Datagram.localAddress}.
+   *
+   * @param i The datagram's number, from 0.
+   * @returns The address; `undefined` if it is not known, and the kernel chooses one.
+   * @throws {RangeError} If there is no such datagram.
+   *
+   * @example Leave from another address than the kernel's choice
+   * ```ts
+   * import { DatagramBatch } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const batch = new DatagramBatch({ capacity: 4 });
+   * const to = { hostname: "127.0.0.1", port: 9 };
+   * batch.set(0, new Uint8Array(3), to, { localAddress: "127.0.0.2" });
+   * assertEquals(batch.localAddress(0), "127.0.0.2");
+   * ```
+   */
+  localAddress(i: number): string | undefined {
+    return localIn(this.#memory, this.#check(i));
+  }
+
+  /**
+   * Returns the address that a received datagram was sent to, as
+   * {@linkcode Datagram.destination}.
+   *
+   * @param i The datagram's number, from 0.
+   * @returns The address; `undefined` unless the endpoint was bound with `packetInfo`.
+   * @throws {RangeError} If there is no such datagram.
+   *
+   * @example The address that was asked
+   * ```ts
+   * import { DatagramBatch, engineSupport, UdpEndpoint } from "@c10k/sockets/udp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * if (engineSupport().engine === "native") {
+   *   using server = UdpEndpoint.bind({ hostname: "0.0.0.0", packetInfo: true });
+   *   using client = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   *   await client.sendTo(new Uint8Array(3), { hostname: "127.0.0.2", port: server.addr.port });
+   *   const batch = new DatagramBatch();
+   *   await server.recvBatch(batch);
+   *   assertEquals(batch.destination(0), "127.0.0.2");
+   * }
+   * ```
+   */
+  destination(i: number): string | undefined {
+    this.#check(i);
+    const { info, peers } = this.#memory;
+    return info === undefined ? undefined : hostOf(peers, info.destinations, i);
   }
 
   /**
@@ -270,7 +327,9 @@ export class DatagramBatch {
    * @param i The datagram's number, from 0 to the length.
    * @param data What it carries.
    * @param to Where it goes: an address, no name; may be left out for a connected endpoint.
-   * @throws {TypeError} If an argument has the wrong type, `to` is no address, or its zone no interface.
+   * @param options The local address that it leaves from.
+   * @throws {TypeError} If an argument has the wrong type, an address is none, has the zone of no interface, or the
+   * two are of different families.
    * @throws {RangeError} If there is no room for it.
    *
    * @example Fill a batch
@@ -283,30 +342,30 @@ export class DatagramBatch {
    * assertEquals(batch.length, 1);
    * ```
    */
-  set(i: number, data: Uint8Array, to?: { hostname: string; port: number }): void {
+  set(
+    i: number,
+    data: Uint8Array,
+    to?: { hostname: string; port: number },
+    options?: { localAddress?: string },
+  ): void {
     const memory = this.#memory;
+    // The addresses first: their getters can resize or transfer `data`, and change the batch.
+    const peer = to === undefined ? undefined : peerAt(memory, to);
+    const localAddress = options === undefined ? undefined : checkLocalAddress(options);
+    const local = localAddress === undefined ? undefined : localPeer(memory.peers, localAddress, peer);
     checkInteger(i, "i", 0, Math.min(memory.length, memory.capacity - 1));
     checkBytes(data, "data");
-    if (data.length > memory.datagramSize) {
-      throw new RangeError(`data must have at most ${memory.datagramSize} bytes, received ${data.length}`);
+    const size = sizeOf(data);
+    if (size > memory.datagramSize) {
+      throw atCaller(new RangeError(`data must have at most ${memory.datagramSize} bytes, received ${size}`));
     }
-    if (to === undefined) {
-      memory.nameLengths[i] = 0;
-    } else {
-      checkOptions(to, "to");
-      const { hostname: host, port } = to;
-      const hostname = checkHostname(host);
-      const peer = memory.peers.encode(hostname, checkPort(port, "port", 1));
-      if (peer === undefined) {
-        const problem = hostKind(hostname) === "name" ? "must be an IP address" : "has the zone of no interface";
-        throw new TypeError(`hostname ${problem}, received ${quote(host)}`);
-      }
-      memory.names.set(peer.sockaddr, i * NAME_SIZE);
-      memory.nameLengths[i] = peer.sockaddr.length;
-    }
+    if (peer !== undefined) memory.names.set(peer.sockaddr, i * NAME_SIZE);
+    memory.nameLengths[i] = peer?.sockaddr.length ?? 0;
     memory.offsets[i] = i * memory.datagramSize;
-    memory.data.set(data, memory.offsets[i]);
-    memory.sizes[i] = data.length;
+    if (local !== undefined) keepInfo(memory);
+    memory.info?.set(i, local);
+    if (size > 0) memory.data.set(viewOf(data, 0, size), memory.offsets[i]);
+    memory.sizes[i] = size;
     if (i === memory.length) memory.length++;
   }
 
@@ -322,8 +381,82 @@ export class DatagramBatch {
  */
 export function memoryOf(batch: DatagramBatch): BatchMemory {
   const memory = memoryOfBatch(batch);
-  if (memory.data.length === 0) throw new TypeError("The batch's memory was transferred away");
+  if (sizeOf(memory.data) === 0) throw atCaller(new TypeError("The batch's memory was transferred away"));
   return memory;
+}
+
+/** Returns the part of the memory that a datagram fills. */
+export function dataIn(memory: BatchMemory, i: number): Uint8Array<ArrayBuffer> {
+  const { data, offsets, room, sizes } = memory;
+  const from = offsets[i] as number;
+  return data.subarray(from, from + Math.min(sizes[i] as number, room));
+}
+
+/** Returns the address of a datagram that has one. */
+export function addressIn(memory: BatchMemory, i: number): Deno.NetAddr {
+  return memory.peers.decode(memory.names, i * NAME_SIZE);
+}
+
+/** Gives a batch room for what is known of this machine's side. */
+export function keepInfo(memory: BatchMemory): PacketInfo {
+  if (memory.info === undefined) {
+    memory.info = new PacketInfo(memory.most);
+    // What an engine has made has no room for control messages.
+    memory.kept = undefined;
+  }
+  return memory.info;
+}
+
+/** Returns the local address of a datagram. */
+export function localIn({ info, peers }: BatchMemory, i: number): string | undefined {
+  return info === undefined ? undefined : hostOf(peers, info.locals, i);
+}
+
+/** Returns an address as text; `undefined` if it is not known. */
+export function hostOf(peers: Peers, sides: Sides, i: number): string | undefined {
+  return sides.has(i) ? peers.decode(sides.bytes, i * NAME_SIZE).hostname : undefined;
+}
+
+/** Returns a local address as an options bag gives it, read once. */
+export function checkLocalAddress(options: { localAddress?: string | undefined }): string | undefined {
+  checkOptions(options);
+  const { localAddress } = options;
+  if (localAddress === undefined) return undefined;
+  const hostname = checkHostname(localAddress, "localAddress");
+  if (hostKind(hostname) !== "name") return hostname;
+  throw atCaller(new TypeError(`localAddress must be an IP address, received ${quote(localAddress)}`));
+}
+
+/**
+ * Returns a local address as the kernel takes it.
+ *
+ * @throws {TypeError} If its zone is no interface, or its family not that of the destination.
+ */
+export function localPeer(peers: Peers, localAddress: string, to: Peer | undefined): Uint8Array<ArrayBuffer> {
+  const local = peers.encode(localAddress, 0)?.sockaddr;
+  if (local === undefined) {
+    throw atCaller(new TypeError(`localAddress has the zone of no interface, received ${quote(localAddress)}`));
+  }
+  if (to !== undefined && familyOf(local) !== familyOf(to.sockaddr)) {
+    const family = familyOf(to.sockaddr);
+    throw atCaller(
+      new TypeError(
+        `localAddress must be an ${family} address, as the destination, received ${quote(localAddress)}`,
+      ),
+    );
+  }
+  return local;
+}
+
+/** Returns a destination as the kernel takes it. */
+function peerAt(memory: BatchMemory, to: { hostname: string; port: number }): Peer {
+  checkOptions(to, "to");
+  const { hostname: host, port } = to;
+  const hostname = checkHostname(host);
+  const peer = memory.peers.encode(hostname, checkPort(port, "port", 1));
+  if (peer !== undefined) return peer;
+  const problem = hostKind(hostname) === "name" ? "must be an IP address" : "has the zone of no interface";
+  throw atCaller(new TypeError(`hostname ${problem}, received ${quote(host)}`));
 }
 
 /** Gives each of the first `capacity` datagrams its place of `datagramSize` bytes. */

@@ -42,6 +42,20 @@ export interface Datagram {
   readonly truncated: boolean;
   /** The sender. The same object for the same sender, mostly; it cannot be changed. */
   readonly address: Deno.NetAddr;
+  /**
+   * The address of this machine to answer from, as `localAddress` of
+   * {@linkcode UdpEndpoint.sendTo} takes it. Of a datagram to a multicast or
+   * broadcast address it is that of the interface which received it; over IPv6
+   * the kernel does not report that one. Only on an endpoint that was bound
+   * with `packetInfo`.
+   */
+  readonly localAddress?: string | undefined;
+  /**
+   * The address that the datagram was sent to: of this machine, of a multicast
+   * group or a broadcast address. Only on an endpoint that was bound with
+   * `packetInfo`.
+   */
+  readonly destination?: string | undefined;
 }
 
 /**
@@ -81,9 +95,14 @@ export interface UdpDriver {
   readonly peer: Deno.NetAddr | undefined;
   /** The address of the datagram that was given out last, batches aside, if anything can be sent there. */
   readonly lastSender: Deno.NetAddr | undefined;
-  sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number>;
+  sendTo(
+    p: Uint8Array,
+    to: Deno.NetAddr,
+    localAddress: string | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<number>;
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram>;
-  trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined;
+  trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined;
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined;
   connect(to: HostPort): void;
   disconnect(): void;

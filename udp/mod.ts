@@ -6,6 +6,7 @@
  * | socket, bind | {@linkcode UdpEndpoint.bind} |
  * | sendto, recvfrom | {@linkcode UdpEndpoint.sendTo}, {@linkcode UdpEndpoint.recvFrom} |
  * | sendmmsg, recvmmsg | {@linkcode UdpEndpoint.sendBatch}, {@linkcode UdpEndpoint.recvBatch} with a {@linkcode DatagramBatch} |
+ * | IP_PKTINFO, IPV6_PKTINFO | `packetInfo` of {@linkcode UdpEndpoint.bind}, `localAddress` of {@linkcode UdpEndpoint.sendTo} |
  * | connect, send, recv | {@linkcode UdpEndpoint.connect}, {@linkcode UdpEndpoint.send}, {@linkcode UdpEndpoint.recv} |
  * | close | {@linkcode UdpEndpoint.close}, or `using` |
  *
@@ -18,7 +19,7 @@
  * await client.sendTo(new TextEncoder().encode("ping"), server.addr);
  *
  * for await (const [data, address] of server) {
- *   await server.sendTo(data, address);
+ *   await server.sendTo(data, address).catch(console.error);
  *   break; // a real one goes on
  * }
  * console.log((await client.recvFrom(new Uint8Array(100))).size); // 4
@@ -31,6 +32,7 @@ export { DatagramBatch, type DatagramBatchOptions } from "./datagram_batch.ts";
 export type { Datagram, MulticastOptions } from "./driver.ts";
 export {
   type RecvOptions,
+  type SendToOptions,
   type TrySendOptions,
   type UdpBindOptions,
   UdpEndpoint,

@@ -1,17 +1,17 @@
 /** A UDP socket of the kernel's own. */
 
-import { formatAddress, hostKind, type HostPort, parseIPv4 } from "../internal/address.ts";
+import { formatAddress, type HostPort, parseIPv4 } from "../internal/address.ts";
+import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
-import { mayReachAll, refuseDenied, requireNet } from "../internal/permissions.ts";
-import { resolveAll, resolveSync } from "../internal/resolve.ts";
+import { refuseDenied, requireNet } from "../internal/permissions.ts";
+import { resolveSync } from "../internal/resolve.ts";
 import {
   addressOf,
   adoptUdp,
   getSocketOption,
   getSocketStruct,
   getUdpOption,
-  MSG_NOSIGNAL,
   MSG_PEEK,
   MSG_TRUNC,
   pendingErrno,
@@ -23,24 +23,28 @@ import {
 } from "../internal/socket.ts";
 import { AF_INET, AF_INET6, encodeSockaddr, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
-import { EAGAIN, receiveFrom, syscall, syscallError, transmitTo } from "../internal/syscall.ts";
+import { EAGAIN, receiveFrom, syscall, syscallError } from "../internal/syscall.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
 import type { Pollable } from "../mux/pollable.ts";
 import type { Source } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import { WaitingSide } from "../mux/waiting_side.ts";
-import { type DatagramBatch, memoryOf } from "./datagram_batch.ts";
+import { type DatagramBatch, hostOf, keepInfo, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
-import { kernelBatch } from "./native_batch.ts";
+import { chargeBatch, kernelBatch } from "./native_batch.ts";
+import { message } from "./native_message.ts";
+import { type NativeSender, NativeSending } from "./native_sending.ts";
 import { interfaceNumber, setMembership, setMulticastInterface } from "./native_multicast.ts";
 import { UDP_GRO } from "./offload_batch.ts";
-import { noAddress, type Peer, Peers } from "./peers.ts";
+import { hasPacketInfo, setPacketInfo } from "./packet_info.ts";
+import { type Peer, Peers } from "./peers.ts";
 
 /** Where and how to bind; checked. */
 export interface NativeBindOptions extends HostPort {
   /** Set before bind, in this order. */
   options: (readonly [SocketOption, number])[];
+  packetInfo: boolean;
 }
 
 // asm-generic/socket.h, linux/sock_diag.h
@@ -49,42 +53,39 @@ const SK_MEMINFO_VARS = 9;
 const SK_MEMINFO_DROPS = 8;
 const AF_UNSPEC = 0;
 
-/** Datagrams of a batch that count as one call, so that timers wait for some 5 ms at most while nothing else does. */
-const CALL_SIZE = 16;
-
 const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
 const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
 
 const sender = new Uint8Array(SOCKADDR_SIZE);
 
 /** {@linkcode UdpDriver} on a descriptor. */
-export class NativeEndpoint implements UdpDriver, Source {
+export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   readonly engine = "native";
   lastSender: Deno.NetAddr | undefined;
   readonly #socket: NativeSocket;
   readonly #receiving: WaitingSide;
-  readonly #sending: WaitingSide;
+  readonly #sending: NativeSending;
   readonly #peers = new Peers();
   #addr: Deno.NetAddr;
   /** The address it was bound to before it was connected. */
-  readonly #bound: string;
+  readonly bound: string;
   #peer: Peer | undefined;
-  /** Ends the look-ups of names, once there was one. */
-  #closing: AbortController | undefined;
   /** `UDP_GRO` is set: what can be received are messages of many datagrams. */
   #joins = false;
+  /** `IP_PKTINFO` or `IPV6_RECVPKTINFO` is set: the kernel tells where datagrams were sent to. */
+  #hasInfo = false;
 
   /** Takes over a bound, nonblocking, close-on-exec socket. */
   constructor(fd: number) {
     this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
-    this.#bound = this.#addr.hostname;
+    this.bound = this.#addr.hostname;
     this.#socket = new NativeSocket(fd, this, () => `UDP endpoint ${formatAddress(this.#addr)}`);
     this.#socket.leavesWhenBusy = true;
     this.#receiving = new WaitingSide(this.#socket);
-    this.#sending = new WaitingSide(this.#socket);
+    this.#sending = new NativeSending(this, this.#socket, this.#peers);
   }
 
-  static bind({ hostname, port, options }: NativeBindOptions): NativeEndpoint {
+  static bind({ hostname, port, options, packetInfo }: NativeBindOptions): NativeEndpoint {
     const action = `bind UDP endpoint to ${formatAddress({ hostname, port })}`;
     try {
       requireNet({ hostname, port }, action);
@@ -97,8 +98,13 @@ export class NativeEndpoint implements UdpDriver, Source {
           if (option === "IPV6_V6ONLY" && local.family === "IPv4") continue;
           setSocketOption(socket.fd, option, value);
         }
+        if (packetInfo) setPacketInfo(socket.fd, local.family === "IPv6");
         syscall("bind", socket.fd, local.sockaddr, local.sockaddr.length);
-        return socket.passTo((fd) => new NativeEndpoint(fd));
+        return socket.passTo((fd) => {
+          const endpoint = new NativeEndpoint(fd);
+          endpoint.#hasInfo = packetInfo;
+          return endpoint;
+        });
       } finally {
         socket.close();
       }
@@ -110,7 +116,9 @@ export class NativeEndpoint implements UdpDriver, Source {
   /** Takes over a UDP socket that comes from elsewhere, once it is checked. */
   static adopt(fd: number): NativeEndpoint {
     adoptUdp(fd);
+    const hasInfo = hasPacketInfo(fd, addressOf(fd, "getsockname").hostname.includes(":"));
     const endpoint = new NativeEndpoint(fd);
+    endpoint.#hasInfo = hasInfo;
     try {
       endpoint.#joins = getUdpOption(fd, UDP_GRO) !== 0;
     } catch { /* the kernel has none */ }
@@ -127,6 +135,10 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   get peer(): Deno.NetAddr | undefined {
     return this.#peer?.address;
+  }
+
+  get peerInfo(): Peer | undefined {
+    return this.#peer;
   }
 
   get fd(): number | undefined {
@@ -148,7 +160,7 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
-    const { length } = p;
+    const length = sizeOf(p);
     return this.#receiving.call(() => {
       checkSameLength(p, length);
       return this.#receive(p, peek);
@@ -160,32 +172,29 @@ export class NativeEndpoint implements UdpDriver, Source {
     return this.#receiving.tryCall(() => this.#receive(p, peek));
   }
 
-  sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
-    const peer = this.#peers.encode(to.hostname, to.port);
-    if (peer === undefined) return this.#sendToName(p, to, signal);
-    try {
-      this.#permit(to);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return this.#send(p, peer, signal);
+  sendTo(
+    p: Uint8Array,
+    to: Deno.NetAddr,
+    localAddress: string | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
+    return this.#sending.sendTo(p, to, localAddress, signal);
   }
 
-  trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError("send on");
-    const peer = this.#peers.encode(to.hostname, to.port);
-    if (peer === undefined && hostKind(to.hostname) === "name") {
-      throw noAddress(to.hostname);
-    }
-    this.#permit(to);
-    if (peer === undefined) throw socketError(this.#sendingTo(to), new SyscallError("if_nametoindex", "ENODEV"));
-    return this.#sending.tryCall(() => this.#transmit(p, peer));
+  trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined {
+    return this.#sending.trySendTo(p, to, localAddress);
   }
 
   send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("send on"));
-    return this.#send(p, undefined, signal);
+    return this.#sending.send(p, signal);
+  }
+
+  sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
+    return this.#sending.sendBatch(batch, count, signal);
+  }
+
+  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
+    return this.#sending.trySendBatch(batch, start, count);
   }
 
   connect(to: HostPort): void {
@@ -211,7 +220,7 @@ export class NativeEndpoint implements UdpDriver, Source {
       this.#forgetPeer();
       if (this.#addr.port !== 0) return;
       // The kernel gives up a port that it had picked itself.
-      const local = encodeSockaddr({ hostname: this.#bound, port });
+      const local = encodeSockaddr({ hostname: this.bound, port });
       if (local !== undefined) syscall("bind", fd, local, local.length);
       this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
     });
@@ -228,34 +237,12 @@ export class NativeEndpoint implements UdpDriver, Source {
 
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
-    return this.#receiving.call(() => this.#charge(this.#receiveBatch(batch)), signal);
+    return this.#receiving.call(() => chargeBatch(this.#socket, this.#receiveBatch(batch)), signal);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("receive on");
     return this.#receiving.tryCall(() => this.#receiveBatch(batch));
-  }
-
-  async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
-    if (!this.#socket.isOpen) throw this.#closedError("send on");
-    let failure: Error | undefined;
-    for (let i = 0; i < count;) {
-      const start = i;
-      const sent = await this.#sending.call(() => this.#charge(this.#sendBatch(batch, start, count)), signal);
-      // One that cannot be reached is no event for the others.
-      if (typeof sent !== "number") failure ??= sent;
-      i += typeof sent === "number" ? sent : 1;
-    }
-    if (failure !== undefined) throw failure;
-    return count;
-  }
-
-  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError("send on");
-    if (start === count) return 0;
-    const sent = this.#sending.tryCall(() => this.#sendBatch(batch, start, count));
-    if (sent instanceof Error) throw sent;
-    return sent;
   }
 
   setMembership(options: MulticastOptions, join: boolean): void {
@@ -334,28 +321,48 @@ export class NativeEndpoint implements UdpDriver, Source {
   }
 
   #wake(): void {
-    this.#closing?.abort(interruptedError(`send on ${this.#socket.name}`, "endpoint"));
     this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "endpoint"));
-    this.#sending.close(() => interruptedError(`send on ${this.#socket.name}`, "endpoint"));
+    this.#sending.close();
   }
 
   /** recvfrom(2); `undefined` if nothing is there. */
   #receive(p: Uint8Array, peek: boolean): Datagram | undefined {
     if (this.#joins) throw this.#joinsError();
+    if (this.#hasInfo) return this.#receiveWithInfo(p, peek);
     const n = receiveFrom(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC, sender);
     if (n >= 0) {
-      const { length } = p;
+      const length = sizeOf(p);
       const address = this.#peers.decode(sender);
       this.lastSender = address.port === 0 ? undefined : address;
-      return { data: n < length ? p.subarray(0, n) : p, size: n, truncated: n > length, address };
+      // An empty buffer may be of memory that is gone.
+      const data = length === 0 ? new Uint8Array(0) : viewOf(p, 0, n < length ? n : length);
+      return { data, size: n, truncated: n > length, address };
     }
     this.#result(n, "recvfrom");
     return undefined;
   }
 
+  /** recvmsg(2); `undefined` if nothing is there. */
+  #receiveWithInfo(p: Uint8Array, peek: boolean): Datagram | undefined {
+    const received = message();
+    const n = received.receive(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC);
+    if (n < 0) {
+      this.#result(n, "recvmsg");
+      return undefined;
+    }
+    const length = sizeOf(p);
+    const address = this.#peers.decode(received.name);
+    this.lastSender = address.port === 0 ? undefined : address;
+    const data = length === 0 ? new Uint8Array(0) : viewOf(p, 0, n < length ? n : length);
+    const localAddress = hostOf(this.#peers, received.info.locals, 0);
+    const destination = hostOf(this.#peers, received.info.destinations, 0);
+    return { data, size: n, truncated: n > length, address, localAddress, destination };
+  }
+
   /** recvmmsg(2); `undefined` if nothing is there. */
   #receiveBatch(batch: DatagramBatch): number | undefined {
     const memory = memoryOf(batch);
+    if (this.#hasInfo) keepInfo(memory);
     if (memory.gro !== this.#joins) this.#join(memory.gro);
     return this.#result(kernelBatch(memory).receive(this.#socket.fd), "recvmmsg");
   }
@@ -373,87 +380,12 @@ export class NativeEndpoint implements UdpDriver, Source {
     }
   }
 
-  /**
-   * sendmmsg(2) of the datagrams from `start` to `end`; returns how many it took, why it cannot take the first, or
-   * `undefined` if there is no room.
-   */
-  #sendBatch(batch: DatagramBatch, start: number, end: number): number | Error | undefined {
-    if (end > batch.length) throw new TypeError("The batch was changed while the call waited");
-    const memory = memoryOf(batch);
-    // Each time, since what waits for room can be changed, and permissions too.
-    const permitted = mayReachAll(this.#socket.reactor.moment) ? end : this.#permitBatch(batch, start, end);
-    if (typeof permitted !== "number") return permitted;
-    const n = kernelBatch(memory).send(this.#socket.fd, start, permitted);
-    if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    const to = memory.nameLengths[start] === 0 ? this.peer : batch.address(start);
-    return socketError(this.#sendingTo(to), syscallError("sendmmsg", -n));
-  }
-
-  /** Counts a batch as the calls that it was made instead of, lest others wait for long; returns what it is given. */
-  #charge<T extends number | Error | undefined>(datagrams: T): T {
-    if (typeof datagrams === "number") this.#socket.reactor.charge(Math.ceil(datagrams / CALL_SIZE) - 1);
-    return datagrams;
-  }
-
-  /** How far datagrams may be sent, or why not even the first. */
-  #permitBatch(batch: DatagramBatch, start: number, end: number): number | Error {
-    const { nameLengths } = memoryOf(batch);
-    for (let i = start; i < end; i++) {
-      try {
-        if (nameLengths[i] !== 0) this.#permit(batch.address(i));
-      } catch (error) {
-        return i > start ? i : error as Error;
-      }
-    }
-    return end;
-  }
-
-  #send(p: Uint8Array, peer: Peer | undefined, signal: AbortSignal | undefined): Promise<number> {
-    const { length } = p;
-    return this.#sending.call(() => {
-      checkSameLength(p, length);
-      return this.#transmit(p, peer);
-    }, signal);
-  }
-
-  /** sendto(2), send(2); `undefined` if there is no room. */
-  #transmit(p: Uint8Array, peer: Peer | undefined): number | undefined {
-    const n = transmitTo(this.#socket.fd, p, MSG_NOSIGNAL, peer === undefined ? null : peer.sockaddr);
-    if (n >= 0 || n === -EAGAIN) return n >= 0 ? n : undefined;
-    throw socketError(this.#sendingTo(peer?.address ?? this.peer), syscallError("sendto", -n));
-  }
-
   /** What a call returned; `undefined` if it would block. */
-  #result(n: number, call: "recvfrom" | "recvmmsg"): number | undefined {
+  #result(n: number, call: "recvfrom" | "recvmsg" | "recvmmsg"): number | undefined {
     if (n >= 0) return n;
     if (n === -EAGAIN) return undefined;
     const from = this.peer === undefined ? "" : ` from ${formatAddress(this.peer)}`;
     throw socketError(`receive on ${this.#socket.name}${from}`, syscallError(call, -n));
-  }
-
-  async #sendToName(p: Uint8Array, to: HostPort, signal: AbortSignal | undefined): Promise<number> {
-    const action = this.#sendingTo(to);
-    requireNet(to, action);
-    try {
-      const closed = (this.#closing ??= new AbortController()).signal;
-      const resolved = await resolveAll(to, signal === undefined ? closed : AbortSignal.any([signal, closed]));
-      const address = resolved.find(({ family }) => this.#isIPv6 || family === "IPv4");
-      if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
-      refuseDenied(address, action);
-      const peer = this.#peers.encode(address.hostname, address.port);
-      if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
-      return await this.#send(p, peer, signal);
-    } catch (error) {
-      throw error instanceof SyscallError ? socketError(action, error) : error;
-    }
-  }
-
-  #permit(to: HostPort): void {
-    if (!mayReachAll(this.#socket.reactor.moment)) requireNet(to, this.#sendingTo(to));
-  }
-
-  #sendingTo(to: HostPort | undefined): string {
-    return `send on ${this.#socket.name}${to === undefined ? "" : ` to ${formatAddress(to)}`}`;
   }
 
   #attempt<T>(action: string, call: (fd: number) => T): T {

@@ -1,23 +1,26 @@
 /**
- * Batches that leave the cutting and joining of datagrams to the kernel (udp(7)):
+ * Batches with control messages. They leave the cutting and joining of datagrams to the kernel (udp(7)):
  *
  * - `UDP_SEGMENT`, generic segmentation offload: datagrams of one size to one
  *   peer go down the stack as one message, which is cut as late as possible.
  * - `UDP_GRO`, generic receive offload: what arrived together from one peer
  *   comes up as one message of up to 64 KiB, with the size of its pieces.
+ *
+ * And they carry the addresses on this machine (udp/packet_info.ts), once a batch has some.
  */
 
 import { constants } from "node:os";
 import { MSG_NOSIGNAL, MSG_TRUNC } from "../internal/socket.ts";
-import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
+import { AF_INET6, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import { receiveMany, transmitMany } from "../internal/syscall.ts";
-import { type BatchMemory, GRO_SEGMENTS, GRO_SIZE, MOST_MESSAGES, NAME_SIZE } from "./datagram_batch.ts";
+import { type BatchMemory, GRO_SEGMENTS, GRO_SIZE, MOST_MESSAGES } from "./datagram_batch.ts";
 import {
   addressOf,
   CONTROL,
   CONTROL_DATA,
   CONTROL_LENGTH,
   CONTROL_WORDS,
+  findControl,
   HEADER_WORDS,
   IOVEC,
   IOVEC_COUNT,
@@ -29,6 +32,8 @@ import {
   setPointer,
 } from "../internal/msghdr.ts";
 import type { KernelBatch } from "./native_batch.ts";
+import { INFO_WORDS, type PacketInfo, writeLocal } from "./packet_info.ts";
+import { NAME_SIZE } from "./peers.ts";
 
 // linux/udp.h
 export const SOL_UDP = 17;
@@ -39,9 +44,8 @@ const MOST_SEGMENTS = 64;
 /** Largest payload of what is to be cut, in bytes (RFC 768 over IPv4). */
 const LARGEST_MESSAGE = 65_507;
 const NAME_WORDS = NAME_SIZE / 4;
-/** Bytes of a control message up to the end of its data: `CMSG_LEN`. */
+/** Bytes of the control message up to the end of its data: `CMSG_LEN`. */
 const SEGMENT_LENGTH = 18;
-const GRO_LENGTH = 20;
 
 /** What the kernel answers where a message cannot be cut: a path of smaller packets, no checksums in hardware, IPsec. */
 const CANNOT_CUT: ReadonlySet<number> = new Set(
@@ -54,18 +58,20 @@ class Headers {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly control: Uint32Array<ArrayBuffer>;
 
-  constructor(count: number) {
+  constructor(count: number, controlWords: number) {
     this.words = new Uint32Array(count * HEADER_WORDS);
     this.bytes = new Uint8Array(this.words.buffer);
-    this.control = new Uint32Array(count * CONTROL_WORDS);
+    this.control = new Uint32Array(count * controlWords);
     const at = addressOf(new Uint8Array(this.control.buffer));
-    for (let i = 0; i < count; i++) setPointer(this.words, i * HEADER_WORDS + CONTROL, at + i * CONTROL_WORDS * 4);
+    for (let i = 0; i < count; i++) setPointer(this.words, i * HEADER_WORDS + CONTROL, at + i * controlWords * 4);
   }
 }
 
 /** {@linkcode KernelBatch} of a batch with `gso` or `gro`. */
 export class OffloadBatch implements KernelBatch {
   readonly #memory: BatchMemory;
+  /** Words of room for the control messages of one message. */
+  readonly #controlWords: number;
   readonly #incoming: Headers;
   readonly #outgoing: Headers;
   readonly #outgoingVectors: Uint32Array<ArrayBuffer>;
@@ -83,8 +89,9 @@ export class OffloadBatch implements KernelBatch {
   constructor(memory: BatchMemory) {
     const { capacity, datagramSize, gro, data, names, most } = memory;
     this.#memory = memory;
-    this.#incoming = new Headers(capacity);
-    this.#outgoing = new Headers(Math.min(most, MOST_MESSAGES));
+    this.#controlWords = memory.info === undefined ? CONTROL_WORDS : INFO_WORDS;
+    this.#incoming = new Headers(capacity, this.#controlWords);
+    this.#outgoing = new Headers(Math.min(most, MOST_MESSAGES), this.#controlWords);
     this.#incomingVectors = new Uint32Array(capacity * IOVEC_WORDS);
     this.#outgoingVectors = new Uint32Array(most * IOVEC_WORDS);
     this.#firsts = new Uint32Array(Math.min(most, MOST_MESSAGES) + 1);
@@ -110,7 +117,7 @@ export class OffloadBatch implements KernelBatch {
     const { words, bytes } = this.#incoming;
     for (let i = 0; i < capacity; i++) {
       words[i * HEADER_WORDS + NAME_LENGTH] = SOCKADDR_SIZE;
-      words[i * HEADER_WORDS + CONTROL_LENGTH] = CONTROL_WORDS * 4;
+      words[i * HEADER_WORDS + CONTROL_LENGTH] = this.#controlWords * 4;
     }
     const n = receiveMany(fd, bytes, capacity, MSG_TRUNC);
     return n < 0 ? n : this.#takeApart(n);
@@ -119,7 +126,7 @@ export class OffloadBatch implements KernelBatch {
   /** Makes datagrams of messages: from the last to the first, since names move up. */
   #takeApart(messages: number): number {
     const memory = this.#memory;
-    const { offsets, sizes, nameLengths } = memory;
+    const { offsets, sizes, nameLengths, info } = memory;
     const { words } = this.#incoming;
     let length = 0;
     for (let m = 0; m < messages; m++) length += this.#pieces(m);
@@ -136,6 +143,7 @@ export class OffloadBatch implements KernelBatch {
         sizes[i] = Math.min(size, total - piece * size);
         nameLengths[i] = nameLength;
         if (i !== m) this.#copyName(m, i);
+        if (info !== undefined) this.#readInfo(info, m, i);
       }
     }
     return length;
@@ -151,10 +159,16 @@ export class OffloadBatch implements KernelBatch {
   /** Bytes of a message's pieces: all of it if it is one datagram. */
   #pieceSize(m: number): number {
     const { words, control } = this.#incoming;
-    const at = m * CONTROL_WORDS;
-    const isGro = words[m * HEADER_WORDS + CONTROL_LENGTH] as number >= GRO_LENGTH &&
-      control[at + 2] === SOL_UDP && control[at + 3] === UDP_GRO;
-    return (isGro ? control[at + CONTROL_DATA] : words[m * HEADER_WORDS + RECEIVED]) as number;
+    const length = words[m * HEADER_WORDS + CONTROL_LENGTH] as number;
+    const at = length === 0 ? -1 : findControl(control, m * this.#controlWords, length, SOL_UDP, UDP_GRO);
+    return (at >= 0 ? control[at] : words[m * HEADER_WORDS + RECEIVED]) as number;
+  }
+
+  #readInfo(info: PacketInfo, m: number, i: number): void {
+    const { words, control } = this.#incoming;
+    const length = words[m * HEADER_WORDS + CONTROL_LENGTH] as number;
+    const isIPv6 = this.#memory.names[i * NAME_SIZE] === AF_INET6;
+    info.read(i, control, m * this.#controlWords, length, isIPv6);
   }
 
   send(fd: number, start: number, end: number): number {
@@ -164,7 +178,7 @@ export class OffloadBatch implements KernelBatch {
   }
 
   #sendAs(fd: number, start: number, end: number, segments: number): number {
-    const { sizes, nameLengths, offsets, room } = this.#memory;
+    const { sizes, nameLengths, offsets, room, info } = this.#memory;
     const { words, bytes, control } = this.#outgoing;
     const vectors = this.#outgoingVectors;
     const firsts = this.#firsts;
@@ -176,16 +190,19 @@ export class OffloadBatch implements KernelBatch {
       words[at + NAME_LENGTH] = nameLengths[i] as number;
       setPointer(words, at + IOVEC, this.#vectors + i * IOVEC_WORDS * 4);
       words[at + IOVEC_COUNT] = count;
+      const first = messages * this.#controlWords;
+      let here = first;
       if (count > 1) {
-        const here = messages * CONTROL_WORDS;
         control[here] = SEGMENT_LENGTH;
         control[here + 1] = 0;
         control[here + 2] = SOL_UDP;
         control[here + 3] = UDP_SEGMENT;
         // A 16-bit number, which comes first on these machines.
         control[here + CONTROL_DATA] = sizes[i] as number;
+        here += CONTROL_WORDS;
       }
-      words[at + CONTROL_LENGTH] = count > 1 ? CONTROL_WORDS * 4 : 0;
+      if (info !== undefined) here += writeLocal(info.locals, i, control, here);
+      words[at + CONTROL_LENGTH] = (here - first) * 4;
       firsts[messages] = i;
       for (const last = i + count; i < last; i++) {
         setPointer(vectors, i * IOVEC_WORDS, this.#data + (offsets[i] as number));
@@ -213,9 +230,10 @@ export class OffloadBatch implements KernelBatch {
   }
 
   #isSamePeer(a: number, b: number): boolean {
-    const { nameLengths } = this.#memory;
+    const { nameLengths, info } = this.#memory;
     const length = nameLengths[a] as number;
     if (nameLengths[b] !== length) return false;
+    if (info !== undefined && !info.locals.isSame(a, b)) return false;
     for (let word = 0; word < length / 4; word++) {
       if (this.#nameWords[a * NAME_WORDS + word] !== this.#nameWords[b * NAME_WORDS + word]) return false;
     }

@@ -7,7 +7,10 @@
  */
 
 import { AF_INET, AF_INET6, decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
+import { atCaller } from "../internal/stack.ts";
 
+/** Room for a `struct sockaddr_in6`, on a boundary of 8 bytes. */
+export const NAME_SIZE = 32;
 /** Peers that are remembered at most; then all are forgotten. */
 const MOST_PEERS = 4096;
 
@@ -93,7 +96,7 @@ export class Peers {
 
 /** The error for a name where it would have to be looked up, which takes time. */
 export function noAddress(hostname: string): TypeError {
-  return new TypeError(`hostname must be an IP address here, received "${hostname}"`);
+  return atCaller(new TypeError(`hostname must be an IP address here, received "${hostname}"`));
 }
 
 function frozen(hostname: string, port: number): Deno.NetAddr {

@@ -1,24 +1,19 @@
 /** A UDP socket on Deno's own operations. */
 
-import { formatAddress, hostKind, type HostPort, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
+import { formatAddress } from "../internal/address.ts";
+import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { needsNative } from "../internal/engine.ts";
-import {
-  closedError,
-  fromRuntimeError,
-  interruptedError,
-  notSupportedError,
-  socketError,
-  SyscallError,
-} from "../internal/errors.ts";
-import { refuseUnlessGranted } from "../internal/permissions.ts";
+import { closedError, fromRuntimeError, interruptedError, notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { again } from "../internal/stack.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
 import { InterestBit, ReadyBit } from "../mux/selector.ts";
-import { type DatagramBatch, memoryOf, NAME_SIZE, placeInOrder } from "./datagram_batch.ts";
+import { type DatagramBatch, memoryOf, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
-import { noAddress } from "./peers.ts";
+import { NAME_SIZE } from "./peers.ts";
+import { needsLocal, RuntimeSending } from "./runtime_sending.ts";
 import {
   type Arrived,
   nodeInterface,
@@ -29,13 +24,13 @@ import {
   setNodeMembership,
 } from "./runtime_transport.ts";
 
-/** Largest payload of a datagram, in bytes (RFC 768): over IPv4 the length of the packet counts its header, too. */
-const LARGEST_OVER_IPV4 = 65_507;
-const LARGEST_OVER_IPV6 = 65_527;
+/**
+ * The number that sets a multicast TTL of 0. node:dgram refuses numbers below 1, although the kernel and Node.js accept
+ * 0. NaN is not below 1, and is converted to 0 on its way to setsockopt(2).
+ */
+const HOPS_0 = NaN;
 /** Turns of the microtask queue from when a call that was put back is settled until who has made it is told. */
 const PUT_BACK_TURNS = 4;
-/** Sends that may be on their way when one more is tried. */
-const MOST_SENDS = 1024;
 
 /** A call that waits; `take` does it if it can be done. */
 interface Receive extends Waiter<unknown> {
@@ -53,6 +48,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   readonly addr: Deno.NetAddr;
   readonly name: string;
   readonly #transport: RuntimeTransport;
+  readonly #sending: RuntimeSending;
   readonly #waiting = new WaiterQueue<Receive>();
   /** The last one that has lost a receive of its own. */
   #putBack: Receive | undefined;
@@ -65,7 +61,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   // The call settles once these return, and the others are to settle after it.
   readonly #onInto = (received: Received): unknown => {
     const p = this.#into as Uint8Array;
-    if (this.#closed || p.length !== this.#intoLength) return this.#onNext(received);
+    if (this.#closed || sizeOf(p) !== this.#intoLength) return this.#onNext(received);
     this.#into = undefined;
     const arrived = this.#transport.received?.(received) as Arrived;
     if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
@@ -92,17 +88,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   };
   readonly #afterNext = (): void => this.#changed();
   readonly #watchers = new Watchers();
-  /** Sends that are under way, and the last of them. */
-  #sends = 0;
-  #lastSend: Promise<number> = Promise.resolve(0);
   #failure: Error | undefined;
-  /** Why a send failed that nobody waits for. */
-  #sendFailure: Error | undefined;
-  readonly #onSent = (n: number): number => {
-    if (this.#sends-- === MOST_SENDS) this.#watchers.changed();
-    if (this.#transport.isReceiving) this.#updateRef();
-    return n;
-  };
   #closed = false;
   #wantsRef = true;
   #isRef = true;
@@ -111,6 +97,15 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     this.#transport = openTransport(options, (error) => this.#changed(error));
     this.addr = this.#transport.addr;
     this.name = `UDP endpoint ${formatAddress(this.addr)}`;
+    this.#sending = new RuntimeSending(this.#transport, this.name, options.ipv6Only, {
+      begun: () => {
+        if (!this.#isRef) this.#updateRef();
+      },
+      done: (wasFull) => {
+        if (wasFull) this.#watchers.changed();
+        if (this.#transport.isReceiving) this.#updateRef();
+      },
+    });
     this.#updateRef();
   }
 
@@ -139,21 +134,23 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     let ready = 0;
     if (interest & InterestBit.READABLE && !this.#isAwaited) {
       if (this.#try(() => this.#transport.peek()) !== undefined) ready |= ReadyBit.READABLE;
-      if (this.#failure !== undefined) ready |= ReadyBit.READABLE | ReadyBit.ERROR;
+      if (this.#failure !== undefined) ready |= ReadyBit.READABLE;
     }
-    return interest & InterestBit.WRITABLE && this.#sends < MOST_SENDS ? ready | ReadyBit.WRITABLE : ready;
+    // The socket's own: of a peer that cannot be reached only a connected one is told, and there is none here.
+    if (this.#failure !== undefined) ready |= ReadyBit.ERROR;
+    return interest & InterestBit.WRITABLE && this.#sending.hasRoom ? ready | ReadyBit.WRITABLE : ready;
   }
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
     const received = this.#begin(signal);
     if (received !== undefined && !peek) {
       this.#into = p;
-      this.#intoLength = p.length;
+      this.#intoLength = sizeOf(p);
       // A send that is done may have left it as it was.
       if (this.#isRef !== this.#wantsRef) this.#updateRef();
       return received.then(this.#onInto, this.#onNextFailure) as Promise<Datagram>;
     }
-    const { length } = p;
+    const length = sizeOf(p);
     return this.#receive(
       () => {
         checkSameLength(p, length);
@@ -169,34 +166,19 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return this.#try(() => this.#take(p, peek));
   }
 
-  sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
-    if (this.#closed) return Promise.reject(this.#closedError("send on"));
-    // Deno's own answer has no code, and node:dgram's is late.
-    if (isTooLong(p, to)) return Promise.reject(this.#tooLong(to));
-    return signal === undefined ? this.#send(p, to) : this.#sendCopy(p.slice(), to, signal);
+  sendTo(
+    p: Uint8Array,
+    to: Deno.NetAddr,
+    localAddress: string | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
+    if (localAddress !== undefined && !this.#closed) return Promise.reject(needsLocal(`send from ${localAddress}`));
+    return this.#sending.sendTo(p, to, signal);
   }
 
-  /** What Deno has begun cannot be taken back: it gets a copy. */
-  async #sendCopy(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal): Promise<number> {
-    const { promise, reject } = Promise.withResolvers<never>();
-    const abort = () => reject(signal.reason);
-    signal.addEventListener("abort", abort);
-    try {
-      return await Promise.race([this.#send(p, to, signal), promise]);
-    } finally {
-      signal.removeEventListener("abort", abort);
-    }
-  }
-
-  trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined {
-    this.#checkOpen("send on");
-    if (isTooLong(p, to)) throw this.#tooLong(to);
-    if (hostKind(to.hostname) === "name") throw noAddress(to.hostname);
-    this.#throwSendFailure();
-    if (this.#sends >= MOST_SENDS) return undefined;
-    // A datagram may get lost anyway; what can be known is told by the next call.
-    this.#send(p.slice(), to).catch((error) => this.#sendFailure ??= error);
-    return p.length;
+  trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined {
+    if (localAddress !== undefined && !this.#closed) throw needsLocal(`send from ${localAddress}`);
+    return this.#sending.trySendTo(p, to);
   }
 
   connect(): void {
@@ -223,42 +205,12 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     return this.#try(() => this.#takeBatch(batch));
   }
 
-  async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
-    this.#checkOpen("send on");
-    let failure: unknown;
-    for (let i = 0; i < count; i++) {
-      if (i >= batch.length) throw new TypeError("The batch was changed while the call waited");
-      try {
-        const to = this.#addressIn(batch, i);
-        await this.sendTo(batch.data(i), to, signal);
-      } catch (error) {
-        if (this.#closed || signal?.aborted) throw error;
-        // One that cannot be reached is no event for the others.
-        failure ??= error;
-      }
-    }
-    if (failure !== undefined) throw failure;
-    return count;
+  sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
+    return this.#sending.sendBatch(batch, count, signal);
   }
 
   trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
-    this.#checkOpen("send on");
-    this.#throwSendFailure();
-    for (let i = start; i < count; i++) {
-      try {
-        const to = this.#addressIn(batch, i);
-        if (this.trySendTo(batch.data(i), to) === undefined) return i > start ? i - start : undefined;
-      } catch (error) {
-        if (i > start) return i - start;
-        throw error;
-      }
-    }
-    return count - start;
-  }
-
-  #addressIn(batch: DatagramBatch, i: number): Deno.NetAddr {
-    if (memoryOf(batch).nameLengths[i] === 0) throw needsNative("send without an address");
-    return batch.address(i);
+    return this.#sending.trySendBatch(batch, start, count);
   }
 
   setMembership(options: MulticastOptions, join: boolean): void {
@@ -268,7 +220,11 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   }
 
   setMulticastTtl(ttl: number): void {
-    this.#set("set the multicast TTL of", (node) => node.setMulticastTTL(ttl));
+    this.#set("set the multicast TTL of", (node) => {
+      // For IPv6 node:dgram does nothing, and reports success; 1 is the kernel's default.
+      if (!this.#isIPv6) node.setMulticastTTL(ttl === 0 ? HOPS_0 : ttl);
+      else if (ttl !== 1) throw needsNative("set the multicast TTL of an IPv6 endpoint");
+    });
   }
 
   setMulticastLoopback(on: boolean): void {
@@ -285,11 +241,18 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   setBroadcast(on: boolean): void {
     // Deno.listenDatagram lets broadcasts out always.
     if (this.#transport.node === undefined && on) return this.#checkOpen("set SO_BROADCAST on");
-    this.#set("set SO_BROADCAST on", (node) => node.setBroadcast(on));
+    this.#set("set SO_BROADCAST on", (node) => {
+      node.setBroadcast(on);
+      this.#sending.mayBroadcast = on;
+    });
   }
 
   setTtl(ttl: number): void {
-    this.#set("set the TTL of", (node) => node.setTTL(ttl));
+    this.#set("set the TTL of", (node) => {
+      // node:dgram sets that of IPv4 only.
+      if (this.#isIPv6) throw needsNative("set the TTL of an IPv6 endpoint");
+      node.setTTL(ttl);
+    });
   }
 
   getOption(option: SocketOption): number {
@@ -326,6 +289,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
     if (this.#closed) return;
     this.#watchers.closing();
     this.#closed = true;
+    this.#sending.close();
     this.#transport.close();
     // In the order of the calls, and Deno wakes the next one.
     if (this.#next === undefined && this.#into === undefined) this.#interruptAll();
@@ -438,11 +402,12 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
 
   #put(p: Uint8Array, { data, address }: Arrived): Datagram {
     const size = data.length;
-    const n = Math.min(size, p.length);
+    const n = Math.min(size, sizeOf(p));
     // An empty buffer may be of memory that is gone.
-    if (n > 0) p.set(n < size ? data.subarray(0, n) : data);
+    const into = n === 0 && sizeOf(p) === 0 ? new Uint8Array(0) : viewOf(p, 0, n);
+    if (n > 0) into.set(n < size ? data.subarray(0, n) : data);
     this.lastSender = address.port === 0 ? undefined : address;
-    return { data: n < p.length ? p.subarray(0, n) : p, size, truncated: n < size, address };
+    return { data: into, size, truncated: n < size, address };
   }
 
   #takeBatch(batch: DatagramBatch): number | undefined {
@@ -458,54 +423,17 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
       memory.names.set(sockaddr ?? [], n * NAME_SIZE);
       memory.nameLengths[n] = sockaddr?.length ?? 0;
       memory.sizes[n] = data.length;
+      memory.info?.set(n, undefined);
     }
     if (n === 0) return undefined;
     if (memory.gro) placeInOrder(memory);
     return memory.length = n;
   }
 
-  #send(p: Uint8Array, to: Deno.NetAddr, signal?: AbortSignal): Promise<number> {
-    const sent = this.#sends++ === 0 ? this.#transport.send(p, to) : this.#sendAfterLast(p, to, signal);
-    this.#lastSend = sent;
-    if (!this.#isRef) this.#updateRef();
-    return sent.then(this.#onSent, (error) => {
-      this.#onSent(0);
-      signal?.throwIfAborted();
-      const action = this.#sending(to);
-      if (this.#closed) throw interruptedError(action, "endpoint");
-      // node:dgram does not say that it was the permission.
-      refuseUnlessGranted(to, action);
-      throw fromRuntimeError(error, action, "sendto");
-    });
-  }
-
-  /** Of sends that are under way together Deno polls the last one first. */
-  #sendAfterLast(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
-    const send = () => {
-      signal?.throwIfAborted();
-      return this.#transport.send(p, to);
-    };
-    return this.#lastSend.then(send, send);
-  }
-
-  #sending(to: HostPort): string {
-    return `send on ${this.name} to ${formatAddress(to)}`;
-  }
-
-  #tooLong(to: HostPort): Error {
-    return socketError(this.#sending(to), new SyscallError("sendto", "EMSGSIZE"));
-  }
-
   #throwFailure(): void {
     const failure = this.#failure;
     this.#failure = undefined;
-    if (failure !== undefined) throw failure;
-  }
-
-  #throwSendFailure(): void {
-    const failure = this.#sendFailure;
-    this.#sendFailure = undefined;
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw again(failure);
   }
 
   #set(action: string, set: (node: NonNullable<RuntimeTransport["node"]>) => void): void {
@@ -533,7 +461,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   /** An endpoint that nobody waits for must not keep the process alive. */
   #updateRef(): void {
     if (this.#closed) return;
-    const isNeeded = this.#sends > 0 || (this.#wantsRef && this.#isAwaited);
+    const isNeeded = this.#sending.count > 0 || (this.#wantsRef && this.#isAwaited);
     const isRef = isNeeded || (this.#wantsRef && !this.#transport.isReceiving);
     if (isRef === this.#isRef) return;
     this.#isRef = isRef;
@@ -577,12 +505,4 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
  */
 function isOfPeer(error: unknown): boolean {
   return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.ConnectionRefused;
-}
-
-function isTooLong(p: Uint8Array, to: HostPort): boolean {
-  if (p.length <= LARGEST_OVER_IPV4) return false;
-  if (p.length > LARGEST_OVER_IPV6 || parseIPv4(to.hostname) !== undefined) return true;
-  // What is mapped from IPv4 goes over IPv4.
-  const ipv6 = parseIPv6(splitZone(to.hostname)[0]);
-  return ipv6 !== undefined && ipv6.subarray(0, 12).every((byte, i) => byte === (i < 10 ? 0 : 0xff));
 }

@@ -4,7 +4,6 @@
  */
 
 import dgram from "node:dgram";
-import dns from "node:dns";
 import { formatAddress, hostKind, type HostPort, splitZone } from "../internal/address.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import type { MulticastOptions } from "./driver.ts";
@@ -180,15 +179,10 @@ class DgramTransport implements RuntimeTransport {
       type,
       reuseAddr: options.reuseAddress,
       ipv6Only: options.ipv6Only,
-      // An address needs no look-up, and without one bind is done when it returns.
-      lookup: (
-        host: string,
-        settings: dns.LookupOneOptions,
-        done: (error: null, address: string, family: number) => void,
-      ) => {
-        const family = hostKind(host);
-        if (family === "name") dns.lookup(host, settings, done as never);
-        else done(null, host, family === "IPv6" ? 6 : 4);
+      // An address needs no look-up, and without one bind and send are done when they return. A name has been looked up
+      // before; where the permission is for the name alone, Deno looks it up once more.
+      lookup: (host: string, _: unknown, done: (error: null, address: string, family: number) => void) => {
+        done(null, host, host.includes(":") ? 6 : 4);
       },
     } as dgram.SocketOptions);
     // Before bind: what is under way already Deno neither unreferences nor references any more.

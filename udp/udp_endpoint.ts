@@ -1,8 +1,11 @@
 /** The UDP socket. */
 
 import { hostKind, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
+import { copyOf } from "../internal/bytes.ts";
+import { isText } from "../internal/c_string.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkBytes,
@@ -15,10 +18,11 @@ import {
   quote,
 } from "../internal/validate.ts";
 import { announcePollable } from "../mux/pollable.ts";
-import { DatagramBatch } from "./datagram_batch.ts";
+import { checkLocalAddress, type DatagramBatch, isBatch, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import { NativeEndpoint } from "./native_endpoint.ts";
 import { RuntimeEndpoint } from "./runtime_endpoint.ts";
+import { needsLocal } from "./runtime_sending.ts";
 
 /**
  * How {@linkcode UdpEndpoint.bind} binds.
@@ -74,6 +78,16 @@ export interface UdpBindOptions {
    * @default {false}
    */
   ipv6Only?: boolean;
+  /**
+   * Report for each datagram which address it was sent to, as
+   * {@linkcode Datagram.localAddress}, so that the answer can leave from there
+   * (`IP_PKTINFO` of ip(7), `IPV6_RECVPKTINFO` of ipv6(7) and RFC 3542). On a
+   * wildcard address the kernel would choose the address of the answer by its
+   * routes, and a connected client would not hear it. Native engine only.
+   *
+   * @default {false}
+   */
+  packetInfo?: boolean;
   /** Receive buffer in bytes (`SO_RCVBUF`). Native engine only. */
   receiveBufferSize?: number;
   /** Send buffer in bytes (`SO_SNDBUF`). Native engine only. */
@@ -128,6 +142,36 @@ export interface RecvOptions extends UdpWaitOptions {
    * @default {false}
    */
   peek?: boolean;
+}
+
+/**
+ * Options of {@linkcode UdpEndpoint.sendTo}.
+ *
+ * @example Answer from the address that was asked
+ * ```ts
+ * import { engineSupport, type SendToOptions, UdpEndpoint } from "@c10k/sockets/udp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * if (engineSupport().engine === "native") {
+ *   using server = UdpEndpoint.bind({ hostname: "0.0.0.0", packetInfo: true });
+ *   using client = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ *   const p = new Uint8Array(100);
+ *
+ *   await client.sendTo(new Uint8Array(3), { hostname: "127.0.0.2", port: server.addr.port });
+ *   const { data, address, localAddress } = await server.recvFrom(p);
+ *   const options: SendToOptions = localAddress === undefined ? {} : { localAddress };
+ *   await server.sendTo(data, address, options);
+ *   assertEquals((await client.recvFrom(p)).address.hostname, "127.0.0.2");
+ * }
+ * ```
+ */
+export interface SendToOptions extends UdpWaitOptions {
+  /**
+   * The address of this machine that the datagram leaves from, with the
+   * endpoint's port; by default the kernel's choice. A link-local address has
+   * its interface as zone. Native engine only.
+   */
+  localAddress?: string | undefined;
 }
 
 /**
@@ -191,7 +235,7 @@ export class UdpEndpoint {
   }
 
   private constructor(driver: UdpDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use UdpEndpoint.bind");
+    if (driver === undefined) throw atCaller(new TypeError("Illegal constructor: use UdpEndpoint.bind"));
     this.#driver = driver;
   }
 
@@ -221,13 +265,14 @@ export class UdpEndpoint {
     checkOptions(options);
     const port = checkPort(options.port ?? 0);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
-    const flag = (name: "reuseAddress" | "reusePort" | "broadcast" | "ipv6Only") =>
+    const flag = (name: "reuseAddress" | "reusePort" | "broadcast" | "ipv6Only" | "packetInfo") =>
       checkBoolean(options[name] ?? false, name);
-    const [reuseAddress, reusePort, broadcast, ipv6Only] = [
+    const [reuseAddress, reusePort, broadcast, ipv6Only, packetInfo] = [
       flag("reuseAddress"),
       flag("reusePort"),
       flag("broadcast"),
       flag("ipv6Only"),
+      flag("packetInfo"),
     ];
     const { receiveBufferSize, sendBufferSize } = options;
     if (receiveBufferSize !== undefined) checkInteger(receiveBufferSize, "receiveBufferSize", 1, 2 ** 30);
@@ -242,12 +287,13 @@ export class UdpEndpoint {
         ["SO_SNDBUF", sendBufferSize],
       ];
       const set = given.filter((option): option is [SocketOption, number] => option[1] !== undefined);
-      return new UdpEndpoint(NativeEndpoint.bind({ hostname, port, options: set }));
+      return new UdpEndpoint(NativeEndpoint.bind({ hostname, port, options: set, packetInfo }));
     }
     // node:dgram takes buffer sizes, and then receives nothing.
     if (receiveBufferSize !== undefined) throw needsNative("set the receive buffer size");
     if (sendBufferSize !== undefined) throw needsNative("set the send buffer size");
     if (reusePort) throw needsNative("share a port");
+    if (packetInfo) throw needsLocal("report the local address of datagrams");
     const endpoint = RuntimeEndpoint.bind({ hostname, port, reuseAddress, ipv6Only });
     if (broadcast) endpoint.setBroadcast(true);
     return new UdpEndpoint(endpoint);
@@ -309,12 +355,17 @@ export class UdpEndpoint {
    *
    * @param p What to send, up to 65,507 bytes over IPv4; do not change it until the call is done.
    * @param to Where to send it. An object that `recvFrom` has returned costs least, a name is looked up each time.
-   * @param options A signal to stop waiting for room.
+   * @param options A signal to stop waiting for room, and the local address that the datagram leaves from. That one
+   * needs `--allow-net` for it and the endpoint's port, as binding to it would.
    * @returns The number of bytes, all of `p`; they have left this program, which does not mean that they arrive.
    * @throws {Error} If the datagram is too large (`EMSGSIZE`), or there is no way to the peer (`EHOSTUNREACH`, …): in
-   * a server's loop catch what one peer's address can cause.
+   * a server's loop catch what one peer's address can cause. Also if `localAddress` is not an address of this machine
+   * (`EINVAL`).
+   * @throws {TypeError} If an argument has the wrong type, `localAddress` is no address or not of the destination's
+   * family, or `p` was resized or transferred while the call waited: then nothing is sent.
    * @throws {Deno.errors.PermissionDenied} If it is a broadcast address, and that was not allowed.
    * @throws {Deno.errors.NotCapable} If the permission is not given.
+   * @throws {Deno.errors.NotSupported} If `localAddress` is given on the runtime engine.
    * @throws {Deno.errors.BadResource} If the endpoint is closed.
    *
    * @example To another endpoint
@@ -327,19 +378,24 @@ export class UdpEndpoint {
    * await a.sendTo(new TextEncoder().encode("ping"), b.addr);
    * ```
    */
-  sendTo(p: Uint8Array, to: { hostname: string; port: number }, options?: UdpWaitOptions): Promise<number> {
+  sendTo(p: Uint8Array, to: { hostname: string; port: number }, options?: SendToOptions): Promise<number> {
     let signal: AbortSignal | undefined;
     let address: Deno.NetAddr;
+    let localAddress: string | undefined;
     try {
-      checkBytes(p);
       const { lastSender } = this.#driver;
       // A server's answer goes to an address that was made here, and cannot have been changed.
       address = lastSender !== undefined && to === lastSender ? lastSender : checkAddress(to);
-      signal = checkSignal(options);
+      if (options !== undefined) {
+        signal = checkSignal(options);
+        localAddress = checkLocalAddress(options);
+      }
+      // Last, since the getters of an object can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.sendTo(p, address, signal);
+    return this.#driver.sendTo(p, address, localAddress, signal);
   }
 
   /**
@@ -347,7 +403,7 @@ export class UdpEndpoint {
    *
    * @param p Where to put it; what does not fit is lost, and `truncated` tells so.
    * @param options A signal to stop waiting, and whether to leave the datagram there.
-   * @returns The datagram; its `data` is the beginning of `p`.
+   * @returns The datagram; its `data` is a view of the beginning of `p`.
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
    * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
    * @throws {Deno.errors.BadResource} If the endpoint is closed already.
@@ -368,9 +424,9 @@ export class UdpEndpoint {
     let signal: AbortSignal | undefined;
     let peek: boolean;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
       peek = checkBoolean(options?.peek ?? false, "peek");
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -387,6 +443,7 @@ export class UdpEndpoint {
    *
    * @param p What to send.
    * @param to Where to send it: an address, no name.
+   * @param options The local address that the datagram leaves from, as in {@linkcode UdpEndpoint.sendTo}.
    * @returns The number of bytes; `undefined` if there is no room now.
    * @throws {Error} As {@linkcode UdpEndpoint.sendTo}.
    *
@@ -401,9 +458,15 @@ export class UdpEndpoint {
    * if (n === undefined) console.log("no room in the send buffer");
    * ```
    */
-  trySendTo(p: Uint8Array, to: { hostname: string; port: number }): number | undefined {
+  trySendTo(
+    p: Uint8Array,
+    to: { hostname: string; port: number },
+    options?: { localAddress?: string | undefined },
+  ): number | undefined {
+    const address = checkAddress(to);
+    const localAddress = options === undefined ? undefined : checkLocalAddress(options);
     checkBytes(p);
-    return this.#driver.trySendTo(p, checkAddress(to));
+    return this.#driver.trySendTo(p, address, localAddress);
   }
 
   /**
@@ -430,8 +493,9 @@ export class UdpEndpoint {
    * ```
    */
   tryRecvFrom(p: Uint8Array, options?: { peek?: boolean }): Datagram | undefined {
+    const peek = checkBoolean(options?.peek ?? false, "peek");
     checkBytes(p);
-    return this.#driver.tryRecvFrom(p, checkBoolean(options?.peek ?? false, "peek"));
+    return this.#driver.tryRecvFrom(p, peek);
   }
 
   /**
@@ -512,8 +576,8 @@ export class UdpEndpoint {
   send(p: Uint8Array, options?: UdpWaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -613,14 +677,17 @@ export class UdpEndpoint {
    */
   sendBatch(b: DatagramBatch, count?: number, options?: UdpWaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
+    let end: number;
     try {
       checkBatch(b);
-      if (count !== undefined) checkInteger(count, "count", 0, b.length);
       signal = checkSignal(options);
+      // A subclass can override `length`.
+      const { length } = memoryOf(b);
+      end = count === undefined ? length : checkInteger(count, "count", 0, length);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.sendBatch(b, count ?? b.length, signal);
+    return this.#driver.sendBatch(b, end, signal);
   }
 
   /**
@@ -675,9 +742,11 @@ export class UdpEndpoint {
    */
   trySendBatch(b: DatagramBatch, count?: number, options?: TrySendOptions): number | undefined {
     checkBatch(b);
-    const end = count === undefined ? b.length : checkInteger(count, "count", 0, b.length);
     if (options !== undefined) checkOptions(options);
-    const start = checkInteger(options?.start ?? 0, "start", 0, end);
+    const from = options?.start ?? 0;
+    const { length } = memoryOf(b);
+    const end = count === undefined ? length : checkInteger(count, "count", 0, length);
+    const start = checkInteger(from, "start", 0, end);
     return this.#driver.trySendBatch(b, start, end);
   }
 
@@ -779,8 +848,8 @@ export class UdpEndpoint {
    * ```
    */
   setMulticastInterface(name: string): void {
-    if (typeof name !== "string" || name === "") {
-      throw new TypeError(`name must be the name of an interface, received ${quote(name)}`);
+    if (!isText(name) || name === "") {
+      throw atCaller(new TypeError(`name must be the name of an interface, received ${quote(name)}`));
     }
     this.#driver.setMulticastInterface(name);
   }
@@ -935,7 +1004,7 @@ export class UdpEndpoint {
         if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
         throw error;
       }
-      yield [datagram.data.slice(), datagram.address];
+      yield [copyOf(datagram.data), datagram.address];
     }
   }
 }
@@ -953,21 +1022,23 @@ function checkAddress(to: unknown): Deno.NetAddr {
 }
 
 function checkBatch(value: unknown): void {
-  if (!(value instanceof DatagramBatch)) throw new TypeError(`b must be a DatagramBatch, received ${quote(value)}`);
+  if (!isBatch(value)) throw atCaller(new TypeError(`b must be a DatagramBatch, received ${quote(value)}`));
 }
 
 function checkMulticast(options: MulticastOptions): MulticastOptions {
   checkOptions(options);
   const { group, source, interface: local } = options;
   const kind = isMulticast(group);
-  if (kind === undefined) throw new TypeError(`group must be a multicast address, received ${quote(group)}`);
-  if (source !== undefined && hostKind(checkHostname(source, "source")) !== kind) {
-    throw new TypeError(`source must be an ${kind} address, received ${quote(source)}`);
+  if (kind === undefined) throw atCaller(new TypeError(`group must be a multicast address, received ${quote(group)}`));
+  const sender = source === undefined ? undefined : checkHostname(source, "source");
+  if (sender !== undefined && hostKind(sender) !== kind) {
+    throw atCaller(new TypeError(`source must be an ${kind} address, received ${quote(source)}`));
   }
-  if (local !== undefined && (typeof local !== "string" || local === "")) {
-    throw new TypeError(`interface must be the name of an interface, received ${quote(local)}`);
+  if (local !== undefined && (!isText(local) || local === "")) {
+    throw atCaller(new TypeError(`interface must be the name of an interface, received ${quote(local)}`));
   }
-  return options;
+  // Read once, so that it is what was checked.
+  return { group, ...local !== undefined && { interface: local }, ...sender !== undefined && { source: sender } };
 }
 
 /** The family of a multicast address; `undefined` if it is none. */

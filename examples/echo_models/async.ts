@@ -52,7 +52,8 @@ export function startAsync(listen: Listen, width: number): EchoServer {
     addr: listener.addr,
     how: `${width === 1 ? "one connection at a time, " : ""}engine ${listener.engine}${why}`,
     open: () => open.size,
-    stop: () => listener.close(),
+    // Who is in the kernel's queue has connected, and is served.
+    stop: () => listener.drain(),
     finished: accept(),
   };
 }

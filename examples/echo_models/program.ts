@@ -19,8 +19,8 @@ export interface EchoServer {
   readonly how: string;
   /** How many clients it has just now. */
   open(): number;
-  /** Takes no new ones. */
-  stop(): void;
+  /** Takes no new ones, but who has connected already is served. */
+  stop(): void | Promise<void>;
   /** When it was stopped and the last client has gone. */
   readonly finished: Promise<void>;
 }
@@ -59,13 +59,13 @@ export async function run(start: () => EchoServer | Promise<EchoServer>, client 
   try {
     const server = await start();
     let stopped: number | undefined;
-    const stop = () => {
+    const stop = async () => {
       if (stopped === undefined) {
         stopped = performance.now();
-        server.stop();
-        if (server.open() > 0) console.log(`stopping: ${server.open()} open, Ctrl-C again to cut`);
         // With the program end all its connections, and its threads and processes.
         setTimeout(() => Deno.exit(0), GRACE);
+        await server.stop();
+        if (server.open() > 0) console.log(`stopping: ${server.open()} open, Ctrl-C again to cut`);
       } else if (performance.now() - stopped > 500) {
         Deno.exit(0); // sooner it is the same Ctrl-C, which a task runner passes on a second time
       }

@@ -34,7 +34,7 @@ export async function testUnderFaults(
     await Deno.writeTextFile(map, await importMap());
     await Deno.writeTextFile(log, "");
     const preload = `--preload=${import.meta.resolve("./_preload.ts")}`;
-    const flags = ["--quiet", "--no-check", "--no-lock", "--allow-all", `--import-map=${map}`, preload];
+    const flags = ["--quiet", "--no-check", "--frozen", "--allow-all", `--import-map=${map}`, preload];
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       args: ["test", ...flags, ...files, "--", ...args],
       cwd: ROOT,

@@ -5,10 +5,12 @@ import { assert, assertEquals, assertGreater, assertMatch, assertStringIncludes,
 import { Client, SIZE } from "../examples/four_ways/client.ts";
 import { Times } from "../examples/four_ways/times.ts";
 import { WAYS } from "../examples/four_ways/ways.ts";
-import { descendants, isAlive } from "./_process.ts";
-import { decode, eventually, Pair, readExactly, ROOT, run } from "./_util.ts";
+import { fourWays } from "../tools/figures.ts";
+import { descendants, isAlive } from "../tests/_process.ts";
+import { decode, eventually, Pair, readExactly, ROOT, run } from "../tests/_util.ts";
 
 const EXAMPLE = "examples/four_ways.ts";
+const CONFIG = "--config=deno.bench.json"; // as `deno task example:four-ways` has it
 const IS_NATIVE = engineSupport().engine === "native";
 
 /** The table's rows, cell by cell; a line that goes on in the next belongs to its row. */
@@ -31,7 +33,7 @@ function number(text: string | undefined): number {
 async function measure(args: string[], limit?: number): Promise<{ stdout: string; stderr: string; chart: string }> {
   const file = await Deno.makeTempFile({ suffix: ".svg" });
   try {
-    const command = [Deno.execPath(), "run", "--allow-all", EXAMPLE, ...args, "--chart", file];
+    const command = [Deno.execPath(), "run", CONFIG, "--allow-all", EXAMPLE, ...args, "--chart", file];
     const shell = limit === undefined ? [] : ["sh", "-c", `ulimit -n ${limit}; exec "$0" "$@"`];
     const [program = "", ...rest] = [...shell, ...command];
     const options = { args: rest, cwd: ROOT, env: { NO_COLOR: "1" }, stdin: "null" as const };
@@ -114,7 +116,7 @@ Deno.test("four-ways measures on the runtime engine what there is, and leaves ou
   const args = [EXAMPLE, "--clients", "3", "--seconds", "0.2", "--chart", file];
   try {
     const [worker, epoll] = await Promise.all(["worker", "epoll"].map((model) => {
-      return run(["run", "--no-prompt", ...flags, ...args, "--only", model]);
+      return run(["run", CONFIG, "--no-prompt", ...flags, ...args, "--only", model]);
     }));
     const [, row] = rowsOf(worker?.stdout ?? "");
     assertEquals(
@@ -129,6 +131,29 @@ Deno.test("four-ways measures on the runtime engine what there is, and leaves ou
   } finally {
     await Deno.remove(file);
   }
+});
+
+Deno.test("fourWays() shows what deno task example:four-ways --json has written", async () => {
+  const way = IS_NATIVE ? "epoll" : "async";
+  const folder = await Deno.makeTempDir();
+  try {
+    const flags = ["--only", way, "--clients", "12", "--seconds", "0.2"];
+    const files = ["--json", `${folder}/four-ways.json`, "--chart", `${folder}/four-ways.svg`];
+    const { code, stderr } = await run(["run", CONFIG, "--allow-all", EXAMPLE, ...flags, ...files]);
+    assertEquals(code, 0, stderr);
+    const text = fourWays(JSON.parse(await Deno.readTextFile(`${folder}/four-ways.json`)));
+    const title = IS_NATIVE ? "epoll" : "async, runtime";
+    assertMatch(text, new RegExp(`\n\\| ${title} \\| 12 \\| [\\d,]+ \\| [\\d.]+ \\| [\\d.]+ \\| .* \\| nothing \\|\n`));
+    assertMatch(text, /^12 clients, .*, 0\.2 s for each way;$/m);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("four-ways says with --help how to call it, and needs no permission for that", async () => {
+  const { code, stdout } = await run(["run", CONFIG, "--no-prompt", "--quiet", EXAMPLE, "--help"]);
+  assertEquals(code, 0);
+  assertMatch(stdout, /^Usage: four_ways\.ts/);
 });
 
 Deno.test("four-ways finds an echo that is not what was sent", async () => {
@@ -160,7 +185,7 @@ Deno.test("four-ways refuses what makes no sense, with one line and exit code 2"
     ["extra", 'Unknown argument "extra"'],
   ];
   await Promise.all(cases.map(async ([args, problem]) => {
-    const { code, stdout, stderr } = await run(["run", "--allow-all", EXAMPLE, ...args.split(" ")]);
+    const { code, stdout, stderr } = await run(["run", CONFIG, "--allow-all", EXAMPLE, ...args.split(" ")]);
     assertStringIncludes(stderr, problem);
     assertEquals([code, stdout, stderr.trimEnd().split("\n").length], [2, "", 1], args);
   }));
@@ -171,7 +196,7 @@ for (const signal of ["SIGINT", "SIGKILL"] as const) {
     name: `four-ways leaves no process behind when it gets ${signal}`,
     ignore: !IS_NATIVE,
     async fn() {
-      const args = ["run", "--allow-all", EXAMPLE, "--only", "process-per-connection", "--clients", "100"];
+      const args = ["run", CONFIG, "--allow-all", EXAMPLE, "--only", "process-per-connection", "--clients", "100"];
       const options = { cwd: ROOT, stdin: "null", stdout: "null", stderr: "null" } as const;
       const child = new Deno.Command(Deno.execPath(), { args, ...options }).spawn();
       const names = await eventually(() => {
