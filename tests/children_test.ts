@@ -568,7 +568,7 @@ Deno.test({
       console.log([...names].join());
       free();
       await early.shutdown();`);
-    const why = "EMFILE Cannot start process (echo.ts): too many open files (EMFILE)";
+    const why = "EMFILE Cannot start process (echo.ts): too many open files in this process (EMFILE)";
     assertEquals([stdout, stderr], [`hello\n${why}\n`, ""]);
   },
 });
