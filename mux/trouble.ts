@@ -22,6 +22,8 @@ export class TroubleWatch {
    * behind our back epoll would report trouble for as long as a duplicate is open.
    */
   readonly #found = new Map<number, number>();
+  /** Those that were registered: most never are, and need no system call. */
+  readonly #watched = new Set<number>();
 
   /** What is readable when {@linkcode TroubleWatch.take} would find something. */
   get descriptor(): number {
@@ -31,6 +33,7 @@ export class TroubleWatch {
   /** Begins to watch a descriptor, or to watch it anew. */
   watch(fd: number, generation: number): void {
     this.#found.delete(fd);
+    this.#watched.add(fd);
     try {
       this.#epoll.register(fd, generation, InterestBit.ONESHOT);
     } catch (error) {
@@ -43,6 +46,7 @@ export class TroubleWatch {
 
   /** Watches it no longer. */
   ignore(fd: number): void {
+    if (!this.#watched.delete(fd)) return;
     this.#found.delete(fd);
     this.#epoll.unregister(fd);
   }
