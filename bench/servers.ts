@@ -91,6 +91,21 @@ export const CONTESTANTS: readonly Contestant[] = [
         deno(["--allow-net", "--allow-ffi"], "ours.ts", "--engine", "native"),
       ),
   },
+  {
+    name: "deno-streams",
+    title: "Deno.listen, streams",
+    ownBuffers: false,
+    command: () => Promise.resolve(deno(["--allow-net"], "streams.ts", "deno")),
+  },
+  ...(["runtime", "native"] as const).map((engine): Contestant => ({
+    name: `streams-${engine}`,
+    title: `ours ${engine}, streams`,
+    ownBuffers: false,
+    command: () => {
+      const permissions = engine === "native" ? ["--allow-net", "--allow-ffi"] : ["--allow-net"];
+      return Promise.resolve(deno(permissions, "streams.ts", engine));
+    },
+  })),
   ...(["epoll", "poll", "select"] as const).map((backend): Contestant => ({
     name: `mux-${backend}`,
     title: `mux ${backend}`,

@@ -3,6 +3,8 @@
  * and the `host:port` forms of RFC 3986 (`[::1]:80`).
  */
 
+import { atCaller } from "./stack.ts";
+
 /** A host and a port, the part that all address objects of Deno have in common. */
 export interface HostPort {
   /** An IPv4 address, an IPv6 address without brackets, or a host name. */
@@ -120,17 +122,19 @@ export function formatAddress({ hostname, port }: HostPort): string {
  */
 export function parseAddress(text: string): HostPort {
   if (typeof text !== "string") {
-    throw new TypeError(`Cannot parse address: expected a string, received a value of type ${typeof text}`);
+    throw atCaller(new TypeError(`Cannot parse address: expected a string, received a value of type ${typeof text}`));
   }
   const match = /^(?:\[([^[\]]*)\]|([^[\]:]*)):(\d+)$/.exec(text);
   const hostname = match?.[1] ?? match?.[2] ?? "";
   const kind = hostKind(hostname);
   if (match === null || kind === undefined || (match[1] !== undefined) !== (kind === "IPv6")) {
-    throw new TypeError(`Cannot parse address ${JSON.stringify(text)}: expected "host:port" or "[IPv6]:port"`);
+    throw atCaller(
+      new TypeError(`Cannot parse address ${JSON.stringify(text)}: expected "host:port" or "[IPv6]:port"`),
+    );
   }
   const port = Number(match[3]);
   if (port > 65535) {
-    throw new RangeError(`Cannot parse address ${JSON.stringify(text)}: port must be from 0 to 65535`);
+    throw atCaller(new RangeError(`Cannot parse address ${JSON.stringify(text)}: port must be from 0 to 65535`));
   }
   return { hostname, port };
 }

@@ -5,6 +5,7 @@
  */
 
 import { quote } from "./validate.ts";
+import { atCaller } from "./stack.ts";
 
 const encoder = new TextEncoder();
 
@@ -22,7 +23,7 @@ export function isText(value: unknown): value is string {
 export function checkText(value: unknown, name: string): string {
   if (isText(value)) return value;
   const what = typeof value === "string" ? "without zeros and lone surrogates, " : "";
-  throw new TypeError(`${name} must be a string, ${what}received ${quote(value)}`);
+  throw atCaller(new TypeError(`${name} must be a string, ${what}received ${quote(value)}`));
 }
 
 /**

@@ -4,6 +4,7 @@
  */
 
 import { libc } from "./libc.ts";
+import { enter, leave } from "./ledger.ts";
 import { disown, mayClose, mayCloseRefused, own } from "./owner.ts";
 import { Unload, whenUnloaded } from "./unload.ts";
 
@@ -49,6 +50,7 @@ export class Descriptor {
     }
     // A number has one holder: the last one.
     holders[fd] = this;
+    enter(fd);
     if (closesAtUnload) return;
     closesAtUnload = true;
     whenUnloaded(Unload.CLOSE, closeAll);
@@ -74,6 +76,7 @@ export class Descriptor {
     this.#fd = -1;
     if (fd >= 0) {
       holders[fd] = undefined;
+      leave(fd);
       disown(fd);
     }
     return fd;

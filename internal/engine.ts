@@ -2,6 +2,7 @@
 
 import { notSupportedError } from "./errors.ts";
 import { loadLibc } from "./libc.ts";
+import { atCaller } from "./stack.ts";
 import { quote } from "./validate.ts";
 
 /**
@@ -92,7 +93,7 @@ export function chooseEngine(option: unknown, action: string): Engine {
       throw notSupportedError(`${action} on the native engine`, reason ?? "");
     }
     default:
-      throw new TypeError(`engine must be "auto", "runtime" or "native", received ${quote(option)}`);
+      throw atCaller(new TypeError(`engine must be "auto", "runtime" or "native", received ${quote(option)}`));
   }
 }
 

@@ -4,6 +4,7 @@
  * {@linkcode SyscallError} as `cause`.
  */
 
+import { atCaller } from "./stack.ts";
 import { constants } from "node:os";
 
 /**
@@ -113,7 +114,7 @@ export function socketError(action: string, cause: SyscallError, detail?: string
   const { code } = cause;
   const [ErrorClass, meaning] = KERNEL_ERRORS[code] ?? [Error, describe(code)];
   const error = new ErrorClass(`Cannot ${action}: ${detail ?? meaning} (${code})`, { cause });
-  return Object.assign(error, { code });
+  return Object.assign(atCaller(error), { code });
 }
 
 /** The system call that an action of this library stands for, by the action's first word. */
@@ -154,7 +155,7 @@ export function interruptedError(action: string, what: string): Error {
 
 /** Returns the error for what an engine does not do; `wayOut` names what to do instead. */
 export function notSupportedError(action: string, wayOut: string): Error {
-  return new Deno.errors.NotSupported(`Cannot ${action}: ${wayOut}`);
+  return atCaller(new Deno.errors.NotSupported(`Cannot ${action}: ${wayOut}`));
 }
 
 /** Returns the kernel's name in an error that the runtime threw, `undefined` if there is none. */
@@ -187,9 +188,9 @@ export function fromRuntimeError(error: unknown, action: string, syscall: string
       new SyscallError(lookup ? "getaddrinfo" : syscall, code, errno ? Number(errno) : undefined),
     );
   }
-  if (!(error instanceof Error)) return new Error(`Cannot ${action}: ${error}`, { cause: error });
+  if (!(error instanceof Error)) return atCaller(new Error(`Cannot ${action}: ${error}`, { cause: error }));
   // No kernel behind it (a permission that was not given, a resource that is gone): same class, our form.
   const ErrorClass = error.constructor as ErrorClass;
   const message = error.message.charAt(0).toLowerCase() + error.message.slice(1);
-  return new ErrorClass(`Cannot ${action}: ${message}`, { cause: error });
+  return atCaller(new ErrorClass(`Cannot ${action}: ${message}`, { cause: error }));
 }

@@ -6,6 +6,7 @@
 
 import { fromRuntimeError } from "./errors.ts";
 import { formatAddress, type HostPort, splitZone } from "./address.ts";
+import { atCaller } from "./stack.ts";
 
 function descriptor({ hostname, port }: HostPort): Deno.NetPermissionDescriptor {
   return { name: "net", host: formatAddress({ hostname: splitZone(hostname)[0], port }) };
@@ -77,7 +78,9 @@ export function refuseUnlessGranted(address: HostPort, action: string): void {
 }
 
 function refusal({ host }: Deno.NetPermissionDescriptor, action: string): Error {
-  return new Deno.errors.NotCapable(
-    `Cannot ${action}: requires net access to "${host}", run again with the --allow-net flag`,
+  return atCaller(
+    new Deno.errors.NotCapable(
+      `Cannot ${action}: requires net access to "${host}", run again with the --allow-net flag`,
+    ),
   );
 }

@@ -5,6 +5,7 @@ import { cString } from "./c_string.ts";
 import { socketError, SyscallError } from "./errors.ts";
 import { decodeSockaddr, SOCKADDR_SIZE } from "./sockaddr.ts";
 import type { SocketOption } from "./socket_option.ts";
+import { atCaller } from "./stack.ts";
 import { syscall } from "./syscall.ts";
 
 // sys/socket.h, netinet/in.h; the same on x86_64 and aarch64.
@@ -239,13 +240,13 @@ function isOfKind(fd: number, type: number, protocol: number): boolean {
 function adopt(fd: number, what: string, isRight: () => boolean): void {
   const action = `take over descriptor ${fd}`;
   try {
-    if (!isRight()) throw new TypeError(`Cannot ${action}: not a ${what}`);
+    if (!isRight()) throw atCaller(new TypeError(`Cannot ${action}: not a ${what}`));
     syscall("fcntl", fd, F_SETFD, FD_CLOEXEC);
     syscall("fcntl", fd, F_SETFL, syscall("fcntl", fd, F_GETFL, 0) | O_NONBLOCK);
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
     if (error.code === "ENOTSOCK" || error.code === "ENOTCONN") {
-      throw new TypeError(`Cannot ${action}: not a ${what}`, { cause: error });
+      throw atCaller(new TypeError(`Cannot ${action}: not a ${what}`, { cause: error }));
     }
     throw socketError(action, error);
   }

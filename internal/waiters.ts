@@ -5,6 +5,8 @@
  * reason; what arrives later goes to the next one in line.
  */
 
+import { inOrder, rejectAtAwait, wouldOvertake } from "./stack.ts";
+
 /** One waiting call. */
 export class Waiter<T> {
   readonly promise: Promise<T>;
@@ -32,12 +34,13 @@ export class Waiter<T> {
 
   resolve(value: T): void {
     this.#settle();
-    this.#resolve(value);
+    if (wouldOvertake()) inOrder(() => this.#resolve(value));
+    else this.#resolve(value);
   }
 
   reject(reason: unknown): void {
     this.#settle();
-    this.#reject(reason);
+    rejectAtAwait(this.#resolve, this.#reject, reason);
   }
 
   #settle(): void {

@@ -1,5 +1,6 @@
 /** What a program wants to be told of, and what it is told. */
 
+import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkOptions, quote } from "../internal/validate.ts";
 import { InterestBit, ReadyBit } from "./selector.ts";
 
@@ -152,11 +153,11 @@ export function interestBits(interest: Interest): number {
   if (checkBoolean(interest.exclusive ?? false, "exclusive")) bits |= InterestBit.EXCLUSIVE;
   if (trigger === "edge") bits |= InterestBit.EDGE;
   else if (trigger !== undefined && trigger !== "level") {
-    throw new TypeError(`trigger must be "level" or "edge", received ${quote(trigger)}`);
+    throw atCaller(new TypeError(`trigger must be "level" or "edge", received ${quote(trigger)}`));
   }
   // epoll_ctl(2) refuses these with EINVAL.
   if (bits & InterestBit.EXCLUSIVE && bits & (InterestBit.PRIORITY | InterestBit.ONESHOT)) {
-    throw new TypeError("exclusive goes neither with priority nor with oneshot");
+    throw atCaller(new TypeError("exclusive goes neither with priority nor with oneshot"));
   }
   return bits;
 }

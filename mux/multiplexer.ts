@@ -3,6 +3,7 @@
 import { engineSupport } from "../internal/engine.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { linkOf } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkDuration, checkInteger, checkOptions, checkSignal, quote } from "../internal/validate.ts";
 import { EpollSelector } from "./epoll.ts";
 import {
@@ -734,7 +735,7 @@ export class Multiplexer<T = unknown> {
 
   #begin(): void {
     this.#checkOpen("wait on");
-    if (this.#busy) throw new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way");
+    if (this.#busy) throw atCaller(new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way"));
     this.#busy = true;
     if (this.#events.length > 0) this.#events.length = 0;
   }
@@ -789,7 +790,7 @@ export class Multiplexer<T = unknown> {
     const pollable = pollableIn(source);
     if (pollable === undefined) {
       const { fd: number } = source;
-      if (number === undefined) throw new TypeError(`source must be ${SOURCE}, received ${quote(source)}`);
+      if (number === undefined) throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
       const fd = checkInteger(number, "fd", 0, 2 ** 31 - 1);
       const name = `descriptor ${fd}`;
       if (this.backend === "runtime") {
@@ -871,7 +872,9 @@ function chooseBackend(backend: unknown): Backend {
   const usable = Multiplexer.backends();
   if (backend === "auto") return usable[0] as Backend;
   if (backend !== "epoll" && backend !== "poll" && backend !== "select" && backend !== "runtime") {
-    throw new TypeError(`backend must be "auto", "epoll", "poll", "select" or "runtime", received ${quote(backend)}`);
+    throw atCaller(
+      new TypeError(`backend must be "auto", "epoll", "poll", "select" or "runtime", received ${quote(backend)}`),
+    );
   }
   if (usable.includes(backend)) return backend;
   throw notSupportedError(`use backend "${backend}"`, engineSupport().reason ?? "");
@@ -893,7 +896,7 @@ function makeSelector(backend: Backend, maxEvents: number): Selector {
 /** What a source of this library is behind its class; `undefined` for a plain descriptor. */
 function pollableIn(source: unknown): Pollable | undefined {
   if (typeof source !== "object" || source === null) {
-    throw new TypeError(`source must be ${SOURCE}, received ${quote(source)}`);
+    throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
   }
   return pollableOf(source);
 }

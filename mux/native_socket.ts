@@ -6,6 +6,7 @@ import { inodeOf } from "../internal/socket.ts";
 import { syscall } from "../internal/syscall.ts";
 import { type Pollable, type Watcher, Watchers } from "./pollable.ts";
 import { type Reactor, reactor, type Source } from "./reactor.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** Calls in a row that found what they needed, after which a socket is busy. */
 const BUSY = 64;
@@ -120,7 +121,7 @@ export class NativeSocket extends Descriptor implements Pollable {
   }
 
   poll(): number {
-    throw new TypeError("the kernel is asked");
+    throw atCaller(new TypeError("the kernel is asked"));
   }
 
   /** Leaves the reactor and all multiplexers; the descriptor stays open. */

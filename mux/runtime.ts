@@ -9,6 +9,7 @@ import type { Pollable } from "./pollable.ts";
 import { Watchers } from "./pollable.ts";
 import { InterestBit, ReadyBit, type Selector } from "./selector.ts";
 import type { Wakeup } from "./wakeup.ts";
+import { atCaller } from "../internal/stack.ts";
 
 interface Entry {
   readonly fd: number;
@@ -45,7 +46,7 @@ export class RuntimeSelector implements Selector {
   }
 
   register(fd: number, generation: number, interest: number, pollable?: Pollable): void {
-    if (pollable === undefined) throw new TypeError("nothing to ask");
+    if (pollable === undefined) throw atCaller(new TypeError("nothing to ask"));
     const entry: Entry = { fd, pollable, generation, interest, queued: false, silent: false, stop: () => {} };
     entry.stop = pollable.watch({ changed: () => this.#queue(entry), closing: () => {} });
     this.#entries[fd] = entry;

@@ -11,6 +11,7 @@
 import { constants } from "node:os";
 import { ForeignMemory } from "../internal/foreign_memory.ts";
 import { libc } from "../internal/libc.ts";
+import { atCaller } from "../internal/stack.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { EventList } from "./event_list.ts";
 import { POLLNVAL, toEvents, toReady } from "./poll_events.ts";
@@ -223,5 +224,7 @@ export class SelectSelector extends EventList implements Selector {
 }
 
 function noRoom(fd: number): RangeError {
-  return new RangeError(`select takes descriptors below ${FD_SETSIZE} (FD_SETSIZE), received ${fd}: use poll or epoll`);
+  return atCaller(
+    new RangeError(`select takes descriptors below ${FD_SETSIZE} (FD_SETSIZE), received ${fd}: use poll or epoll`),
+  );
 }

@@ -4,6 +4,7 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { closedError, socketError, SyscallError } from "../internal/errors.ts";
 import { linkOf } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
 import { checkInteger } from "../internal/validate.ts";
 import { EventFd, type Wakeup } from "./wakeup.ts";
@@ -40,7 +41,9 @@ export class Waker {
   }
 
   private constructor(wakeup: Wakeup, isOwner: boolean) {
-    if (wakeup === undefined) throw new TypeError("Illegal constructor: use Multiplexer.waker or Waker.fromFd");
+    if (wakeup === undefined) {
+      throw atCaller(new TypeError("Illegal constructor: use Multiplexer.waker or Waker.fromFd"));
+    }
     this.#wakeup = wakeup;
     this.#isOwner = isOwner;
   }
@@ -81,7 +84,7 @@ export class Waker {
     // Looked at only now: before it was ours, it could have become another's.
     if (!isEventFd(own.fd)) {
       own.close();
-      throw new TypeError(`Cannot make a waker from descriptor ${fd}: not an eventfd`);
+      throw atCaller(new TypeError(`Cannot make a waker from descriptor ${fd}: not an eventfd`));
     }
     return new Waker(new EventFd(own.detach()), true);
   }

@@ -1,5 +1,6 @@
 /** What a parent sees of a child: the same for threads and processes. */
 
+import { atCaller } from "../internal/stack.ts";
 import type { Incoming, MessagesOptions, SendOptions } from "./link.ts";
 
 /**
@@ -306,7 +307,9 @@ export function newId(): number {
 
 /** Why nothing can be sent to a child; `cause` is what it has failed with. */
 export function endedError(name: string, cause?: Error): Error {
-  return new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`, cause === undefined ? {} : { cause });
+  return atCaller(
+    new Deno.errors.BrokenPipe(`Cannot send to ${name}: it has ended`, cause === undefined ? {} : { cause }),
+  );
 }
 
 /** What is known of a process whose status is lost. */

@@ -3,6 +3,7 @@
 import { resolve } from "node:path/posix";
 import { isText } from "../internal/c_string.ts";
 import { loadedLibc } from "../internal/libc.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkOptions, quote } from "../internal/validate.ts";
 import type { ChildPermissions, SpawnOptions } from "./child.ts";
 import { denialFlags } from "./launch_flags.ts";
@@ -30,18 +31,22 @@ export function checkPermissions(value: unknown): NonNullable<SpawnOptions["perm
   if (value === undefined || value === "inherit") return "inherit";
   if (value === "none") return value;
   if (typeof value === "string") {
-    throw new TypeError(`permissions must be "inherit", "none" or an object, received ${quote(value)}`);
+    throw atCaller(new TypeError(`permissions must be "inherit", "none" or an object, received ${quote(value)}`));
   }
   checkOptions(value, "permissions");
   const checked: ChildPermissions = {};
   for (const [name, what] of Object.entries(value as Record<string, unknown>)) {
     const kind = KINDS.find((kind) => kind === name);
-    if (kind === undefined) throw new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(name)}`);
+    if (kind === undefined) {
+      throw atCaller(new TypeError(`permissions must name ${KINDS.join(", ")}, received ${quote(name)}`));
+    }
     if (what === undefined) continue;
     const list = Array.isArray(what) ? [...what] : undefined;
     if (list?.every((item): item is string => isText(item) && item !== "")) checked[kind] = list;
     else if (typeof what === "boolean" || what === "inherit") checked[kind] = what;
-    else throw new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`);
+    else {throw atCaller(
+        new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`),
+      );}
   }
   return checked;
 }
@@ -69,7 +74,9 @@ function flagsOf(kind: Kind, what: ChildPermissions[Kind], action: string): stri
   }
   // A comma would begin another item.
   const bad = what.find((item) => item.includes(","));
-  if (bad !== undefined) throw new TypeError(`permissions.${kind} must not hold a comma, received ${quote(bad)}`);
+  if (bad !== undefined) {
+    throw atCaller(new TypeError(`permissions.${kind} must not hold a comma, received ${quote(bad)}`));
+  }
   if (what.length === 0) return [];
   // A relative path is this program's, wherever the child's current folder is.
   if (hasWhole(kind)) {
@@ -114,7 +121,9 @@ function inherited(kind: Kind): string[] {
 
 function refusal(kind: Kind, item: string | undefined, why: string, action: string): Error {
   const what = item === undefined ? kind : `${kind} access to ${quote(item)}`;
-  return new Deno.errors.NotCapable(
-    `Cannot ${action}: the child would get ${what}, ${why}, run again with the --allow-${kind} flag`,
+  return atCaller(
+    new Deno.errors.NotCapable(
+      `Cannot ${action}: the child would get ${what}, ${why}, run again with the --allow-${kind} flag`,
+    ),
   );
 }

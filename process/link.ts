@@ -5,6 +5,7 @@
  * the library's own packets, which pass by those that wait.
  */
 
+import { again } from "../internal/stack.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { checkOptions, checkSignal } from "../internal/validate.ts";
 import { adopt, type Carried, checkSockets, type MovableSocket } from "./moving.ts";
@@ -132,7 +133,7 @@ interface Sending extends Waiter<void> {
 export class Link {
   /** Told of the library's own packets. */
   onPacket: ((packet: Packet, sockets: MovableSocket[]) => void) | undefined;
-  /** Told when somebody begins or stops to wait for messages. */
+  /** Told when a call begins to wait for the other side, for messages or for room, and when none does any more. */
   onWaiting: ((waits: boolean) => void) | undefined;
   /** Makes a socket of a descriptor that has come. */
   adopt: typeof adopt = adopt;
@@ -183,18 +184,22 @@ export class Link {
       checkOptions(options);
       signal = checkSignal(options);
       sockets = checkSockets(options.sockets, `send to ${this.#name}`);
-      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#failure !== undefined) throw again(this.#failure);
       this.#transport?.check(sockets);
       packet = this.#seal({ type: "message", body: message }, sockets);
       // The message's getters may have done anything.
-      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#failure !== undefined) throw again(this.#failure);
       signal?.throwIfAborted();
     } catch (error) {
       return Promise.reject(error);
     }
-    const waiter = new Waiter<void>(signal, () => this.#outgoing.compact());
+    const waiter = new Waiter<void>(signal, () => {
+      this.#outgoing.compact();
+      this.#tell();
+    });
     this.#outgoing.push(Object.assign(waiter, { packet, sockets, signal }));
     this.#pump();
+    this.#tell();
     return waiter.promise;
   }
 
@@ -315,7 +320,7 @@ export class Link {
   }
 
   #tell(): void {
-    this.onWaiting?.(this.#waiting.first !== undefined);
+    this.onWaiting?.(this.#waiting.first !== undefined || this.#outgoing.first !== undefined);
   }
 
   /** A message was taken: from time to time the other side is told so. */
@@ -349,6 +354,7 @@ export class Link {
       }
     } finally {
       this.#pumping = false;
+      this.#tell();
     }
   }
 }

@@ -3,6 +3,7 @@
 import { chooseEngine } from "../internal/engine.ts";
 import { SyscallError } from "../internal/errors.ts";
 import { getSocketStruct } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
 import { checkOptions, quote } from "../internal/validate.ts";
 import { TcpListener } from "../tcp/tcp_listener.ts";
@@ -50,7 +51,7 @@ interface Passed {
 let passed: Passed[] | undefined;
 
 function wrong(what: string): Error {
-  return new Deno.errors.InvalidData(`Cannot take the sockets of the service manager: ${what}`);
+  return atCaller(new Deno.errors.InvalidData(`Cannot take the sockets of the service manager: ${what}`));
 }
 
 function whole(name: string, value: string, most: number): number {
@@ -115,9 +116,11 @@ function takerOf({ fd, name }: Passed): Take {
     if (!(error instanceof SyscallError)) throw error;
     kind = "no socket";
   }
-  throw new Deno.errors.NotSupported(
-    `Cannot take descriptor ${fd} ("${name}") of the service manager: it is ${kind}; ` +
-      "TCP listeners and UDP sockets can be taken",
+  throw atCaller(
+    new Deno.errors.NotSupported(
+      `Cannot take descriptor ${fd} ("${name}") of the service manager: it is ${kind}; ` +
+        "TCP listeners and UDP sockets can be taken",
+    ),
   );
 }
 
@@ -153,7 +156,7 @@ export function listenFds(options: ListenFdsOptions = {}): (TcpListener | UdpEnd
   checkOptions(options);
   const { name } = options;
   if (name !== undefined && typeof name !== "string") {
-    throw new TypeError(`name must be a string, received ${quote(name)}`);
+    throw atCaller(new TypeError(`name must be a string, received ${quote(name)}`));
   }
   chooseEngine("native", "take the sockets of the service manager");
   passed ??= readPassed();

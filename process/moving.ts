@@ -2,6 +2,7 @@
 
 import { Descriptor } from "../internal/descriptor.ts";
 import { notSupportedError } from "../internal/errors.ts";
+import { atCaller } from "../internal/stack.ts";
 import { quote } from "../internal/validate.ts";
 import { NativeConn } from "../tcp/native_conn.ts";
 import { TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
@@ -50,21 +51,21 @@ export function kindOf(socket: Carried): SocketKind {
  */
 export function checkSockets(value: unknown, action: string): readonly MovableSocket[] {
   if (value === undefined) return [];
-  if (!Array.isArray(value)) throw new TypeError(`sockets must be an array, received ${quote(value)}`);
+  if (!Array.isArray(value)) throw atCaller(new TypeError(`sockets must be an array, received ${quote(value)}`));
   if (value.length > MOST_SOCKETS) {
-    throw new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${value.length}`);
+    throw atCaller(new RangeError(`sockets must hold at most ${MOST_SOCKETS} sockets, has ${value.length}`));
   }
   const seen = new Set<unknown>();
   // A copy: the caller's array may change while the message waits.
   const sockets = Array.from({ length: value.length }, (_, i) => value[i] as MovableSocket);
   for (const socket of sockets) {
     if (!(socket instanceof TcpConn || socket instanceof TcpListener || socket instanceof UdpEndpoint)) {
-      throw new TypeError(`sockets must hold TcpConn, TcpListener or UdpEndpoint, received ${quote(socket)}`);
+      throw atCaller(new TypeError(`sockets must hold TcpConn, TcpListener or UdpEndpoint, received ${quote(socket)}`));
     }
-    if (seen.has(socket)) throw new TypeError("sockets must hold each socket once");
+    if (seen.has(socket)) throw atCaller(new TypeError("sockets must hold each socket once"));
     seen.add(socket);
     if (socket.engine === "native" && socket.fd === undefined) {
-      throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
+      throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`));
     }
   }
   return sockets;
@@ -79,7 +80,7 @@ export function descriptorsOf(sockets: readonly Carried[], action: string): numb
         "it has connections only that can be moved, and to a thread only; use --allow-ffi on Linux",
       );
     }
-    if (fd === undefined) throw new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`);
+    if (fd === undefined) throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`));
     return fd;
   });
 }

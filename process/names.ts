@@ -1,6 +1,7 @@
 /** What a parent tells its children about itself, before they can talk. */
 
 import { checkText } from "../internal/c_string.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** The variable that says which descriptor of a process is the socket of its parent: {@linkcode PARENT_FD}. */
 export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
@@ -12,7 +13,9 @@ export const PARENT_FD = 3;
 export function moduleUrl(module: unknown): URL {
   // A copy: what the caller's own object says can change.
   if (module instanceof URL) return new URL(module);
-  if (typeof module !== "string") throw new TypeError(`module must be a string or a URL, received ${typeof module}`);
+  if (typeof module !== "string") {
+    throw atCaller(new TypeError(`module must be a string or a URL, received ${typeof module}`));
+  }
   checkText(module, "module");
   if (URL.canParse(module)) return new URL(module);
   const folder = Deno.cwd().replaceAll("\\", "/");
@@ -22,7 +25,7 @@ export function moduleUrl(module: unknown): URL {
 
 /** What errors call a child. */
 export function childName(kind: "worker" | "process", id: number, module: URL, name: unknown): string {
-  if (name !== undefined && typeof name !== "string") throw new TypeError(`name must be a string`);
+  if (name !== undefined && typeof name !== "string") throw atCaller(new TypeError(`name must be a string`));
   const file = module.protocol === "data:" ? "data: module" : module.pathname.split("/").at(-1);
   return `${kind} ${id} (${name ?? file})`;
 }

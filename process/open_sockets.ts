@@ -5,6 +5,7 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { libc } from "../internal/libc.ts";
+import { atCaller } from "../internal/stack.ts";
 import { lastErrno, syscall, syscallError } from "../internal/syscall.ts";
 import { checkInteger } from "../internal/validate.ts";
 import {
@@ -228,8 +229,10 @@ function requireAll(path: string, action: string): void {
   for (const name of KINDS) {
     const { state, partial } = Deno.permissions.querySync({ name });
     if (state === "granted" && !partial) continue;
-    throw new Deno.errors.NotCapable(
-      `Cannot ${action}: requires all access to "${path}", run again with the --allow-all flag`,
+    throw atCaller(
+      new Deno.errors.NotCapable(
+        `Cannot ${action}: requires all access to "${path}", run again with the --allow-all flag`,
+      ),
     );
   }
 }

@@ -1,6 +1,7 @@
 /** Children that serve the connections of one listener, and are replaced when they fail. */
 
 import { formatAddress } from "../internal/address.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkDuration, checkOptions } from "../internal/validate.ts";
 import type { TcpListener } from "../tcp/tcp_listener.ts";
 import type { ShutdownOptions } from "./child.ts";
@@ -107,7 +108,7 @@ export class Pool implements AsyncDisposable {
   #grace = Infinity;
 
   private constructor(settings: PoolSettings, restarts: Restarts) {
-    if (settings === undefined) throw new TypeError("Illegal constructor: use Pool.start");
+    if (settings === undefined) throw atCaller(new TypeError("Illegal constructor: use Pool.start"));
     this.#settings = settings;
     const fail = (error: Error) => void (this.#closing ??= this.#close(0, error));
     this.#children = new Supervisor(settings, restarts, () => this.#listeners, fail);
@@ -241,7 +242,7 @@ export class Pool implements AsyncDisposable {
    */
   reload(): Promise<void> {
     if (this.#closing !== undefined) {
-      return Promise.reject(new Deno.errors.BadResource("Cannot reload: the pool is closed"));
+      return Promise.reject(atCaller(new Deno.errors.BadResource("Cannot reload: the pool is closed")));
     }
     if (this.#settings.per === "connection") return Promise.resolve(); // each child is new
     if (this.#reloading === undefined && this.#nextReload === undefined) return this.#reload();
@@ -286,7 +287,7 @@ export class Pool implements AsyncDisposable {
   }
 
   async #reload(): Promise<void> {
-    if (this.#closing !== undefined) throw new Deno.errors.BadResource("Cannot reload: the pool is closed");
+    if (this.#closing !== undefined) throw atCaller(new Deno.errors.BadResource("Cannot reload: the pool is closed"));
     this.#reloading = this.#children.renew();
     try {
       await this.#reloading;

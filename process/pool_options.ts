@@ -4,6 +4,7 @@ import { resolve } from "node:path/posix";
 import { checkText } from "../internal/c_string.ts";
 import { chooseEngine, engineSupport } from "../internal/engine.ts";
 import { getSocketOption } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
 import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
 import { GRACE, type ProcessOptions } from "./child.ts";
@@ -163,7 +164,9 @@ const DEFAULT_START_TIMEOUT = 60_000;
 
 function oneOf<T extends string>(value: unknown, name: string, choices: readonly T[]): T {
   if ((choices as readonly unknown[]).includes(value)) return value as T;
-  throw new TypeError(`${name} must be ${choices.map((c) => `"${c}"`).join(" or ")}, received ${quote(value)}`);
+  throw atCaller(
+    new TypeError(`${name} must be ${choices.map((c) => `"${c}"`).join(" or ")}, received ${quote(value)}`),
+  );
 }
 
 /** Checks the options before anything is started. */
@@ -176,13 +179,13 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   const kind = oneOf(options.kind, "kind", ["worker", "process"]);
   const per = oneOf(options.per ?? "pool", "per", ["pool", "connection"]);
   if ((listener === undefined) === (listen === undefined)) {
-    throw new TypeError("options must have either listen or listener");
+    throw atCaller(new TypeError("options must have either listen or listener"));
   }
   if (listener !== undefined && !(listener instanceof TcpListener)) {
-    throw new TypeError(`listener must be a TcpListener, received ${quote(listener)}`);
+    throw atCaller(new TypeError(`listener must be a TcpListener, received ${quote(listener)}`));
   }
   if (listener?.engine === "native" && listener.fd === undefined) {
-    throw new Deno.errors.BadResource("Cannot start a pool: the listener is closed");
+    throw atCaller(new Deno.errors.BadResource("Cannot start a pool: the listener is closed"));
   }
   const engine = listener?.engine ?? chooseEngine(listen?.engine, "start a pool");
   const accepting = per === "pool" ? "shared" : "round-robin";
@@ -199,10 +202,10 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     );
   }
   if (per === "connection" && (balance === "shared" || balance === "reuseport")) {
-    throw new TypeError(`balance must be "round-robin" or "least-connections" with per: "connection"`);
+    throw atCaller(new TypeError(`balance must be "round-robin" or "least-connections" with per: "connection"`));
   }
   if (balance === "reuseport" && listener?.fd !== undefined && getSocketOption(listener.fd, "SO_REUSEPORT") !== 1) {
-    throw new TypeError('listener must be bound with reusePort for balance: "reuseport"');
+    throw atCaller(new TypeError('listener must be bound with reusePort for balance: "reuseport"'));
   }
   const size = checkInteger(options.size ?? Math.max(navigator.hardwareConcurrency, 1), "size", 1, 10_000);
   if (maxConnections !== Infinity) {
@@ -215,7 +218,7 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     value !== undefined
   );
   if (kind === "worker" && ofProcesses !== undefined) {
-    throw new TypeError(`${ofProcesses[0]} is for kind: "process": a thread has what this program has`);
+    throw atCaller(new TypeError(`${ofProcesses[0]} is for kind: "process": a thread has what this program has`));
   }
   for (const [which, to] of Object.entries({ stdout, stderr })) {
     if (to !== undefined) oneOf(to, which, ["inherit", "null"]);
@@ -249,16 +252,18 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
  */
 function checkControl(control: unknown): string {
   if (checkText(control, "control") === "" || String(control).endsWith("/")) {
-    throw new TypeError(`control must be a path of a file, received ${quote(control)}`);
+    throw atCaller(new TypeError(`control must be a path of a file, received ${quote(control)}`));
   }
   const path = resolve(String(control));
   const { length } = new TextEncoder().encode(path);
-  if (length > LONGEST_PATH) throw new RangeError(`control must have at most ${LONGEST_PATH} bytes, has ${length}`);
+  if (length > LONGEST_PATH) {
+    throw atCaller(new RangeError(`control must have at most ${LONGEST_PATH} bytes, has ${length}`));
+  }
   return path;
 }
 
 function requireNative(engine: "runtime" | "native", what: string): void {
   if (engine === "native") return;
   const reason = engineSupport().reason ?? 'do not ask for engine: "runtime"';
-  throw new Deno.errors.NotSupported(`Cannot start a pool with ${what} on the runtime engine: ${reason}`);
+  throw atCaller(new Deno.errors.NotSupported(`Cannot start a pool with ${what} on the runtime engine: ${reason}`));
 }

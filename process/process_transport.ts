@@ -3,6 +3,7 @@
 import { deserialize, serialize as serializeValue } from "node:v8";
 import { Buffer } from "node:buffer";
 import type { Descriptor } from "../internal/descriptor.ts";
+import { atCaller } from "../internal/stack.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
 import type { Link, Packet, Transport } from "./link.ts";
@@ -197,7 +198,7 @@ function pack(packet: Packet, sockets: readonly Carried[]): Uint8Array {
   const envelope: Envelope = { packet, kinds: sockets.map(kindOf) };
   const bytes = serialize(envelope);
   if (bytes.length <= LARGEST_MESSAGE) return bytes;
-  throw new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`);
+  throw atCaller(new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`));
 }
 
 /** @throws {DOMException} If the value cannot be cloned. */
@@ -207,7 +208,7 @@ function serialize(value: unknown): Uint8Array {
   } catch (error) {
     // In the words of `structuredClone`. No getter is called here, so nothing else can fail: memory that is shared
     // within one process, and modules of WebAssembly.
-    throw new DOMException(error instanceof Error ? error.message : String(error), "DataCloneError");
+    throw atCaller(new DOMException(error instanceof Error ? error.message : String(error), "DataCloneError"));
   }
 }
 

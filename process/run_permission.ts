@@ -1,3 +1,4 @@
+import { atCaller } from "../internal/stack.ts";
 /** The permission to start a program natively: a foreign call goes around `--allow-run`. */
 
 /** Variables with which a program runs other code than its own, as Deno has them. */
@@ -16,13 +17,17 @@ export function requireRun(file: string, environment: readonly string[], action:
   let { state } = Deno.permissions.querySync(wanted);
   if (state === "prompt") ({ state } = Deno.permissions.requestSync(wanted));
   if (state !== "granted") {
-    throw new Deno.errors.NotCapable(
-      `Cannot ${action}: requires run access to "${file}", run again with the --allow-run flag`,
+    throw atCaller(
+      new Deno.errors.NotCapable(
+        `Cannot ${action}: requires run access to "${file}", run again with the --allow-run flag`,
+      ),
     );
   }
   const loader = environment.find(isLoaderVariable);
   if (loader !== undefined && Deno.permissions.querySync({ name: "run" }).state !== "granted") {
     const name = loader.slice(0, loader.indexOf("="));
-    throw new Deno.errors.NotCapable(`Cannot ${action}: requires --allow-run without a list, for ${name} is set`);
+    throw atCaller(
+      new Deno.errors.NotCapable(`Cannot ${action}: requires --allow-run without a list, for ${name} is set`),
+    );
   }
 }

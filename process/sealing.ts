@@ -3,13 +3,20 @@
  * side. What cannot be cloned is found then, too.
  */
 
+import { atCaller } from "../internal/stack.ts";
+
 /**
  * Returns a structured clone.
  *
  * @throws {DOMException} If there is none (`DataCloneError`); what a getter throws stays as it is.
  */
 export function cloneOf(value: unknown): unknown {
-  return isPrimitive(value) ? value : structuredClone(value);
+  if (isPrimitive(value)) return value;
+  try {
+    return structuredClone(value);
+  } catch (error) {
+    throw error instanceof DOMException ? atCaller(error) : error;
+  }
 }
 
 /** Nothing in it can change, or be refused; functions and symbols can be. */

@@ -4,6 +4,7 @@ import { TcpConn } from "../tcp/tcp_conn.ts";
 import { TcpListener, wrapListener } from "../tcp/tcp_listener.ts";
 import { NativeListener } from "../tcp/native_listener.ts";
 import { engineSupport } from "../internal/engine.ts";
+import { atCaller } from "../internal/stack.ts";
 import { checkOptions, quote } from "../internal/validate.ts";
 import { reactor } from "../mux/reactor.ts";
 import type { MovableSocket } from "./moving.ts";
@@ -394,10 +395,13 @@ class Server {
   }
 }
 
-/** What a peer can cause at any time. */
+/** What a peer can cause at any time; of a connection that came as its streams the error is a cause. */
 function isPeersFault(error: unknown): boolean {
   const { ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut } = Deno.errors;
-  return [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) => error instanceof of);
+  const isOne = [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) =>
+    error instanceof of
+  );
+  return isOne || (error instanceof Error && error.cause !== undefined && isPeersFault(error.cause));
 }
 
 function reset(conn: TcpConn): void {
@@ -445,11 +449,15 @@ let server: Server | undefined;
  * ```
  */
 export function serve(handler: ServeHandler, options: ServeOptions = {}): Promise<void> {
-  if (typeof handler !== "function") throw new TypeError(`handler must be a function, received ${quote(handler)}`);
+  if (typeof handler !== "function") {
+    throw atCaller(new TypeError(`handler must be a function, received ${quote(handler)}`));
+  }
   checkOptions(options);
   const { onError = (error: unknown) => console.error(error) } = options;
-  if (typeof onError !== "function") throw new TypeError(`onError must be a function, received ${quote(onError)}`);
-  if (server !== undefined) throw new Error("Cannot serve: this child serves already");
+  if (typeof onError !== "function") {
+    throw atCaller(new TypeError(`onError must be a function, received ${quote(onError)}`));
+  }
+  if (server !== undefined) throw atCaller(new Error("Cannot serve: this child serves already"));
   const port = thePort();
   // What it waits with is opened before connections come: threads have one table of descriptors, which they may fill.
   if (engineSupport().engine === "native") reactor();

@@ -11,6 +11,7 @@ import { type FileStatus, isSameFile, statusOf } from "../internal/file_status.t
 import { libc } from "../internal/libc.ts";
 import { SOCK_CLOEXEC, SOCK_NONBLOCK } from "../internal/socket.ts";
 import { syscall } from "../internal/syscall.ts";
+import { atCaller } from "../internal/stack.ts";
 
 // sys/socket.h, sys/un.h, asm-generic/fcntl.h, sys/file.h
 const AF_UNIX = 1;
@@ -41,7 +42,7 @@ export type FileIdentity = Pick<FileStatus, "device" | "inode">;
 export function unixAddress(path: string): Uint8Array<ArrayBuffer> {
   const bytes = cString(path, "path");
   if (bytes.length > SUN_PATH_SIZE) {
-    throw new RangeError(`path must have less than ${SUN_PATH_SIZE} bytes, received "${path}"`);
+    throw atCaller(new RangeError(`path must have less than ${SUN_PATH_SIZE} bytes, received "${path}"`));
   }
   const sockaddr = new Uint8Array(PATH_AT + bytes.length);
   sockaddr[0] = AF_UNIX;
@@ -104,14 +105,14 @@ export function removeFile(path: string, file: FileIdentity | undefined): void {
 export function socketAt(path: string): FileStatus | undefined {
   const found = statusOf(path, false);
   if (found === undefined || found.type === "socket") return found;
-  throw new Deno.errors.AlreadyExists(`Cannot listen on ${path}: there is a file that is no socket`);
+  throw atCaller(new Deno.errors.AlreadyExists(`Cannot listen on ${path}: there is a file that is no socket`));
 }
 
 function removeUnserved(path: string): void {
   const found = socketAt(path);
   if (found === undefined) return;
   if (found.uid !== libc.getuid()) {
-    throw new Deno.errors.PermissionDenied(`Cannot listen on ${path}: there is another user's socket`);
+    throw atCaller(new Deno.errors.PermissionDenied(`Cannot listen on ${path}: there is another user's socket`));
   }
   if (isServed(path)) {
     throw socketError(`listen on ${path}`, new SyscallError("bind", "EADDRINUSE"));
@@ -165,7 +166,7 @@ function lock(fd: number, path: string): void {
       if (!(error instanceof SyscallError && error.code === "EAGAIN")) return;
     }
     if (tries === LOCK_TRIES) {
-      throw new Deno.errors.Busy(`Cannot listen on ${path}: its folder is locked by another program (flock)`);
+      throw atCaller(new Deno.errors.Busy(`Cannot listen on ${path}: its folder is locked by another program (flock)`));
     }
     libc.usleep(1_000);
   }

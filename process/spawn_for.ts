@@ -3,6 +3,7 @@
 import { resolve } from "node:path/posix";
 import { isText } from "../internal/c_string.ts";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
 import { Timer } from "../internal/timer.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
@@ -107,7 +108,7 @@ class NativeProgram extends ProgramChild {
   constructor(conn: TcpConn, program: Program, stderr: "inherit" | "null", action: string) {
     super(program.command);
     const { fd } = conn;
-    if (fd === undefined) throw new Deno.errors.BadResource(`Cannot ${action}: the connection is closed`);
+    if (fd === undefined) throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: the connection is closed`));
     const error = stderr === "null" ? openNull() : undefined;
     // A program expects calls that wait. The flag is the socket's own, whoever has a copy of its descriptor.
     const flags = syscall("fcntl", fd, F_GETFL, 0);
@@ -128,7 +129,9 @@ class NativeProgram extends ProgramChild {
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
     const number = signalNumber(signal);
-    if (number === undefined) throw new TypeError(`signal must be the name of a signal, received ${quote(signal)}`);
+    if (number === undefined) {
+      throw atCaller(new TypeError(`signal must be the name of a signal, received ${quote(signal)}`));
+    }
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
@@ -259,8 +262,10 @@ function checkSearch({ command, cwd, environment }: Program, action: string): vo
   if (cwd === undefined || command.includes("/") || !hasRelativeFolders(environment)) return;
   const { state, partial } = Deno.permissions.querySync({ name: "run" });
   if (state === "granted" && !partial) return;
-  throw new Deno.errors.NotCapable(
-    `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+  throw atCaller(
+    new Deno.errors.NotCapable(
+      `Cannot ${action}: requires --allow-run without a list, for PATH has relative folders and cwd is given`,
+    ),
   );
 }
 
@@ -276,20 +281,22 @@ interface Checked extends Pick<Program, "command" | "args" | "cwd"> {
 
 function checkProgram(command: unknown, options: SpawnForOptions): Checked {
   if (!isText(command) || command === "") {
-    throw new TypeError(`command must be the name or path of a program, received ${quote(command)}`);
+    throw atCaller(new TypeError(`command must be the name or path of a program, received ${quote(command)}`));
   }
   const { args = [], env = {}, cwd, stderr = "inherit" }: { [K in keyof SpawnForOptions]: unknown } = options;
   const list: unknown[] = Array.isArray(args) ? [...args] : [undefined];
   if (!list.every(isText)) {
-    throw new TypeError(`args must be an array of strings without zeros and lone surrogates, received ${quote(args)}`);
+    throw atCaller(
+      new TypeError(`args must be an array of strings without zeros and lone surrogates, received ${quote(args)}`),
+    );
   }
   const variables: [string, unknown][] = typeof env === "object" && env !== null ? Object.entries(env) : [["", env]];
   if (!variables.every(isVariable)) {
-    throw new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`);
+    throw atCaller(new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`));
   }
-  if (cwd !== undefined && !isText(cwd)) throw new TypeError(`cwd must be a path, received ${quote(cwd)}`);
+  if (cwd !== undefined && !isText(cwd)) throw atCaller(new TypeError(`cwd must be a path, received ${quote(cwd)}`));
   if (stderr !== "inherit" && stderr !== "null") {
-    throw new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`);
+    throw atCaller(new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`));
   }
   return { command, args: list, cwd, env: Object.fromEntries(variables), stderr };
 }
@@ -340,7 +347,7 @@ function checkProgram(command: unknown, options: SpawnForOptions): Checked {
  * ```
  */
 export function spawnFor(conn: TcpConn, command: string, options: SpawnForOptions = {}): Child {
-  if (!(conn instanceof TcpConn)) throw new TypeError(`conn must be a TcpConn, received ${quote(conn)}`);
+  if (!(conn instanceof TcpConn)) throw atCaller(new TypeError(`conn must be a TcpConn, received ${quote(conn)}`));
   checkOptions(options);
   const program = checkProgram(command, options);
   const action = `start ${command}${program.cwd === undefined ? "" : ` in ${program.cwd}`}`;

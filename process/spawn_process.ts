@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { isText } from "../internal/c_string.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { enterChild } from "../internal/ledger.ts";
 import { Timer } from "../internal/timer.ts";
 import { Unload, whenUnloaded } from "../internal/unload.ts";
 import { checkDuration, checkOptions, quote } from "../internal/validate.ts";
@@ -30,6 +31,7 @@ import { requireRun } from "./run_permission.ts";
 import type { Received } from "./scm.ts";
 import { keepChildStatus } from "./sigchld.ts";
 import type { UnixSocket } from "./unix_socket.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** {@linkcode Child} as a process. */
 export class ProcessChild implements Child {
@@ -82,6 +84,7 @@ export class ProcessChild implements Child {
     }
     // It ends with this process; with a program that is run again in the same one, it is ended.
     const forget = [
+      enterChild(this.pid),
       whenUnloaded(Unload.END, () => this.kill()),
       whenUnloaded(Unload.AWAIT, () => awaitEnd(this.pid)),
     ];
@@ -130,7 +133,9 @@ export class ProcessChild implements Child {
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
     const number = signalNumber(signal);
-    if (number === undefined) throw new TypeError(`signal must be the name of a signal, received ${quote(signal)}`);
+    if (number === undefined) {
+      throw atCaller(new TypeError(`signal must be the name of a signal, received ${quote(signal)}`));
+    }
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
@@ -176,7 +181,7 @@ export class ProcessChild implements Child {
       socket.close();
       if (isHello || first === undefined || first.data.length === 0) return undefined;
       this.kill();
-      return new TypeError("Cannot receive: not a message of this library");
+      return atCaller(new TypeError("Cannot receive: not a message of this library"));
     }
     const { promise, resolve } = Promise.withResolvers<Error | undefined>();
     this.link.attach(new ProcessTransport(socket, this.link, resolve));
@@ -213,10 +218,10 @@ function checkProcessOptions(options: ProcessOptions): Checked {
   const { args, flags, env = {}, cwd, stdout, stderr }: { [K in keyof ProcessOptions]: unknown } = options;
   const variables: [string, unknown][] = typeof env === "object" && env !== null ? Object.entries(env) : [["", env]];
   if (!variables.every(isVariable)) {
-    throw new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`);
+    throw atCaller(new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`));
   }
   if (cwd !== undefined && !(cwd instanceof URL) && !isText(cwd)) {
-    throw new TypeError(`cwd must be a path or a URL, received ${quote(cwd)}`);
+    throw atCaller(new TypeError(`cwd must be a path or a URL, received ${quote(cwd)}`));
   }
   const checked = {
     args: texts("args", args),
@@ -231,7 +236,7 @@ function checkProcessOptions(options: ProcessOptions): Checked {
   const permission = /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/;
   const flag = checked.flags.find((flag) => permission.test(flag));
   if (flag !== undefined) {
-    throw new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`);
+    throw atCaller(new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`));
   }
   return checked;
 }
@@ -239,8 +244,10 @@ function checkProcessOptions(options: ProcessOptions): Checked {
 function texts(name: string, value: unknown = []): string[] {
   const list: unknown[] = Array.isArray(value) ? [...value] : [undefined];
   if (list.every(isText)) return list;
-  throw new TypeError(
-    `${name} must be an array of strings without zeros and lone surrogates, received ${quote(value)}`,
+  throw atCaller(
+    new TypeError(
+      `${name} must be an array of strings without zeros and lone surrogates, received ${quote(value)}`,
+    ),
   );
 }
 
@@ -250,7 +257,7 @@ function isVariable(variable: [string, unknown]): variable is [string, string] {
 
 function outputTo(name: "stdout" | "stderr", to: unknown = "inherit"): OutputTo {
   if (to === "inherit" || to === "null" || to === "piped") return to;
-  throw new TypeError(`${name} must be "inherit", "null" or "piped", received ${quote(to)}`);
+  throw atCaller(new TypeError(`${name} must be "inherit", "null" or "piped", received ${quote(to)}`));
 }
 
 /**

@@ -3,21 +3,17 @@
 /** The largest chunk, in bytes. */
 export const CHUNK = 64 * 1024;
 
-/** A buffer for the next chunk, shared by all connections of the isolate; `undefined` once a chunk keeps it. */
+/** The buffer that the next chunk is received into, shared by all connections of the isolate. */
 let spare: Uint8Array<ArrayBuffer> | undefined;
 
-/**
- * Receives a chunk, without waiting.
- *
- * @param receive Fills a buffer, and returns the number of bytes, `null` at end-of-file, `undefined` if it would block.
- * @returns The bytes, in memory of their own.
- */
-export function receiveChunk(
-  receive: (p: Uint8Array<ArrayBuffer>) => number | null | undefined,
-): Uint8Array<ArrayBuffer> | null | undefined {
-  const p = spare ??= new Uint8Array(CHUNK);
-  const n = receive(p);
-  if (typeof n !== "number") return n;
+/** Returns a buffer to receive a chunk into, to be used before anything else runs. */
+export function chunkBuffer(): Uint8Array<ArrayBuffer> {
+  return spare ??= new Uint8Array(CHUNK);
+}
+
+/** Returns the first `n` bytes of {@linkcode chunkBuffer}, in memory of their own. */
+export function takeChunk(n: number): Uint8Array<ArrayBuffer> {
+  const p = chunkBuffer();
   // A small message must not hold a large buffer, and a large one must not be copied.
   if (n < CHUNK / 2) return p.slice(0, n);
   spare = undefined;

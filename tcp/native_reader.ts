@@ -9,12 +9,13 @@
 import { sizeOf } from "../internal/bytes.ts";
 import { interruptedError, socketError } from "../internal/errors.ts";
 import { MSG_PEEK } from "../internal/socket.ts";
+import { atCaller, rejectAtAwait } from "../internal/stack.ts";
 import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import type { NativeSocket } from "../mux/native_socket.ts";
-import { receiveChunk } from "./chunk.ts";
+import { chunkBuffer, takeChunk } from "./chunk.ts";
 
 interface Read extends Waiter<number | null> {
   readonly p: Uint8Array;
@@ -26,6 +27,11 @@ interface ChunkRead extends Waiter<Uint8Array<ArrayBuffer> | null> {
   readonly p: undefined;
   readonly flags: 0;
 }
+
+type Resolve = (read: number | Uint8Array<ArrayBuffer> | null) => void;
+
+/** In the place of a buffer: the call is a `readChunk`. */
+const NO_BUFFER = new Uint8Array(0);
 
 /** Reads of one connection, in order. */
 export class NativeReader {
@@ -42,15 +48,14 @@ export class NativeReader {
    * usual case, and all it costs is one promise.
    */
   #p: Uint8Array | undefined;
-  #resolve!: (n: number | null) => void;
+  #resolve!: Resolve;
   #reject!: (reason: unknown) => void;
-  readonly #capture = (resolve: (n: number | null) => void, reject: (reason: unknown) => void): void => {
-    this.#resolve = resolve;
+  readonly #capture = (resolve: (read: never) => void, reject: (reason: unknown) => void): void => {
+    this.#resolve = resolve as Resolve;
     this.#reject = reject;
   };
   /** All others. */
   readonly #line = new WaiterQueue<Read | ChunkRead>();
-  readonly #receiveInto = (p: Uint8Array): number | null | undefined => this.#receive(p, 0);
   #deferred = false;
   #ref = true;
 
@@ -87,9 +92,25 @@ export class NativeReader {
 
   /** Reads into new memory, and holds none while it waits. */
   readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
-    const waiter = new Waiter<Uint8Array<ArrayBuffer> | null>(undefined, () => {});
-    this.#enter(Object.assign(waiter, { p: undefined, flags: 0 } as const));
-    return waiter.promise;
+    if (this.#p !== undefined || this.#lineHolds) {
+      const waiter = new Waiter<Uint8Array<ArrayBuffer> | null>(undefined, () => {});
+      this.#enter(Object.assign(waiter, { p: undefined, flags: 0 } as const));
+      return waiter.promise;
+    }
+    if (this.#readable && this.#reactor.mayProceed()) {
+      try {
+        const chunk = this.#receiveChunk();
+        if (chunk !== undefined) return Promise.resolve(chunk);
+      } catch (error) {
+        return Promise.reject(error);
+      }
+    }
+    const refusal = this.#socket.register();
+    if (refusal !== undefined) return Promise.reject(refusal);
+    this.#p = NO_BUFFER;
+    this.#reactor.hold(this.#ref);
+    if (this.#readable) this.#defer();
+    return new Promise(this.#capture);
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
@@ -118,7 +139,7 @@ export class NativeReader {
   close(): void {
     if (this.#p !== undefined) {
       this.#release();
-      this.#reject(this.#interrupted(0));
+      rejectAtAwait(this.#resolve, this.#reject, this.#interrupted(0));
     }
     for (const read of this.#line.drain()) read.reject(this.#interrupted(read.flags));
     this.#updateLineHold();
@@ -172,13 +193,13 @@ export class NativeReader {
     const p = this.#p;
     if (p !== undefined && this.#readable) {
       try {
-        const n = this.#receive(p, 0);
+        const n = p === NO_BUFFER ? this.#receiveChunk() : this.#receive(p, 0);
         if (n === undefined) return;
         this.#release();
         this.#resolve(n);
       } catch (error) {
         this.#release();
-        this.#reject(error);
+        rejectAtAwait(this.#resolve, this.#reject, error);
       }
     }
     if (this.#lineHolds) this.#serveLine();
@@ -202,7 +223,7 @@ export class NativeReader {
   /** Returns false if nothing is there. */
   #serveOne(read: Read | ChunkRead): boolean {
     if (read.p === undefined) {
-      const chunk = receiveChunk(this.#receiveInto);
+      const chunk = this.#receiveChunk();
       if (chunk !== undefined) read.resolve(chunk);
       return chunk !== undefined;
     }
@@ -211,11 +232,16 @@ export class NativeReader {
     return n !== undefined;
   }
 
+  #receiveChunk(): Uint8Array<ArrayBuffer> | null | undefined {
+    const n = this.#receive(chunkBuffer(), 0);
+    return typeof n === "number" ? takeChunk(n) : n;
+  }
+
   /** recv(2); `undefined` if nothing is there. */
   #receive(p: Uint8Array, flags: number): number | null | undefined {
     const length = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
-    if (length === 0) throw new TypeError("p was resized or transferred away while the read waited");
+    if (length === 0) throw atCaller(new TypeError("p was resized or transferred away while the read waited"));
     const n = receive(this.#socket.fd, p, flags);
     if (n > 0) {
       if (n < Math.min(length, LARGEST_TRANSFER) && flags === 0 && !this.#mayHideMore) this.#readable = false;

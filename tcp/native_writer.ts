@@ -7,6 +7,7 @@
 import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { interruptedError, socketError, SyscallError } from "../internal/errors.ts";
 import { MSG_NOSIGNAL } from "../internal/socket.ts";
+import { atCaller } from "../internal/stack.ts";
 import { EAGAIN, LARGEST_TRANSFER, syscallError, transmit } from "../internal/syscall.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import type { Reactor } from "../mux/reactor.ts";
@@ -147,7 +148,7 @@ export class NativeWriter {
           continue;
         }
         const size = sizeOf(job.p);
-        if (size === 0) throw new TypeError("p was resized or transferred away while the write waited");
+        if (size === 0) throw atCaller(new TypeError("p was resized or transferred away while the write waited"));
         const n = this.#transmit(job.p, size);
         if (n === undefined) break;
         if (!job.all || n === size) job.resolve(job.all ? job.size : n);

@@ -13,6 +13,58 @@ export interface DirectPipe {
   end: { readonly readError?: unknown; readonly writeError?: unknown } | undefined;
 }
 
+/** What a connection does for its two streams; one object for both, since there are many connections. */
+export interface StreamEnds {
+  pull(controller: ReadableByteStreamController): Promise<void>;
+  cancel(): void;
+  write(chunk: Uint8Array, signal: AbortSignal): Promise<void>;
+  close(): Promise<void>;
+  abort(): void;
+  /** Begins a direct pipe to a stream of other ends; `undefined` if there must be a queue. */
+  beginPipe(from: PipableReadable, to: WritableStream): Promise<void> | undefined;
+}
+
+class Source implements UnderlyingByteSource {
+  readonly type = "bytes";
+  controller!: ReadableByteStreamController;
+
+  constructor(readonly ends: StreamEnds) {}
+
+  start(controller: ReadableByteStreamController): void {
+    this.controller = controller;
+  }
+
+  pull(controller: ReadableByteStreamController): Promise<void> {
+    return this.ends.pull(controller);
+  }
+
+  cancel(): void {
+    this.ends.cancel();
+  }
+}
+
+class Sink implements UnderlyingSink<Uint8Array<ArrayBufferLike>> {
+  controller!: WritableStreamDefaultController;
+
+  constructor(readonly ends: StreamEnds) {}
+
+  start(controller: WritableStreamDefaultController): void {
+    this.controller = controller;
+  }
+
+  write(chunk: Uint8Array, { signal }: WritableStreamDefaultController): Promise<void> {
+    return this.ends.write(chunk, signal);
+  }
+
+  close(): Promise<void> {
+    return this.ends.close();
+  }
+
+  abort(): void {
+    this.ends.abort();
+  }
+}
+
 const { getReader } = ReadableStream.prototype;
 const { getWriter } = WritableStream.prototype;
 
@@ -21,8 +73,7 @@ let settleWritable: (stream: PipableWritable) => void;
 
 /** A byte stream that is pulled only when a consumer asks. */
 export class PipableReadable extends ReadableStream<Uint8Array<ArrayBuffer>> {
-  readonly #controller: ReadableByteStreamController;
-  readonly #begin: (from: PipableReadable, to: WritableStream) => Promise<void> | undefined;
+  readonly #source: Source;
   #reader: ReadableStreamDefaultReader | undefined;
   #pipe: DirectPipe | undefined;
 
@@ -33,27 +84,21 @@ export class PipableReadable extends ReadableStream<Uint8Array<ArrayBuffer>> {
       stream.#reader ??= getReader.call(stream) as ReadableStreamDefaultReader;
       if (end === undefined) return;
       stream.#pipe = undefined;
-      if ("readError" in end) stream.#controller.error(end.readError);
-      else stream.#controller.close();
+      if ("readError" in end) stream.#source.controller.error(end.readError);
+      else stream.#source.controller.close();
       stream.#reader.releaseLock();
     };
   }
 
-  /** `begin` begins a direct pipe, or returns `undefined` if there must be a queue. */
-  constructor(
-    source: UnderlyingByteSource,
-    begin: (from: PipableReadable, to: WritableStream) => Promise<void> | undefined,
-  ) {
-    let own!: ReadableByteStreamController;
-    const start = (controller: ReadableByteStreamController) => void (own = controller);
-    super({ ...source, start } as UnderlyingSource, { highWaterMark: 0 });
-    this.#controller = own;
-    this.#begin = begin;
+  constructor(ends: StreamEnds) {
+    const source = new Source(ends);
+    super(source as UnderlyingSource, { highWaterMark: 0 });
+    this.#source = source;
   }
 
   override pipeTo(destination: WritableStream<Uint8Array<ArrayBuffer>>, options?: StreamPipeOptions): Promise<void> {
     // With options a pipe can end and leave the bytes of a pending read to the next reader, which takes a queue.
-    const direct = options === undefined && !this.locked ? this.#begin(this, destination) : undefined;
+    const direct = options === undefined && !this.locked ? this.#source.ends.beginPipe(this, destination) : undefined;
     return direct ?? super.pipeTo(destination, options);
   }
 
@@ -63,14 +108,13 @@ export class PipableReadable extends ReadableStream<Uint8Array<ArrayBuffer>> {
   }
 
   static fail(stream: PipableReadable, error: unknown): void {
-    stream.#controller.error(error);
+    stream.#source.controller.error(error);
   }
 }
 
-/** A stream that belongs to an owner, who knows what its sink has done. */
+/** A stream that knows whether the program has used it. */
 export class PipableWritable extends WritableStream<Uint8Array<ArrayBufferLike>> {
-  readonly #controller: WritableStreamDefaultController;
-  readonly #owner: object;
+  readonly #sink: Sink;
   #writer: WritableStreamDefaultWriter | undefined;
   #pipe: DirectPipe | undefined;
   #isUsed = false;
@@ -82,17 +126,16 @@ export class PipableWritable extends WritableStream<Uint8Array<ArrayBufferLike>>
       stream.#writer ??= getWriter.call(stream);
       if (end === undefined) return;
       stream.#pipe = undefined;
-      if ("writeError" in end) stream.#controller.error(end.writeError);
+      if ("writeError" in end) stream.#sink.controller.error(end.writeError);
       else stream.#writer.close().catch(() => {});
       stream.#writer.releaseLock();
     };
   }
 
-  constructor(sink: UnderlyingSink<Uint8Array<ArrayBufferLike>>, owner: object) {
-    let own!: WritableStreamDefaultController;
-    super({ ...sink, start: (controller) => void (own = controller) });
-    this.#controller = own;
-    this.#owner = owner;
+  constructor(ends: StreamEnds) {
+    const sink = new Sink(ends);
+    super(sink);
+    this.#sink = sink;
   }
 
   override getWriter(): WritableStreamDefaultWriter<Uint8Array<ArrayBufferLike>> {
@@ -114,10 +157,10 @@ export class PipableWritable extends WritableStream<Uint8Array<ArrayBufferLike>>
     return super.close();
   }
 
-  /** The owner of a stream of this class that the program has not used, so that its queue is empty. */
-  static ownerOfUnused(stream: object): object | undefined {
-    if (!(Object(stream) === stream && #owner in stream)) return undefined;
-    return stream.#isUsed || stream.locked ? undefined : stream.#owner;
+  /** The ends of a stream of this class that the program has not used, so that its queue is empty. */
+  static endsOfUnused(stream: object): StreamEnds | undefined {
+    if (!(Object(stream) === stream && #sink in stream)) return undefined;
+    return stream.#isUsed || stream.locked ? undefined : stream.#sink.ends;
   }
 
   /** Lets the stream belong to a pipe until that has ended. */
@@ -126,7 +169,7 @@ export class PipableWritable extends WritableStream<Uint8Array<ArrayBufferLike>>
   }
 
   static fail(stream: PipableWritable, error: unknown): void {
-    stream.#controller.error(error);
+    stream.#sink.controller.error(error);
   }
 }
 

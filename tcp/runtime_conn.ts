@@ -10,6 +10,7 @@ import { RuntimeReader } from "./runtime_reader.ts";
 import { RuntimeWriter } from "./runtime_writer.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
 /** {@linkcode ConnDriver} over a `Deno.TcpConn`. */
@@ -172,7 +173,9 @@ export class RuntimeConn implements ConnDriver, Pollable {
   checkMove(): void {
     this.#checkOpen("move");
     if (this.#reader.isWaiting || this.#writer.isWaiting) {
-      throw new Deno.errors.Busy(`Cannot move ${this.#name} while a call waits: await it first, or use --allow-ffi`);
+      throw atCaller(
+        new Deno.errors.Busy(`Cannot move ${this.#name} while a call waits: await it first, or use --allow-ffi`),
+      );
     }
   }
 

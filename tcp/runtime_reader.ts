@@ -9,6 +9,7 @@
 
 import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
+import { again, atCaller, rejectAtAwait } from "../internal/stack.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import { CHUNK } from "./chunk.ts";
@@ -62,7 +63,7 @@ export class RuntimeReader {
     this.#direct = false;
     if (n === null) this.#finished = true;
     // Deno has written to the memory that was the buffer's.
-    if (n !== null && n > sizeOf(this.#p)) this.#reject(this.#movedError());
+    if (n !== null && n > sizeOf(this.#p)) rejectAtAwait(this.#resolve, this.#reject, this.#movedError());
     else this.#resolve(n);
     this.#pump();
     this.onChange?.();
@@ -74,7 +75,8 @@ export class RuntimeReader {
     // Memory that was given back cannot be written to.
     const isMoved = codeOf(error) === "EFAULT";
     this.#hasFailed ||= !isMoved;
-    this.#reject(isMoved ? this.#movedError() : fromRuntimeError(error, `read from ${this.#name}`, "recv"));
+    const failure = isMoved ? this.#movedError() : fromRuntimeError(error, `read from ${this.#name}`, "recv");
+    rejectAtAwait(this.#resolve, this.#reject, failure);
     this.#pump();
     this.onChange?.();
   };
@@ -170,7 +172,7 @@ export class RuntimeReader {
     if (this.#direct) {
       // Deno's own read ends with the connection, which close() may keep for what is still to be sent.
       this.#direct = false;
-      this.#reject(this.#interrupted(false));
+      rejectAtAwait(this.#resolve, this.#reject, this.#interrupted(false));
     }
     for (const read of this.#waiting.drain()) read.reject(this.#interrupted(read.peek));
   }
@@ -234,7 +236,7 @@ export class RuntimeReader {
     if (this.#failure !== undefined) {
       const failure = this.#failure;
       this.#failure = undefined;
-      throw failure;
+      throw again(failure);
     }
     return this.#finished ? null : undefined;
   }
@@ -292,7 +294,9 @@ export class RuntimeReader {
   }
 
   #movedError(): Error {
-    return new TypeError(`Cannot read from ${this.#name}: p was resized or transferred away while the read waited`);
+    return atCaller(
+      new TypeError(`Cannot read from ${this.#name}: p was resized or transferred away while the read waited`),
+    );
   }
 
   #interrupted(peek: boolean): Error {

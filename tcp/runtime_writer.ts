@@ -9,6 +9,7 @@
 
 import { copyOf, plainOf, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { again, atCaller } from "../internal/stack.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
@@ -287,7 +288,7 @@ export class RuntimeWriter {
   #throwFailure(): void {
     const failure = this.#failure;
     this.#failure = undefined;
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw again(failure);
   }
 
   #failed(error: unknown): Error {
@@ -314,5 +315,5 @@ function checkSize(p: Uint8Array, size: number): void {
 }
 
 function movedError(): Error {
-  return new TypeError("p was resized or transferred away while the write waited");
+  return atCaller(new TypeError("p was resized or transferred away while the write waited"));
 }

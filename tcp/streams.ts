@@ -9,15 +9,16 @@
  * driver to driver, which saves an idle connection the memory of two streams.
  */
 
+import { atCaller } from "../internal/stack.ts";
 import { checkBytes } from "../internal/validate.ts";
 import type { ConnDriver } from "./driver.ts";
-import { type DirectPipe, PipableReadable, PipableWritable } from "./pipable.ts";
+import { type DirectPipe, PipableReadable, PipableWritable, type StreamEnds } from "./pipable.ts";
 
 /** The part of a connection that its streams use. */
 type Duplex = Pick<ConnDriver, "read" | "readChunk" | "writeAll" | "closeWrite" | "close">;
 
 /** The two streams of one connection, each made when it is first asked for. */
-export class ConnStreams {
+export class ConnStreams implements StreamEnds {
   readonly #conn: Duplex;
   readonly #cancelCloses: boolean;
   #readable: PipableReadable | undefined;
@@ -44,11 +45,7 @@ export class ConnStreams {
 
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
     if (this.#readable === undefined) {
-      this.#readable = new PipableReadable({
-        type: "bytes",
-        pull: (controller) => this.#pull(controller),
-        cancel: () => this.#cancel(),
-      }, (from, to) => this.#beginPipe(from, to));
+      this.#readable = new PipableReadable(this);
       if (this.#pipeOut !== undefined) PipableReadable.join(this.#readable, this.#pipeOut);
     }
     return this.#readable;
@@ -56,11 +53,7 @@ export class ConnStreams {
 
   get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
     if (this.#writable === undefined) {
-      this.#writable = new PipableWritable({
-        write: (chunk, { signal }) => this.#attempt(() => this.#write(chunk, signal)),
-        close: () => this.#attempt(() => this.#endWrite()),
-        abort: () => this.#conn.close(),
-      }, this);
+      this.#writable = new PipableWritable(this);
       if (this.#pipeIn !== undefined) PipableWritable.join(this.#writable, this.#pipeIn);
     }
     return this.#writable;
@@ -72,9 +65,8 @@ export class ConnStreams {
     if (this.#writable !== undefined) PipableWritable.fail(this.#writable, error);
   }
 
-  /** Begins a pipe that does without queues; `undefined` if a queue may hold something, or the other end has none. */
-  #beginPipe(from: PipableReadable, destination: WritableStream): Promise<void> | undefined {
-    const to = PipableWritable.ownerOfUnused(destination);
+  beginPipe(from: PipableReadable, destination: WritableStream): Promise<void> | undefined {
+    const to = PipableWritable.endsOfUnused(destination);
     if (!(to instanceof ConnStreams) || this.#isRead || to.#isWritten || to.#writeDone) return undefined;
     const pipe: DirectPipe = { end: undefined };
     PipableReadable.join(from, pipe);
@@ -101,15 +93,15 @@ export class ConnStreams {
       const failure = (isWriting ? to : this).#failed(error);
       pipe.end = isWriting ? { writeError: failure } : { readError: failure, writeError: failure };
       if (!isWriting) to.#conn.close();
-      else if (!this.#readDone) this.#cancel();
+      else if (!this.#readDone) this.cancel();
       throw failure;
     }
   }
 
-  async #pull(controller: ReadableByteStreamController): Promise<void> {
+  async pull(controller: ReadableByteStreamController): Promise<void> {
     this.#isRead = true;
     // The platform's own consumers, such as Response, do not ask whether the stream is locked by a direct pipe.
-    if (this.#pipeOut !== undefined) throw new TypeError("The stream belongs to a pipe");
+    if (this.#pipeOut !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
     const request = controller.byobRequest;
     const view = request?.view;
     try {
@@ -131,21 +123,37 @@ export class ConnStreams {
     }
   }
 
-  #cancel(): void {
+  cancel(): void {
     this.#cancelled = true;
     if (this.#cancelCloses) this.#conn.close();
     else this.#finishRead();
   }
 
-  async #write(chunk: Uint8Array, signal: AbortSignal): Promise<void> {
-    if (!this.#isWritten) {
-      this.#isWritten = true;
-      // At once: the sink's own abort() waits for a write, which may never end.
-      signal.addEventListener("abort", () => this.#conn.close());
+  async write(chunk: Uint8Array, signal: AbortSignal): Promise<void> {
+    try {
+      if (!this.#isWritten) {
+        this.#isWritten = true;
+        // At once: the sink's own abort() waits for a write, which may never end.
+        signal.addEventListener("abort", () => this.#conn.close());
+      }
+      if (this.#pipeIn !== undefined) throw atCaller(new TypeError("The stream belongs to a pipe"));
+      checkBytes(chunk, "chunk");
+      await this.#conn.writeAll(chunk, undefined);
+    } catch (error) {
+      throw this.#failed(error);
     }
-    if (this.#pipeIn !== undefined) throw new TypeError("The stream belongs to a pipe");
-    checkBytes(chunk, "chunk");
-    await this.#conn.writeAll(chunk, undefined);
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.#endWrite();
+    } catch (error) {
+      throw this.#failed(error);
+    }
+  }
+
+  abort(): void {
+    this.#conn.close();
   }
 
   async #endWrite(): Promise<void> {
@@ -153,14 +161,6 @@ export class ConnStreams {
     await this.#conn.closeWrite();
     this.#writeDone = true;
     this.#closeIfDone();
-  }
-
-  async #attempt(call: () => Promise<void>): Promise<void> {
-    try {
-      await call();
-    } catch (error) {
-      throw this.#failed(error);
-    }
   }
 
   /** A direction that fails ends the connection. */

@@ -20,6 +20,7 @@ import { connect } from "./connect.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { NativeConn } from "./native_conn.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import { ConnStreams } from "./streams.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
@@ -147,7 +148,9 @@ export class TcpConn implements Deno.TcpConn {
   }
 
   private constructor(driver: ConnDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpConn.connect or TcpListener.accept");
+    if (driver === undefined) {
+      throw atCaller(new TypeError("Illegal constructor: use TcpConn.connect or TcpListener.accept"));
+    }
     this.#driver = driver;
   }
 
@@ -554,7 +557,7 @@ export class TcpConn implements Deno.TcpConn {
    */
   shutdown(how: "read" | "write" | "both"): void {
     if (how !== "read" && how !== "write" && how !== "both") {
-      throw new TypeError(`how must be "read", "write" or "both", received ${quote(how)}`);
+      throw atCaller(new TypeError(`how must be "read", "write" or "both", received ${quote(how)}`));
     }
     this.#driver.shutdown(how);
   }
@@ -831,7 +834,7 @@ export function wrapConn(driver: ConnDriver): TcpConn {
 function checkKeepAlive(value: unknown): { on: boolean; times: KeepAliveTimes | undefined } {
   if (typeof value === "boolean") return { on: value, times: undefined };
   if (typeof value !== "object" || value === null) {
-    throw new TypeError(`keepAlive must be a boolean or an object, received ${quote(value)}`);
+    throw atCaller(new TypeError(`keepAlive must be a boolean or an object, received ${quote(value)}`));
   }
   const given = value as KeepAliveTimes;
   const idle = optional(given.idle, (value) => checkInteger(value, "idle", 1, 32767));

@@ -3,6 +3,7 @@
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkHostname,
@@ -151,7 +152,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   }
 
   private constructor(driver: ListenerDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use TcpListener.bind");
+    if (driver === undefined) throw atCaller(new TypeError("Illegal constructor: use TcpListener.bind"));
     this.#driver = driver;
   }
 
@@ -178,12 +179,12 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * console.log(`listening on port ${listener.addr.port}`);
    * ```
    */
-  static bind(options: TcpListenOptions = {}): TcpListener {
+  static bind(options: TcpListenOptions): TcpListener {
     checkOptions(options);
-    // With every option optional, what is meant for a Unix socket of Deno.listen would open a port.
+    // Every option is optional, so options for a Unix socket of Deno.listen would open a port.
     const { transport = "tcp" } = options as { transport?: unknown };
-    if (transport !== "tcp") throw new TypeError(`transport must be "tcp", received ${quote(transport)}`);
-    const port = checkPort(options.port ?? 0);
+    if (transport !== "tcp") throw atCaller(new TypeError(`transport must be "tcp", received ${quote(transport)}`));
+    const port = checkPort(options.port === undefined ? 0 : options.port);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
     const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");
@@ -200,7 +201,7 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
     };
     const { onAcceptError } = options;
     if (onAcceptError !== undefined && typeof onAcceptError !== "function") {
-      throw new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`);
+      throw atCaller(new TypeError(`onAcceptError must be a function, received ${quote(onAcceptError)}`));
     }
     const engine = chooseEngine(options.engine, "bind TCP listener");
     if (engine === "native") {

@@ -8,6 +8,7 @@ import { refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveAll } from "../internal/resolve.ts";
 import { addressOf, getSocketOption, setSocketOption } from "../internal/socket.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
 import {
   checkDuration,
@@ -102,7 +103,7 @@ export class TcpSocket implements Disposable {
    */
   static open(family: "IPv4" | "IPv6"): TcpSocket {
     if (family !== "IPv4" && family !== "IPv6") {
-      throw new TypeError(`family must be "IPv4" or "IPv6", received ${quote(family)}`);
+      throw atCaller(new TypeError(`family must be "IPv4" or "IPv6", received ${quote(family)}`));
     }
     chooseEngine("native", "open TCP socket");
     try {

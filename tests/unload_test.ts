@@ -3,7 +3,7 @@
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { deadline } from "@std/async";
-import { NATIVE } from "./_process.ts";
+import { descriptorLinks, internetSockets, NATIVE } from "./_process.ts";
 import { encode, eventually, readText, ROOT, run } from "./_util.ts";
 
 /** Free ports in a row, below those that the kernel gives to clients. */
@@ -88,6 +88,12 @@ class Watched implements AsyncDisposable {
     }).sort();
   }
 
+  /** Its TCP and UDP sockets. */
+  internetLinks(): string[] {
+    const known = internetSockets();
+    return descriptorLinks(this.pid).filter((link) => known.has(link));
+  }
+
   /** Its children. */
   children(): string[] {
     return Deno.readTextFileSync(`/proc/${this.pid}/task/${this.pid}/children`).trim().split(" ").filter((pid) => pid);
@@ -141,7 +147,7 @@ const EVERYTHING = `
     \${more}
     for await (const _ of parent().messages());\`);
   const children = [spawnProcess(child(port + 5))];
-  if (THREADS) children.push(spawnWorker(child(port + 4)), spawnWorker(child(port + 6, "while (true);")));
+  if (THREADS) children.push(spawnWorker(child(port + 4)), spawnWorker(child(port + 6, BUSY ? "while (true);" : "")));
   for (const child of children) await child.messages().next();
 
   const module = "data:text/javascript," + encodeURIComponent(\`
@@ -160,7 +166,7 @@ for (const threads of [false, true]) {
     ignore: !NATIVE,
     async fn() {
       const port = freePorts(PORTS);
-      const source = `const THREADS = ${threads};\n${EVERYTHING}`;
+      const source = `const [THREADS, BUSY] = [${threads}, ${threads}];\n${EVERYTHING}`;
       await using watched = new Watched(source, port);
       let before = 0;
       const clients: TcpConn[] = [];
@@ -173,8 +179,9 @@ for (const threads of [false, true]) {
           if (at === 0) clients.push(client);
           else client.close();
         }
-        // The runtime keeps descriptors of its own of a Worker that was terminated.
-        const isOpen = () => watched.links().filter((link) => !threads || link.startsWith("socket")).length;
+        // The runtime keeps descriptors of its own of a Worker that was terminated, and inert sockets take the place of
+        // those of a thread that never ends.
+        const isOpen = () => (threads ? watched.internetLinks() : watched.links()).length;
         if (i === 1) before = isOpen();
         // It closes what is its own a moment later.
         if (i > 1) await eventually(() => isOpen() <= before ? true : undefined, 10_000);
@@ -192,6 +199,33 @@ for (const threads of [false, true]) {
     },
   });
 }
+
+Deno.test({
+  name: "a program that has failed and is run again by --watch finds its ports free, and its children gone",
+  ignore: !NATIVE,
+  async fn() {
+    const port = freePorts(PORTS);
+    // The runtime does not end a thread that never returns to its event loop when a program has failed.
+    const source = `const [THREADS, BUSY] = [true, false];\n${EVERYTHING}`;
+    const failures = [
+      `setTimeout(() => { throw new Error("failed"); }, 10);`,
+      `Promise.reject(new Error("failed"));`,
+    ];
+    await using watched = new Watched(`${source}\n${failures[0]}`, port);
+    for (const [i, next] of [failures[1], ""].entries()) {
+      await watched.next();
+      await eventually(() => watched.output.split("Process failed").length > i + 1 ? true : undefined);
+      watched.write(`${source}\n${next}`);
+    }
+    await watched.next();
+    for (const at of [0, 7, 8]) {
+      using client = await TcpConn.connect({ port: port + at });
+      await client.writeAll(encode("hello"));
+      assertEquals(await deadline(readText(client), 10_000), "hello");
+    }
+    assertEquals(watched.children().length, 3);
+  },
+});
 
 Deno.test({
   name: "handlers of unload that a program has added before run with its sockets open, and after with them closed",

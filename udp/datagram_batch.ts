@@ -13,6 +13,7 @@ import {
 } from "../internal/validate.ts";
 import { familyOf, PacketInfo, type Sides } from "./packet_info.ts";
 import { NAME_SIZE, type Peer, Peers } from "./peers.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /**
  * How large a {@linkcode DatagramBatch} is.
@@ -264,7 +265,7 @@ export class DatagramBatch {
    * ```
    */
   address(i: number): Deno.NetAddr {
-    if (this.#memory.nameLengths[this.#check(i)] === 0) throw new TypeError(`Datagram ${i} has no address`);
+    if (this.#memory.nameLengths[this.#check(i)] === 0) throw atCaller(new TypeError(`Datagram ${i} has no address`));
     return addressIn(this.#memory, i);
   }
 
@@ -356,7 +357,7 @@ export class DatagramBatch {
     checkBytes(data, "data");
     const size = sizeOf(data);
     if (size > memory.datagramSize) {
-      throw new RangeError(`data must have at most ${memory.datagramSize} bytes, received ${size}`);
+      throw atCaller(new RangeError(`data must have at most ${memory.datagramSize} bytes, received ${size}`));
     }
     if (peer !== undefined) memory.names.set(peer.sockaddr, i * NAME_SIZE);
     memory.nameLengths[i] = peer?.sockaddr.length ?? 0;
@@ -380,7 +381,7 @@ export class DatagramBatch {
  */
 export function memoryOf(batch: DatagramBatch): BatchMemory {
   const memory = memoryOfBatch(batch);
-  if (sizeOf(memory.data) === 0) throw new TypeError("The batch's memory was transferred away");
+  if (sizeOf(memory.data) === 0) throw atCaller(new TypeError("The batch's memory was transferred away"));
   return memory;
 }
 
@@ -423,7 +424,7 @@ export function checkLocalAddress(options: { localAddress?: string | undefined }
   if (localAddress === undefined) return undefined;
   const hostname = checkHostname(localAddress, "localAddress");
   if (hostKind(hostname) !== "name") return hostname;
-  throw new TypeError(`localAddress must be an IP address, received ${quote(localAddress)}`);
+  throw atCaller(new TypeError(`localAddress must be an IP address, received ${quote(localAddress)}`));
 }
 
 /**
@@ -434,12 +435,14 @@ export function checkLocalAddress(options: { localAddress?: string | undefined }
 export function localPeer(peers: Peers, localAddress: string, to: Peer | undefined): Uint8Array<ArrayBuffer> {
   const local = peers.encode(localAddress, 0)?.sockaddr;
   if (local === undefined) {
-    throw new TypeError(`localAddress has the zone of no interface, received ${quote(localAddress)}`);
+    throw atCaller(new TypeError(`localAddress has the zone of no interface, received ${quote(localAddress)}`));
   }
   if (to !== undefined && familyOf(local) !== familyOf(to.sockaddr)) {
     const family = familyOf(to.sockaddr);
-    throw new TypeError(
-      `localAddress must be an ${family} address, as the destination, received ${quote(localAddress)}`,
+    throw atCaller(
+      new TypeError(
+        `localAddress must be an ${family} address, as the destination, received ${quote(localAddress)}`,
+      ),
     );
   }
   return local;
@@ -453,7 +456,7 @@ function peerAt(memory: BatchMemory, to: { hostname: string; port: number }): Pe
   const peer = memory.peers.encode(hostname, checkPort(port, "port", 1));
   if (peer !== undefined) return peer;
   const problem = hostKind(hostname) === "name" ? "must be an IP address" : "has the zone of no interface";
-  throw new TypeError(`hostname ${problem}, received ${quote(host)}`);
+  throw atCaller(new TypeError(`hostname ${problem}, received ${quote(host)}`));
 }
 
 /** Gives each of the first `capacity` datagrams its place of `datagramSize` bytes. */

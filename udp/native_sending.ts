@@ -15,6 +15,7 @@ import { chargeBatch, kernelBatch } from "./native_batch.ts";
 import { message } from "./native_message.ts";
 import { familyOf } from "./packet_info.ts";
 import { noAddress, type Peer, type Peers } from "./peers.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** What the sending side needs to know of its endpoint. */
 export interface NativeSender {
@@ -109,7 +110,7 @@ export class NativeSending {
    */
   #sendBatch(batch: DatagramBatch, start: number, end: number): number | Error | undefined {
     const memory = memoryOf(batch);
-    if (end > memory.length) throw new TypeError("The batch was changed while the call waited");
+    if (end > memory.length) throw atCaller(new TypeError("The batch was changed while the call waited"));
     // Each time, since what waits for room can be changed, and permissions too.
     const isPermitted = memory.info === undefined && mayReachAll(this.#socket.reactor.moment);
     const permitted = isPermitted ? end : this.#permitBatch(memory, start, end);
@@ -153,8 +154,10 @@ export class NativeSending {
   ): Promise<number> {
     let waits = false;
     const sent = this.#side.call(() => {
-      checkSameLength(p, size);
-      if (waits && to !== undefined) this.#permitPeer(to, localAddress, peer as Peer);
+      if (waits) {
+        checkSameLength(p, size);
+        if (to !== undefined) this.#permitPeer(to, localAddress, peer as Peer);
+      }
       return this.#transmit(p, peer, local);
     }, signal);
     waits = true;
@@ -209,6 +212,7 @@ export class NativeSending {
       const peer = this.#peers.encode(address.hostname, address.port) as Peer;
       this.#permitPeer(to, localAddress, peer);
       if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
+      checkSameLength(p, size);
       return await this.#send(p, size, peer, local, to, localAddress, signal);
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;

@@ -7,6 +7,7 @@
  */
 
 import { AF_INET, AF_INET6, decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
+import { atCaller } from "../internal/stack.ts";
 
 /** Room for a `struct sockaddr_in6`, on a boundary of 8 bytes. */
 export const NAME_SIZE = 32;
@@ -95,7 +96,7 @@ export class Peers {
 
 /** The error for a name where it would have to be looked up, which takes time. */
 export function noAddress(hostname: string): TypeError {
-  return new TypeError(`hostname must be an IP address here, received "${hostname}"`);
+  return atCaller(new TypeError(`hostname must be an IP address here, received "${hostname}"`));
 }
 
 function frozen(hostname: string, port: number): Deno.NetAddr {

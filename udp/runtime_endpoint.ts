@@ -5,6 +5,7 @@ import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, fromRuntimeError, interruptedError, notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { again } from "../internal/stack.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
@@ -432,7 +433,7 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   #throwFailure(): void {
     const failure = this.#failure;
     this.#failure = undefined;
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw again(failure);
   }
 
   #set(action: string, set: (node: NonNullable<RuntimeTransport["node"]>) => void): void {

@@ -18,6 +18,7 @@ import { addressIn, type BatchMemory, type DatagramBatch, dataIn, localIn, memor
 import { noAddress } from "./peers.ts";
 import { certainReason, LARGEST_OVER_IPV4, likelyReason, type Reason, type Sender } from "./runtime_reasons.ts";
 import type { RuntimeTransport } from "./runtime_transport.ts";
+import { again, atCaller } from "../internal/stack.ts";
 
 /** Sends that may be on their way when one more is tried. */
 const MOST_SENDS = 1024;
@@ -110,7 +111,7 @@ export class RuntimeSending implements Sender {
       try {
         signal?.throwIfAborted();
         const memory = memoryOf(batch);
-        if (i >= memory.length) throw new TypeError("The batch was changed while the call waited");
+        if (i >= memory.length) throw atCaller(new TypeError("The batch was changed while the call waited"));
         await this.sendTo(dataIn(memory, i), destinationIn(memory, i), signal);
       } catch (error) {
         if (this.#closed || signal?.aborted || error instanceof TypeError) throw error;
@@ -141,7 +142,7 @@ export class RuntimeSending implements Sender {
   throwFailure(): void {
     const failure = this.#failure;
     this.#failure = undefined;
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw again(failure);
   }
 
   close(): void {

@@ -5,6 +5,7 @@ import { copyOf } from "../internal/bytes.ts";
 import { isText } from "../internal/c_string.ts";
 import { chooseEngine, type Engine, type EngineOption, needsNative } from "../internal/engine.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import { atCaller } from "../internal/stack.ts";
 import {
   checkBoolean,
   checkBytes,
@@ -234,7 +235,7 @@ export class UdpEndpoint {
   }
 
   private constructor(driver: UdpDriver) {
-    if (driver === undefined) throw new TypeError("Illegal constructor: use UdpEndpoint.bind");
+    if (driver === undefined) throw atCaller(new TypeError("Illegal constructor: use UdpEndpoint.bind"));
     this.#driver = driver;
   }
 
@@ -848,7 +849,7 @@ export class UdpEndpoint {
    */
   setMulticastInterface(name: string): void {
     if (!isText(name) || name === "") {
-      throw new TypeError(`name must be the name of an interface, received ${quote(name)}`);
+      throw atCaller(new TypeError(`name must be the name of an interface, received ${quote(name)}`));
     }
     this.#driver.setMulticastInterface(name);
   }
@@ -1021,20 +1022,20 @@ function checkAddress(to: unknown): Deno.NetAddr {
 }
 
 function checkBatch(value: unknown): void {
-  if (!isBatch(value)) throw new TypeError(`b must be a DatagramBatch, received ${quote(value)}`);
+  if (!isBatch(value)) throw atCaller(new TypeError(`b must be a DatagramBatch, received ${quote(value)}`));
 }
 
 function checkMulticast(options: MulticastOptions): MulticastOptions {
   checkOptions(options);
   const { group, source, interface: local } = options;
   const kind = isMulticast(group);
-  if (kind === undefined) throw new TypeError(`group must be a multicast address, received ${quote(group)}`);
+  if (kind === undefined) throw atCaller(new TypeError(`group must be a multicast address, received ${quote(group)}`));
   const sender = source === undefined ? undefined : checkHostname(source, "source");
   if (sender !== undefined && hostKind(sender) !== kind) {
-    throw new TypeError(`source must be an ${kind} address, received ${quote(source)}`);
+    throw atCaller(new TypeError(`source must be an ${kind} address, received ${quote(source)}`));
   }
   if (local !== undefined && (!isText(local) || local === "")) {
-    throw new TypeError(`interface must be the name of an interface, received ${quote(local)}`);
+    throw atCaller(new TypeError(`interface must be the name of an interface, received ${quote(local)}`));
   }
   // Read once, so that it is what was checked.
   return { group, ...local !== undefined && { interface: local }, ...sender !== undefined && { source: sender } };
