@@ -395,10 +395,13 @@ class Server {
   }
 }
 
-/** What a peer can cause at any time. */
+/** What a peer can cause at any time; of a connection that came as its streams the error is a cause. */
 function isPeersFault(error: unknown): boolean {
   const { ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut } = Deno.errors;
-  return [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) => error instanceof of);
+  const isOne = [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) =>
+    error instanceof of
+  );
+  return isOne || (error instanceof Error && error.cause !== undefined && isPeersFault(error.cause));
 }
 
 function reset(conn: TcpConn): void {

@@ -640,8 +640,6 @@ Deno.test({
   async fn() {
     const { stdout, stderr } = await runStarved(`
       import { spawnProcess } from "@c10k/sockets/process";
-      // What Deno opens for the first signal that it waits for: without, it panics.
-      Deno.addSignalListener("SIGUSR1", () => {});
       const early = spawnProcess(${JSON.stringify(ECHO)});
       fill();
       // It has its socket already.

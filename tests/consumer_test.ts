@@ -5,6 +5,7 @@ import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { type Example, examplesIn } from "../tools/examples.ts";
+import { asConsumer } from "./_consumer.ts";
 import { haunt, hauntUdp } from "./_hostile.ts";
 import { decode, encode, ENGINES, ROOT } from "./_util.ts";
 
@@ -13,18 +14,6 @@ const isWindows = Deno.build.os === "windows";
 const SNIPPETS = examplesIn("README.md", await Deno.readTextFile(new URL("README.md", ROOT)));
 /** What all snippets and commands of README have. */
 const PORT = "8080";
-
-/** Runs something in a folder where nothing is but a `deno.json` that links this checkout. */
-async function asConsumer(fn: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.realPath(await Deno.makeTempDir());
-  try {
-    const root = new URL(".", ROOT).pathname;
-    await Deno.writeTextFile(`${folder}/deno.json`, JSON.stringify({ links: [isWindows ? root.slice(1) : root] }));
-    await fn(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
 
 /** A snippet as a program of its own, on a port of its own; `await using` ends it. */
 class Program implements AsyncDisposable {
@@ -128,10 +117,12 @@ const TRIALS: Readonly<Record<string, (program: Program, port: number) => Promis
   async "pool.ts"(program, port) {
     // Its children may serve before the pool is ready to be told to end.
     await program.until(() => assertEquals(program.output, `listening on port ${port}\n`));
+    await tcpEcho(port);
+    assertEquals(program.output, `listening on port ${port}\n`);
     await tryTcp(program, port);
     if (isWindows) return;
     await program.finish("SIGTERM");
-    assertEquals([(await program.status).code, program.output], [0, `listening on port ${port}\n`]);
+    assertEquals((await program.status).code, 0, program.output);
   },
   async "inetd.ts"(program, port) {
     await tryTcp(program, port);

@@ -1,8 +1,12 @@
-/** `docs/engines.md`: the flags that it states for common programs are enough, and none of them is too much. */
+/**
+ * `docs/engines.md`: the flags that it states for common programs are enough, in a project that links a clone as README
+ * says, and none of them is too much.
+ */
 
 import { TcpListener } from "@c10k/sockets/tcp";
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
-import { ENGINES, ROOT, runDeno } from "./_util.ts";
+import { asConsumer } from "./_consumer.ts";
+import { decode, ENGINES, type Finished, ROOT } from "./_util.ts";
 
 const native = ENGINES.includes("native");
 
@@ -14,10 +18,10 @@ interface Here {
 }
 
 const IMPORTS = `
-  import { Multiplexer } from "@c10k/sockets/mux";
-  import { listenFds, Pool, spawnFor } from "@c10k/sockets/process";
-  import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-  import { UdpEndpoint } from "@c10k/sockets/udp";
+  import { Multiplexer } from "jsr:@c10k/sockets/mux";
+  import { listenFds, Pool, spawnFor } from "jsr:@c10k/sockets/process";
+  import { TcpConn, TcpListener } from "jsr:@c10k/sockets/tcp";
+  import { UdpEndpoint } from "jsr:@c10k/sockets/udp";
 `;
 
 /** The programs of the table, by their first column: each ends by itself, and fails where it is not permitted. */
@@ -43,10 +47,10 @@ const PROGRAMS: Readonly<Record<string, (here: Here) => string>> = {
       mux.register(listener, { readable: true });
     }`,
   "a pool of threads": ({ port }) => `
-    const module = new URL("./tests/children/pool_echo.ts", "${ROOT}");
+    const module = new URL("./child.ts", import.meta.url);
     await using pool = await Pool.start({ kind: "worker", module, size: 1, listen: { hostname: "127.0.0.1", port: ${port} } });`,
   "a pool of processes": ({ port }) => `
-    const module = new URL("./tests/children/pool_echo.ts", "${ROOT}");
+    const module = new URL("./child.ts", import.meta.url);
     await using pool = await Pool.start({ kind: "process", module, size: 1, listen: { hostname: "127.0.0.1", port: ${port} } });`,
   "a program per connection, such as `cat`": ({ port }) => `
     using listener = TcpListener.bind({ hostname: "127.0.0.1", port: ${port} });
@@ -75,31 +79,45 @@ function localized(flag: string, { port, peer }: Here): string {
   return flag.replace("127.0.0.1:8080", `127.0.0.1:${port}`)
     .replace(/example\.org:80|192\.0\.2\.1:53/, `127.0.0.1:${peer}`)
     .replace("x86_64", Deno.build.arch)
-    .replace("/usr/bin/deno", Deno.execPath())
-    .replace("--allow-read=.", `--allow-read=${new URL(".", ROOT).pathname}`);
+    .replace("/usr/bin/deno", Deno.execPath());
+}
+
+/** README's child of a pool. */
+const CHILD = `
+  import { serve } from "jsr:@c10k/sockets/process";
+  await serve((conn) => conn.readable.pipeTo(conn.writable));
+`;
+
+async function runIn(folder: string, flags: string[], file: string): Promise<Finished> {
+  const args = ["run", "--no-prompt", "--quiet", ...flags, file];
+  const options = { args, cwd: folder, env: { NO_COLOR: "1" }, stdin: "null" } as const;
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), options).output();
+  return { code, stdout: decode(stdout), stderr: decode(stderr) };
 }
 
 Deno.test("docs/engines.md states the flags of programs that are tried here", () => {
   assertEquals(ROWS.map(({ program }) => program).toSorted(), Object.keys(PROGRAMS).toSorted());
 });
 
-for (const { program, flags } of ROWS) {
-  const source = PROGRAMS[program];
-  if (source === undefined) continue;
-  Deno.test({
-    name: `docs/engines.md: ${program} runs with ${flags.join(" ")}, and with no less`,
-    ignore: !native,
-    fn: () =>
-      withAddresses(async (here) => {
-        const text = IMPORTS + source(here);
-        const given = flags.map((flag) => localized(flag, here));
-        const { code, stderr } = await runDeno(given, text);
-        assertEquals(code, 0, stderr);
-        for (const flag of given) {
-          const less = await runDeno(given.filter((other) => other !== flag), text);
-          assertNotEquals(less.code, 0, `without ${flag}`);
-          assertMatch(less.stderr, /NotCapable|NotSupported|[Rr]equires/);
-        }
-      }),
-  });
-}
+Deno.test({
+  name: "docs/engines.md: programs run with the flags that it states, and with no less",
+  ignore: !native,
+  fn: (t) =>
+    asConsumer(async (folder) => {
+      await Deno.writeTextFile(`${folder}/child.ts`, CHILD);
+      for (const { program, flags } of ROWS) {
+        await t.step(`${program}: ${flags.join(" ")}`, () =>
+          withAddresses(async (here) => {
+            await Deno.writeTextFile(`${folder}/main.ts`, IMPORTS + PROGRAMS[program]?.(here));
+            const given = flags.map((flag) => localized(flag, here));
+            const { code, stderr } = await runIn(folder, given, "main.ts");
+            assertEquals(code, 0, stderr);
+            await Promise.all(given.map(async (flag) => {
+              const less = await runIn(folder, given.filter((other) => other !== flag), "main.ts");
+              assertNotEquals(less.code, 0, `without ${flag}`);
+              assertMatch(less.stderr, /NotCapable|NotSupported|[Rr]equires/);
+            }));
+          }));
+      }
+    }),
+});

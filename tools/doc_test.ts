@@ -7,9 +7,8 @@
  *     deno task test:doc
  *     deno run --allow-all tools/doc_test.ts docs/recipes.md tcp/
  *
- * Blocks marked `ts` are taken, without exception in comments; in Markdown
- * those that begin with their own command (`// deno run … echo.ts`) are left to
- * `tests/consumer_test.ts`, which runs them with the permissions they name.
+ * Blocks marked `ts` are taken, without exception. `tests/consumer_test.ts` and
+ * `tests/exact_flags_test.ts` run those in Markdown with the flags that they name.
  */
 
 import { type Example, examplesIn } from "./examples.ts";
@@ -44,8 +43,7 @@ async function deno(...args: string[]): Promise<number> {
 
 const paths = Deno.args.length > 0 ? Deno.args : ["mod.ts", "tcp/", "udp/", "mux/", "process/", "internal/", "docs/"];
 const examples = paths.flatMap(filesOf)
-  .flatMap((path) => examplesIn(path, Deno.readTextFileSync(new URL(path, ROOT))))
-  .filter(({ file }) => file === undefined);
+  .flatMap((path) => examplesIn(path, Deno.readTextFileSync(new URL(path, ROOT))));
 const folder = Deno.makeTempDirSync();
 try {
   // `export {}` makes it a module, whatever it imports.
