@@ -367,7 +367,8 @@ export class TcpConn implements Deno.TcpConn {
   }
 
   /**
-   * Writes what the send buffer has room for, and waits if it has none: send(2).
+   * Writes what the send buffer has room for, and waits if it has none: send(2). Writing nothing returns 0
+   * at once, however full the buffer is.
    *
    * @param p The bytes; do not change them until the call is done.
    * @param options A signal to stop waiting.
