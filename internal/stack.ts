@@ -61,9 +61,12 @@ const origins = new WeakMap<Error, Origin>();
 /** Captures the stack below a function. */
 function capture(limit: number, below: (...args: never[]) => unknown): Trace {
   const trace: Trace = {};
-  Error.stackTraceLimit = limit + MOST_OF_OURS;
-  Error.captureStackTrace(trace, below);
-  Error.stackTraceLimit = limit;
+  // Nothing here may throw, also where a program has frozen Error: it would come in the place of the error.
+  const isRaised = Reflect.set(Error, "stackTraceLimit", limit + MOST_OF_OURS);
+  try {
+    Error.captureStackTrace(trace, below);
+  } catch { /* a program has put something else in its place */ }
+  if (isRaised) Reflect.set(Error, "stackTraceLimit", limit);
   return trace;
 }
 

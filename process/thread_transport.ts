@@ -63,7 +63,12 @@ export class ThreadTransport implements Transport {
     for (const socket of sockets) {
       const conn = runtimeConn(socket);
       if (conn !== undefined) conn.checkMove();
-      else if (this.#takesNative) {
+      else if (this.#takesNative && this.#owner === 0n) {
+        throw notSupportedError(
+          "send a socket of the native engine to a thread",
+          "mount /proc and allow memfd_create(2)",
+        );
+      } else if (this.#takesNative) {
         if (descriptorsOf([socket], "send a socket").every(isTracked)) continue;
         throw notSupportedError("send a socket with so high a descriptor to a thread", "open it with a lower one");
       } else {
