@@ -268,7 +268,10 @@ function outputTo(name: "stdout" | "stderr", to: unknown = "inherit"): OutputTo 
  * however that comes about (`PR_SET_PDEATHSIG` of prctl(2)); without `--allow-ffi`
  * it does within a quarter of a second, if it returns to its event loop. Its descriptors are its own: a socket
  * is sent as a copy (`SCM_RIGHTS` of unix(7)), and what is not sent it never
- * has.
+ * has. The two talk by a socketpair(2), which needs no file and no folder.
+ *
+ * It begins with no signal blocked, and none ignored but SIGHUP, SIGINT and SIGQUIT, if this program ignores them
+ * (posix_spawn(3)).
  *
  * Requires `--allow-run` for Deno itself (the path that `Deno.execPath()` tells), and the native engine: Linux and
  * `--allow-ffi`, here and there.
