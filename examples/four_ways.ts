@@ -17,9 +17,10 @@ import { engineSupport } from "@c10k/sockets/tcp";
 import { parseArgs } from "@std/cli";
 import { killAll } from "./four_ways/echo_process.ts";
 import { type Figures, measure, type Plan } from "./four_ways/measure.ts";
+import { Estimate } from "./four_ways/estimate.ts";
 import { count, foresee } from "./four_ways/ran_out.ts";
 import { showProgress } from "./four_ways/progress.ts";
-import { type Row, table } from "./four_ways/table.ts";
+import { type Row, table, widthOf, wrap } from "./four_ways/table.ts";
 import { type Way, WAYS } from "./four_ways/ways.ts";
 
 const USAGE = `Usage: four_ways.ts [--clients 100] [--seconds 3] [--memory 2048] [--chart four-ways.svg] [--quick]
@@ -31,6 +32,9 @@ const USAGE = `Usage: four_ways.ts [--clients 100] [--seconds 3] [--memory 2048]
   --chart FILE   where the chart goes
   --json FILE    the figures as JSON, too
   --quick        within about 40 s: 1 s for each way, and 4 s for its clients to connect`;
+
+const WAIT =
+  "p50 and p99 are of clients: what half of them, and 99 %, wait for an answer; who had none has waited all the time.";
 
 /** Ends the program because of how it was called. */
 function refuse(problem: string): never {
@@ -94,10 +98,10 @@ async function tryWay(way: Way, plan: Plan, step: (part: number, text: string) =
 }
 
 const flags = readFlags(Deno.args);
-for (const problem of foresee(flags.clients)) console.error(problem);
+for (const problem of foresee(flags.clients)) console.error(wrap(problem, widthOf(Deno.stderr)));
 const rows: Row[] = [];
 {
-  using progress = showProgress(flags.ways.length);
+  using progress = showProgress(flags.ways.length, new Estimate(flags.ways, flags));
   for (const signal of ["SIGINT", ...(Deno.build.os === "windows" ? [] : ["SIGTERM"] as const)] as const) {
     Deno.addSignalListener(signal, () => {
       progress[Symbol.dispose](); // which shows the cursor again
@@ -109,13 +113,16 @@ const rows: Row[] = [];
     const bar = progress.begin(way.title);
     const figures = await tryWay(way, flags, bar.step);
     rows.push({ way, figures });
-    bar.end(typeof figures === "string" ? figures : `${count(figures.open)} open, ${count(figures.rate)} echoes/s`);
+    if (typeof figures === "string") bar.end(figures);
+    else bar.end(`${count(figures.open)} open, ${count(figures.rate)} echoes/s`);
   }
 }
 const machine =
   `Deno ${Deno.version.deno}, ${Deno.build.os} ${Deno.osRelease()}, ${navigator.hardwareConcurrency} cores`;
 const caption = `${count(flags.clients)} clients, each with one echo of 64 bytes under way; ${machine}`;
-console.log(`${table(rows)}\n${caption}; ${flags.duration / 1000} s for each way, one run`);
+const width = widthOf(Deno.stdout);
+console.log(table(rows, width));
+console.log(wrap(`${caption}; ${flags.duration / 1000} s for each way, one run. ${WAIT}`, width));
 // It brings Vega, which is large.
 const { chart } = await import("./four_ways/chart.ts");
 await Deno.writeTextFile(flags.chart, await chart(rows, caption));

@@ -182,7 +182,10 @@ export class NativeWriter {
 
   /** send(2) of `size` bytes; `undefined` if there is no room. Nothing needs no room, and waits for no other call. */
   #transmit(p: Uint8Array, size: number): number | undefined {
-    if (size === 0 && this.#ended !== undefined) throw this.#brokenPipe();
+    if (size === 0) {
+      if (this.#ended !== undefined) throw this.#brokenPipe();
+      return 0;
+    }
     const n = transmit(this.#socket.fd, p, MSG_NOSIGNAL);
     if (n >= 0) {
       if (n < Math.min(size, LARGEST_TRANSFER)) this.#writable = false;

@@ -189,6 +189,20 @@ Deno.test("fourWays() shows what was measured, and why something was not", () =>
   assertMatch(text, /\| poll \| – .*\| run with --allow-ffi \|/);
   assertMatch(text, /10,000 clients.*2026-11-25/s);
   assertMatch(fourWays(undefined), /Not measured yet/);
+  // One that waits as long as it was watched may wait longer.
+  const figures = {
+    open: 10_000,
+    answered: 158,
+    rate: 22_000,
+    p50: 1e6,
+    p99: 1e6,
+    measured: 1e6,
+    ranOut: "nothing",
+    lost: 0,
+  };
+  const starved = fourWays({ ...results, rows: [{ title: "async", figures }, { title: "poll", missing: "no" }] });
+  assertMatch(starved, /^\| way \| connections \| answered \| echoes\/s \|/m);
+  assertMatch(starved, /\| async \| 10,000 \| 158 \| 22,000 \| > 1,000 \| > 1,000 \| – \| – \| nothing \|/);
   assertEquals(
     withFigures("<!-- x:begin -->\nold\n<!-- x:end -->", new Map([["x", "new"]])),
     [

@@ -19,6 +19,9 @@ export interface FourWays {
     /** Latencies are µs, memory bytes for a connection, CPU µs for an echo. */
     readonly figures?: {
       readonly open: number;
+      /** Clients that got an answer in the measured time, which is `measured` µs. */
+      readonly answered?: number;
+      readonly measured?: number;
       readonly rate: number;
       readonly p50: number;
       readonly p99: number;
@@ -41,17 +44,34 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
   return [line(head), line(head.map((_, i) => i === 0 ? "---" : "--:")), ...rows.map(line)].join("\n");
 }
 
+/** Of a client that waits longer than it was watched, no more is known. */
+function wait(us: number, measured = Infinity): string {
+  return us >= measured ? `> ${decimal(measured / 1000)}` : decimal(us / 1000, 2);
+}
+
 /** The ways to serve many clients, side by side. */
 export function fourWays(results: FourWays | undefined): string {
   if (results === undefined) return "Not measured yet; `deno task example:four-ways` measures your machine.";
-  const head = ["way", "connections", "echoes/s", "p50 ms", "p99 ms", "KiB/conn.", "CPU µs/echo", "ran out first"];
+  // Runs of before do not tell who was answered, and their times are those of echoes.
+  const tells = results.rows.some(({ figures }) => figures?.answered !== undefined);
+  const columns = ["echoes/s", "p50 ms", "p99 ms", "KiB/conn.", "CPU µs/echo"];
+  const head = ["way", "connections", ...(tells ? ["answered"] : []), ...columns, "ran out first"];
   const rows = results.rows.map(({ title, figures, missing }) => {
-    if (figures === undefined) return [title, "–", "–", "–", "–", "–", "–", missing ?? "not measured"];
-    const { open, rate, p50, p99, memory, cpu, lost } = figures;
+    if (figures === undefined) return [title, ...head.slice(2).map(() => "–"), missing ?? "not measured"];
+    const { open, answered, rate, p50, p99, measured, memory, cpu, lost } = figures;
     const ranOut = lost > 0 ? `${figures.ranOut}; ${decimal(lost)} clients lost meanwhile` : figures.ranOut;
     const kib = memory === undefined ? undefined : memory / 1024;
-    const times = [decimal(p50 / 1000, 2), decimal(p99 / 1000, 2)];
-    return [title, decimal(open), decimal(rate), ...times, decimal(kib, 1), decimal(cpu, 1), ranOut];
+    const times = [wait(p50, measured), wait(p99, measured)];
+    return [
+      title,
+      decimal(open),
+      ...(tells ? [decimal(answered)] : []),
+      decimal(rate),
+      ...times,
+      decimal(kib, 1),
+      decimal(cpu, 1),
+      ranOut,
+    ];
   });
   return `![Echoes per second of each way](bench/results/four-ways.svg)
 
@@ -60,7 +80,9 @@ ${table(head, rows)}
 ${decimal(results.clients)} clients, each with one echo of 64 bytes under way, ${
     results.duration / 1000
   } s for each way;
-${results.machine}, ${results.date.slice(0, 10)}. \`deno task example:four-ways\` measures your machine.`;
+${results.machine}, ${results.date.slice(0, 10)}. \`deno task example:four-ways\` measures your machine.${
+    tells ? " [What the columns say](docs/four-ways.md#14-c10k)." : ""
+  }`;
 }
 
 /** README with its figures replaced: what stands between `<!-- name:begin -->` and `<!-- name:end -->`. */

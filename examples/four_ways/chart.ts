@@ -22,10 +22,12 @@ interface Panel {
   readonly title: string;
   readonly isLog?: boolean;
   readonly of: (figures: Figures) => number | undefined;
+  /** The part of the bar that is drawn in full; the rest is pale. */
+  readonly part?: (figures: Figures) => number;
 }
 
 const PANELS: readonly Panel[] = [
-  { title: "connections held", of: ({ open }) => open },
+  { title: "connections held (pale: got no answer)", of: ({ open }) => open, part: ({ answered }) => answered },
   { title: "echoes per second", of: ({ rate }) => rate },
   {
     title: "KiB per connection (logarithmic)",
@@ -34,20 +36,31 @@ const PANELS: readonly Panel[] = [
   },
 ];
 
+function whole(value: number | undefined): string {
+  return value === undefined ? "–" : value.toLocaleString("en-US", { maximumFractionDigits: 0 });
+}
+
 /** Three panels side by side, a line for each way. */
 function specOf(rows: readonly Row[], caption: string): TopLevelSpec {
   const measured = rows.flatMap(({ way, figures }) => typeof figures === "string" ? [] : [{ way, figures }]);
-  const panels = PANELS.map(({ title, isLog, of }, i) => {
+  const panels = PANELS.map(({ title, isLog, of, part }, i) => {
     // A logarithmic axis has no zero: its bars begin at 1.
     const least = isLog ? 1 : 0;
     const values = measured.map(({ way, figures }) => {
       const value = of(figures);
-      const label = value === undefined ? "–" : value.toLocaleString("en-US", { maximumFractionDigits: 0 });
-      return { way: way.title, value: Math.max(value ?? least, least), least, label };
+      const full = part?.(figures) ?? value;
+      const label = full === value ? whole(value) : `${whole(full)} of ${whole(value)}`;
+      return {
+        way: way.title,
+        value: Math.max(value ?? least, least),
+        full: Math.max(full ?? least, least),
+        least,
+        label,
+      };
     });
     const most = Math.max(...values.map(({ value }) => value), 2);
     // Room for the figures at the bars' ends.
-    const domainMax = isLog ? most ** 1.3 : most * 1.3;
+    const domainMax = isLog ? most ** 1.3 : most * (values.some(({ label }) => label.includes(" of ")) ? 1.8 : 1.3);
     const y = {
       field: "way",
       type: "nominal" as const,
@@ -65,7 +78,14 @@ function specOf(rows: readonly Row[], caption: string): TopLevelSpec {
       height: { step: 24 },
       data: { values },
       layer: [
-        { mark: { type: "bar" as const, color: BLUE, height: 14 }, encoding: { y, x, x2: { field: "least" } } },
+        {
+          mark: { type: "bar" as const, color: BLUE, opacity: 0.3, height: 14 },
+          encoding: { y, x, x2: { field: "least" } },
+        },
+        {
+          mark: { type: "bar" as const, color: BLUE, height: 14 },
+          encoding: { y, x: { ...x, field: "full" }, x2: { field: "least" } },
+        },
         {
           mark: { type: "text" as const, align: "left" as const, dx: 4, color: GREY, fontSize: 11 },
           encoding: { y, x, text: { field: "label" } },

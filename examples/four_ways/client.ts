@@ -1,17 +1,20 @@
 /** One client of the load. */
 
 import type { TcpConn } from "@c10k/sockets/tcp";
+import type { Waiting } from "./waits.ts";
 
 /** Bytes of a message. */
 export const SIZE = 64;
 
 /** A client, and what it waits for. */
-export class Client {
+export class Client implements Waiting {
   readonly message: Uint8Array<ArrayBuffer> = new Uint8Array(SIZE);
   readonly answered = Promise.withResolvers<boolean>();
   isOpen = false;
   isWaiting = false;
   sentAt = 0;
+  answers = 0;
+  waited = 0;
   #received = 0;
   #number = 0;
 

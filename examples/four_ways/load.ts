@@ -9,7 +9,7 @@ import { parent } from "@c10k/sockets/process";
 import { TcpConn } from "@c10k/sockets/tcp";
 import { Client, SIZE } from "./client.ts";
 import type { News, Order, Stop } from "./orders.ts";
-import { Times } from "./times.ts";
+import { waitsOf } from "./waits.ts";
 
 /** Clients that are being opened at a time, at most: at first one, then one more for every four that were answered. */
 const WIDTH = 256;
@@ -25,8 +25,8 @@ const clients = new Set<Client>();
 const buffer = new Uint8Array(SIZE * 2);
 const stopOpening = Promise.withResolvers<Stop>();
 let isEnough = false;
-let times: Times | undefined;
 let isAsking = false;
+let isMeasuring = false;
 let lost = 0;
 
 async function tell(news: News): Promise<void> {
@@ -44,7 +44,10 @@ function serve(client: Client): void {
   if (n === null) return end(client);
   if (!client.take(buffer.subarray(0, n))) return;
   if (!client.isOpen) return client.answered.resolve(client.isOpen = true);
-  times?.add(performance.now() - client.sentAt);
+  if (isMeasuring) {
+    client.answers++;
+    client.waited += performance.now() - client.sentAt;
+  }
   if (isAsking && !client.ask()) end(client);
 }
 
@@ -113,18 +116,22 @@ function enough(rest: number): void {
 
 async function measure(duration: number): Promise<void> {
   isAsking = true;
-  for (const client of clients) if (!client.ask()) end(client);
+  const all = [...clients];
+  for (const client of all) if (!client.ask()) end(client);
   await new Promise((resolve) => setTimeout(resolve, duration / 4)); // warm up
-  times = new Times();
+  isMeasuring = true;
+  const begun = performance.now();
   await tell({ is: "begun" });
   await new Promise((resolve) => setTimeout(resolve, duration));
-  const measured = times;
-  [times, isAsking] = [undefined, false];
+  const measured = performance.now() - begun;
+  const waits = waitsOf(all, measured);
+  isMeasuring = isAsking = false;
+  await tell({ is: "counted" });
   const isWaiting = () => [...clients].some((client) => client.isWaiting);
   const latest = performance.now() + REST;
   while (isWaiting() && performance.now() < latest) await new Promise((resolve) => setTimeout(resolve, 20));
   lost += [...clients].filter((client) => client.isWaiting).length;
-  await tell({ is: "measured", ...measured.summary(), lost });
+  await tell({ is: "measured", ...waits, duration: measured, lost });
 }
 
 async function obey(): Promise<void> {

@@ -1,5 +1,7 @@
 /** What the parent tells the process that drives the load, and what it hears of it. */
 
+import type { Waits } from "./waits.ts";
+
 /** What to do. */
 export type Order =
   /** Connect so many clients; RLIMIT_NOFILE is `descriptors`. */
@@ -27,13 +29,9 @@ export type News =
   | { readonly is: "opened"; readonly open: number; readonly stop: Stop; readonly waiting: number }
   /** The measured time begins. */
   | { readonly is: "begun" }
-  /** It has ended. Times of answers in µs; `lost` clients were disconnected or got no last answer. */
-  | {
-    readonly is: "measured";
-    readonly echoes: number;
-    readonly p50: number;
-    readonly p99: number;
-    readonly lost: number;
-  }
+  /** It has ended, and clients wait for their last answers. */
+  | { readonly is: "counted" }
+  /** They have them; `lost` clients were disconnected or got no last answer. `duration` is what was measured, in ms. */
+  | Waits & { readonly is: "measured"; readonly duration: number; readonly lost: number }
   /** An answer was not what had been sent: nothing that was measured counts. */
   | { readonly is: "wrong"; readonly why: string };

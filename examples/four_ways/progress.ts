@@ -2,6 +2,7 @@
 
 // @ts-types="npm:@types/cli-progress@^3"
 import { MultiBar, Presets } from "cli-progress";
+import type { Estimate } from "./estimate.ts";
 
 /** Progress of one way. */
 export interface Progress {
@@ -16,47 +17,74 @@ export interface AllProgress extends Disposable {
   begin(title: string): Progress;
 }
 
-const WIDTH = 20;
+/** Characters of a title, and of a bar on a narrow terminal and on others. */
+const TITLE = 20;
+const BARS = [16, 24] as const;
+const NARROW = 100;
+
+/** How often the time that is left is shown anew, in ms. */
+const INTERVAL = 1_000;
 
 /** Begins to show the progress of so many ways. */
-export function showProgress(ways: number): AllProgress {
-  return Deno.stderr.isTerminal() ? bars() : lines(ways);
+export function showProgress(ways: number, estimate: Estimate): AllProgress {
+  return Deno.stderr.isTerminal() ? bars(estimate) : lines(ways, estimate);
 }
 
-function lines(ways: number): AllProgress {
+function lines(ways: number, estimate: Estimate): AllProgress {
   let begun = 0;
+  console.error(`${ways} ${ways === 1 ? "way" : "ways"}, about ${inWords(estimate.left())}`);
   return {
     begin(title) {
       const head = `[${++begun}/${ways}] ${title}`;
-      return { step() {}, end: (text) => console.error(`${head}: ${text}`) };
+      return {
+        step() {},
+        end(text) {
+          estimate.next();
+          console.error(`${head}: ${text}`);
+        },
+      };
     },
     [Symbol.dispose]() {},
   };
 }
 
-function bars(): AllProgress {
+function bars(estimate: Estimate): AllProgress {
+  const [narrow, wide] = BARS;
   const all = new MultiBar({
     format: "{title} {bar} {text}",
-    barsize: 24,
+    barsize: Deno.consoleSize().columns < NARROW ? narrow : wide,
     hideCursor: true,
     linewrap: false,
     emptyOnZero: true,
     // Ctrl-C is the program's own to handle.
     gracefulExit: false,
   }, Presets.shades_classic);
+  const whole = all.create(1, 0, { title: "all of them".padEnd(TITLE), text: "" });
+  const show = () => whole.update(estimate.part(), { text: `about ${inWords(estimate.left())} left` });
+  show();
+  const timer = setInterval(show, INTERVAL);
   return {
     begin(title) {
-      const bar = all.create(1, 0, { title: title.padEnd(WIDTH), text: "" });
+      const bar = all.create(1, 0, { title: title.padEnd(TITLE), text: "" });
       return {
         step: (part, text) => bar.update(part, { text }),
         end(text) {
+          estimate.next();
           bar.update(1, { text });
           bar.stop();
         },
       };
     },
     [Symbol.dispose]() {
+      clearInterval(timer);
+      whole.update(1, { text: `${inWords(estimate.elapsed())}` });
       all.stop();
     },
   };
+}
+
+/** A time that is estimated: no seconds where there are minutes. */
+function inWords(ms: number): string {
+  const seconds = Math.max(Math.round(ms / 1000), 1);
+  return seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
 }
