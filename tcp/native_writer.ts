@@ -91,6 +91,11 @@ export class NativeWriter {
     });
   }
 
+  /** FIN was sent at once, before the writes in line: the kernel refuses these. */
+  markEnded(): void {
+    this.#ended ??= DONE;
+  }
+
   /** The reactor tells of room, or of an error. */
   onReady(): void {
     this.#writable = true;

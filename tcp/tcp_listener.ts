@@ -184,7 +184,8 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
     // Every option is optional, so options for a Unix socket of Deno.listen would open a port.
     const { transport = "tcp" } = options as { transport?: unknown };
     if (transport !== "tcp") throw atCaller(new TypeError(`transport must be "tcp", received ${quote(transport)}`));
-    const port = checkPort(options.port === undefined ? 0 : options.port);
+    const { port: asked = 0 } = options;
+    const port = checkPort(asked);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
     const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");
