@@ -26,6 +26,11 @@ const O_CLOEXEC = 0o2000000;
 const F_DUPFD_CLOEXEC = 1030;
 const SIGKILL = 9;
 const POLLIN = 1;
+// sys/wait.h, asm-generic/siginfo.h
+const P_PIDFD = 3;
+const WNOHANG = 1;
+const WEXITED = 4;
+const SIGINFO_SIZE = 128;
 const SYS_GETTID = Deno.build.arch === "aarch64" ? 178n : 186n;
 const SYS_PIDFD_OPEN = 434n;
 
@@ -166,7 +171,7 @@ function awaitThreads(threads: ReadonlySet<number>): void {
   }
 }
 
-/** Kills a process, if it is a child of this one still, and waits until it has ended. */
+/** Kills a process, if it is a child of this one still, and waits until it has ended; it is no zombie after. */
 function endChild(pid: number): void {
   const pidfd = libc.syscall(SYS_PIDFD_OPEN, BigInt(pid), null, 0n);
   if (pidfd < 0) return;
@@ -175,6 +180,8 @@ function endChild(pid: number): void {
   if (parent === String(Deno.pid)) {
     libc.kill(pid, SIGKILL);
     libc.poll(new Uint8Array(new Int32Array([pidfd, POLLIN]).buffer), 1, LIMIT);
+    // The one that has waited for it is gone.
+    libc.waitid(P_PIDFD, pidfd, new Uint8Array(SIGINFO_SIZE), WEXITED | WNOHANG);
   }
   libc.close(pidfd);
 }

@@ -178,9 +178,12 @@ export class WorkerChild implements Child {
  * table of descriptors, and nothing else.
  *
  * The module calls {@linkcode parent} to talk, or {@linkcode serve} in a pool.
- * What the thread leaves open when it fails or is killed is closed. A thread
- * whose module calls neither goes on until it is killed, and Deno does not tell
- * if it closes itself.
+ * It ends when its module has nothing left to do, as a process does: no loop
+ * over `messages()`, no `serve()`, no timer and no socket waits there. What it
+ * leaves open then, or when it fails or is killed, is closed.
+ *
+ * With `permissions` of its own it is a Worker of the Web, which goes on until
+ * it is asked to end or killed.
  *
  * Requires `--allow-read` for a local module.
  *
