@@ -109,7 +109,7 @@ function sweep(): void {
   setTimeout(sweep, store.sweep(SWEEP.keys) ? SWEEP.soon : SWEEP.interval);
 }
 
-let isStopped = false;
+let [isStopped, isQuiet] = [false, false];
 let resting: ReturnType<typeof setTimeout> | undefined;
 
 /** Serves those who have connected, and ends when they have no more questions. */
@@ -122,15 +122,15 @@ async function stop(): Promise<void> {
   rest();
 }
 
-/** Puts off the end. */
+/** Puts off the end, which comes with a look at the sockets that finds nothing. */
 function rest(): void {
   clearTimeout(resting);
-  resting = setTimeout(() => mux.close(), END.quiet);
+  isQuiet = false;
+  resting = setTimeout(() => (isQuiet = true, mux.wake()), END.quiet);
 }
 
 const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
 for (const signal of signals) Deno.addSignalListener(signal, stop);
-
 watchListener(), sweep();
 const { hostname, port } = listener.addr;
 console.log(`listening on ${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`);
@@ -139,6 +139,7 @@ console.log(`try it: redis-cli -h ${hostname} -p ${port} set greeting hello`);
 
 for await (const events of mux) {
   store.now = Date.now();
+  if (isQuiet && events.length === 0) break;
   if (resting !== undefined) rest();
   for (const event of events) {
     event.data?.onReady(event);

@@ -254,8 +254,8 @@ export class Pool implements AsyncDisposable {
   }
 
   /**
-   * Closes the pool: takes no more connections, lets those that are open
-   * finish, and ends the children. Calling it again waits for the same end,
+   * Closes the pool: serves the connections that wait in the accept queue,
+   * takes no more, lets those that are open finish, and ends the children. Calling it again waits for the same end,
    * which comes sooner if less grace is given.
    *
    * @param options How long connections may take; by default the pool's own grace.

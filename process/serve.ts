@@ -395,13 +395,16 @@ class Server {
   }
 }
 
-/** What a peer can cause at any time; of a connection that came as its streams the error is a cause. */
+/** The same in words: of a connection that came as its two streams, an error crosses threads without its class. */
+const PEERS_FAULT = /\((ECONNRESET|EPIPE|ECONNABORTED|ENOTCONN|ETIMEDOUT)\)|writable stream is closed or errored/;
+
+/** What a peer can cause at any time. */
 function isPeersFault(error: unknown): boolean {
   const { ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut } = Deno.errors;
-  const isOne = [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) =>
-    error instanceof of
-  );
-  return isOne || (error instanceof Error && error.cause !== undefined && isPeersFault(error.cause));
+  if ([ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) => error instanceof of)) {
+    return true;
+  }
+  return error instanceof Error && error.message.includes("TCP connection with") && PEERS_FAULT.test(error.message);
 }
 
 function reset(conn: TcpConn): void {
