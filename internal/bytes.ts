@@ -45,12 +45,15 @@ export function viewOf(p: Uint8Array, start = 0, end: number = sizeOf(p)): Uint8
 export const setBytes: (p: Uint8Array, from: Uint8Array) => void = Function.prototype.call.bind(prototype.set);
 
 /**
- * Returns `p` itself if its properties are those of every `Uint8Array`, else a plain view of the same memory: for an
- * operation of the runtime, whose JavaScript reads `length`.
+ * Returns `p` itself if its `length` is true, else a plain view of the same memory: for an operation of the runtime,
+ * whose JavaScript reads `length`. An accessor can answer differently each time, so the operation can still meet a lie;
+ * a check of the class and the own properties would take several times as long.
  */
 export function plainOf(p: Uint8Array): Uint8Array {
-  const isPlain = Object.getPrototypeOf(p) === Uint8Array.prototype && !Object.hasOwn(p, "length");
-  return isPlain ? p : viewOf(p);
+  try {
+    if (p.length === sizeOf(p)) return p;
+  } catch { /* an accessor that throws */ }
+  return viewOf(p);
 }
 
 /** Returns whether `p` lies within its buffer: not after the buffer was transferred away, or shrunk before its end. */

@@ -67,7 +67,9 @@ export class Descriptor {
 
   /** Stays open when the program is unloaded, until its process has ended. */
   outlive(): void {
-    if (holders[this.#fd] === this) holders[this.#fd] = undefined;
+    if (holders[this.#fd] !== this) return;
+    holders[this.#fd] = undefined;
+    leave(this.#fd);
   }
 
   /** Gives the number away. */
@@ -96,6 +98,8 @@ export class Descriptor {
     // Marked first. Never tried again: on Linux the number is free even if close(2) fails.
     const fd = this.detach();
     if (mayClose(fd)) libc.close(fd);
+    // It stays open, for the thread that has started this one.
+    else enter(fd);
     if (waitingForRoom.size === 0) return;
     const retries = [...waitingForRoom];
     waitingForRoom.clear();

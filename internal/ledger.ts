@@ -5,7 +5,6 @@
  *
  * The ledger is memory of the process's own that each run finds again (`shared_memory.ts`). As 32-bit words:
  *
- *     0       one more than the highest descriptor
  *     64      for each child process its thread and its number, in pairs
  *     4096    for each descriptor its thread, 0 if it is nobody's
  */
@@ -15,7 +14,6 @@ import { libc } from "./libc.ts";
 import { createShared, findShared } from "./shared_memory.ts";
 
 const NAME = "c10k-sockets-ledger-1";
-const END_AT = 0;
 const CHILDREN_AT = 64;
 const MOST_CHILDREN = 2_000;
 const DESCRIPTORS_AT = 4096;
@@ -28,6 +26,11 @@ const O_CLOEXEC = 0o2000000;
 const F_DUPFD_CLOEXEC = 1030;
 const SIGKILL = 9;
 const POLLIN = 1;
+// sys/wait.h, asm-generic/siginfo.h
+const P_PIDFD = 3;
+const WNOHANG = 1;
+const WEXITED = 4;
+const SIGINFO_SIZE = 128;
 const SYS_GETTID = Deno.build.arch === "aarch64" ? 178n : 186n;
 const SYS_PIDFD_OPEN = 434n;
 
@@ -45,18 +48,12 @@ const wordBytes = new Uint8Array(word.buffer);
 
 /** Where the ledger is, 0 before it was looked for, -1 if there is none to be had. */
 let base = 0n;
-let end = 0;
 const mine = new Uint32Array(1);
 const mineBytes = new Uint8Array(mine.buffer);
 const nobody = new Uint8Array(4);
 
 function at(table: bigint, index: number): bigint {
   return table + BigInt(index * 4);
-}
-
-function readWord(table: bigint, index: number): number {
-  libc.memcpy_from(wordBytes, at(table, index), 4);
-  return word[0] as number;
 }
 
 function writeWord(table: bigint, index: number, value: number): void {
@@ -114,6 +111,12 @@ function open(): void {
   for (const ledger of ledgers) settle(ledger);
 }
 
+/** The size of the table of descriptors, which never shrinks: proc_pid_status(5). */
+function tableSize(): number {
+  const size = /^FDSize:\s+(\d+)$/m.exec(readFile("/proc/self/status"))?.[1];
+  return Math.min(Number(size ?? 0), MOST_DESCRIPTORS);
+}
+
 function isRunning(thread: number): boolean {
   return libc.readlink(cString(`/proc/self/task/${thread}/cwd`), new Uint8Array(1), 1) >= 0;
 }
@@ -121,7 +124,7 @@ function isRunning(thread: number): boolean {
 /** Closes and ends what an earlier run of this thread has left, and its Workers; if there is nothing of it, nothing. */
 function settle(ledger: bigint): void {
   const [self] = mine;
-  const fds = readWords(ledger, DESCRIPTORS_AT, Math.min(readWord(ledger, END_AT), MOST_DESCRIPTORS));
+  const fds = readWords(ledger, DESCRIPTORS_AT, tableSize());
   const children = readWords(ledger, CHILDREN_AT, 2 * MOST_CHILDREN);
   const threads = new Set([...fds, ...children.filter((_, i) => i % 2 === 0)]);
   threads.delete(0);
@@ -168,7 +171,7 @@ function awaitThreads(threads: ReadonlySet<number>): void {
   }
 }
 
-/** Kills a process, if it is a child of this one still, and waits until it has ended. */
+/** Kills a process, if it is a child of this one still, and waits until it has ended; it is no zombie after. */
 function endChild(pid: number): void {
   const pidfd = libc.syscall(SYS_PIDFD_OPEN, BigInt(pid), null, 0n);
   if (pidfd < 0) return;
@@ -177,6 +180,8 @@ function endChild(pid: number): void {
   if (parent === String(Deno.pid)) {
     libc.kill(pid, SIGKILL);
     libc.poll(new Uint8Array(new Int32Array([pidfd, POLLIN]).buffer), 1, LIMIT);
+    // The one that has waited for it is gone.
+    libc.waitid(P_PIDFD, pidfd, new Uint8Array(SIGINFO_SIZE), WEXITED | WNOHANG);
   }
   libc.close(pidfd);
 }
@@ -185,10 +190,6 @@ function endChild(pid: number): void {
 export function enter(fd: number): void {
   if (base === 0n) open();
   if (base < 0n || fd >= MOST_DESCRIPTORS) return;
-  if (fd >= end) {
-    end = Math.max(fd + 1, readWord(base, END_AT));
-    writeWord(base, END_AT, end);
-  }
   libc.memcpy_to(at(base, DESCRIPTORS_AT + fd), mineBytes, 4);
 }
 

@@ -17,6 +17,7 @@
  *     entries   the owner of each descriptor, u64
  */
 
+import { SyscallError } from "./errors.ts";
 import { libc, loadedLibc } from "./libc.ts";
 import { createShared, findShared } from "./shared_memory.ts";
 
@@ -152,15 +153,19 @@ export function thisOwner(): bigint {
 }
 
 /**
- * Makes a record for a new Worker, and its number as an owner. The C library
- * must be loaded.
- *
- * @throws {SyscallError} If there is no memory for it.
+ * Makes a record for a new Worker, and its number as an owner: 0, as the
+ * number of one that is not kept track of, where there is no memory for it
+ * (no /proc, or memfd_create(2) is forbidden). The C library must be loaded.
  */
 export function newOwner(): bigint {
   if (!joined) join();
   if (memory === 0n) {
-    memory = findShared(MEMORY_NAME, MEMORY_SIZE, () => true) ?? createShared(MEMORY_NAME, MEMORY_SIZE);
+    try {
+      memory = findShared(MEMORY_NAME, MEMORY_SIZE, () => true) ?? createShared(MEMORY_NAME, MEMORY_SIZE);
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      return 0n;
+    }
   }
   for (let tries = 0; tries < TRIES; tries++) {
     const [owner = 0n] = crypto.getRandomValues(new BigUint64Array(1));

@@ -14,8 +14,6 @@ const LIBRARY = [...FOLDERS.map((folder) => `${ROOT}${folder}/`), `${ROOT}mod.ts
 
 /** Frames of the library's own that are captured beyond the limit for all. */
 const MOST_OF_OURS = 20;
-/** Turns of the microtask queue after which a promise that is resolved with another one follows it. */
-const FOLLOW_TURNS = 3;
 
 /** What is captured is text no sooner than somebody looks. */
 interface Trace {
@@ -63,9 +61,12 @@ const origins = new WeakMap<Error, Origin>();
 /** Captures the stack below a function. */
 function capture(limit: number, below: (...args: never[]) => unknown): Trace {
   const trace: Trace = {};
-  Error.stackTraceLimit = limit + MOST_OF_OURS;
-  Error.captureStackTrace(trace, below);
-  Error.stackTraceLimit = limit;
+  // Nothing here may throw, also where a program has frozen Error: it would come in the place of the error.
+  const isRaised = Reflect.set(Error, "stackTraceLimit", limit + MOST_OF_OURS);
+  try {
+    Error.captureStackTrace(trace, below);
+  } catch { /* a program has put something else in its place */ }
+  if (isRaised) Reflect.set(Error, "stackTraceLimit", limit);
   return trace;
 }
 
@@ -99,9 +100,23 @@ export function atCaller<E extends Error>(error: E): E {
   return error;
 }
 
+/** What is settled after rejections that take their time, in its order; `undefined` if there are none. */
+let line: (() => void)[] | undefined;
+
+/** Whether a promise would overtake one that is to be rejected before it; then `inOrder` settles it. */
+export function wouldOvertake(): boolean {
+  return line !== undefined;
+}
+
+/** Settles a promise after those that are to be rejected before it. */
+export function inOrder(settle: () => void): void {
+  if (line === undefined) settle();
+  else line.push(settle);
+}
+
 /**
  * Rejects a promise by its own `resolve` and `reject`. If the error was made here, its stack begins at the line that
- * awaits the promise, where there is one.
+ * awaits the promise, where there is one; that takes some turns of the microtask queue.
  */
 export function rejectAtAwait(
   resolve: (value: never) => void,
@@ -109,15 +124,33 @@ export function rejectAtAwait(
   reason: unknown,
 ): void {
   const origin = reason instanceof Error ? origins.get(reason) : undefined;
-  if (origin === undefined) reject(reason);
-  // A promise that is resolved with another one follows it.
-  else resolve(throwAtAwait(reason, origin) as never);
+  if (origin === undefined) return reject(reason);
+  const settle = () => {
+    line ??= [];
+    // V8 takes a promise whose only reaction settles another one for followed by that one.
+    throwAtAwait(reason, origin).then(resolve, reject);
+  };
+  inOrder(settle);
 }
 
 async function throwAtAwait(reason: unknown, origin: Origin): Promise<never> {
-  for (let i = 0; i < FOLLOW_TURNS; i++) await undefined;
+  // An async function has a stack of who awaits it once it has awaited something itself.
+  await undefined;
   origin.captureAwaited();
+  // After the reaction, which is queued when this has thrown.
+  queueMicrotask(() => queueMicrotask(goOn));
   throw reason;
+}
+
+/** Settles what waits, up to the next one that takes its time. */
+function goOn(): void {
+  const waiting = line ?? [];
+  line = undefined;
+  for (let settle = waiting.shift(); settle !== undefined; settle = waiting.shift()) {
+    settle();
+    // This was such a one: `line` is its own, and what follows comes behind it.
+    if (line !== undefined) return void (line as (() => void)[]).push(...waiting);
+  }
 }
 
 /** Returns an error that was kept, for one who is to have it now: its stack begins at the caller's line. */

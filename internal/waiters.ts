@@ -5,7 +5,7 @@
  * reason; what arrives later goes to the next one in line.
  */
 
-import { rejectAtAwait } from "./stack.ts";
+import { inOrder, rejectAtAwait, wouldOvertake } from "./stack.ts";
 
 /** One waiting call. */
 export class Waiter<T> {
@@ -34,7 +34,8 @@ export class Waiter<T> {
 
   resolve(value: T): void {
     this.#settle();
-    this.#resolve(value);
+    if (wouldOvertake()) inOrder(() => this.#resolve(value));
+    else this.#resolve(value);
   }
 
   reject(reason: unknown): void {

@@ -127,6 +127,20 @@ export interface Source {
   readonly fd: number | undefined;
 }
 
+/** Returns an interest of which each part was read once: an object of the caller's can say something else later. */
+export function copyOfInterest(interest: Interest): Interest {
+  checkOptions(interest, "interest");
+  const { readable, writable, priority, trigger, oneshot, exclusive } = interest;
+  return Object.freeze({
+    ...(readable === undefined ? {} : { readable }),
+    ...(writable === undefined ? {} : { writable }),
+    ...(priority === undefined ? {} : { priority }),
+    ...(trigger === undefined ? {} : { trigger }),
+    ...(oneshot === undefined ? {} : { oneshot }),
+    ...(exclusive === undefined ? {} : { exclusive }),
+  });
+}
+
 /** The bits of an interest, once it is checked. */
 export function interestBits(interest: Interest): number {
   checkOptions(interest, "interest");

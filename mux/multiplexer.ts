@@ -6,7 +6,15 @@ import { linkOf } from "../internal/socket.ts";
 import { atCaller } from "../internal/stack.ts";
 import { checkDuration, checkInteger, checkOptions, checkSignal, quote } from "../internal/validate.ts";
 import { EpollSelector } from "./epoll.ts";
-import { type Interest, interestBits, lacking, type ReadyEvent, ReadyRecord, type Source } from "./interest.ts";
+import {
+  copyOfInterest,
+  type Interest,
+  interestBits,
+  lacking,
+  type ReadyEvent,
+  ReadyRecord,
+  type Source,
+} from "./interest.ts";
 import { type Pollable, pollableOf } from "./pollable.ts";
 import { PollSelector } from "./poll.ts";
 import { RuntimeSelector, RuntimeWakeup } from "./runtime.ts";
@@ -324,7 +332,8 @@ export class Multiplexer<T = unknown> {
   register(source: Source, interest: Interest, data?: T): void {
     this.#checkOpen("register with");
     const { pollable, fd, name } = this.#identify(source, "register");
-    const bits = this.#bitsOf(interest);
+    const wanted = copyOfInterest(interest);
+    const bits = this.#bitsOf(wanted);
     const link = pollable === undefined ? descriptorLink(fd as number) : undefined;
     const existing = fd === undefined ? this.#find(pollable, fd) : this.#registrations[fd];
     if (existing !== undefined) {
@@ -349,7 +358,7 @@ export class Multiplexer<T = unknown> {
       record,
       link,
       told: false,
-      interest: Object.freeze({ ...interest }),
+      interest: wanted,
       stop: () => {},
     };
     this.#registrations[number] = registration;
@@ -393,13 +402,14 @@ export class Multiplexer<T = unknown> {
   modify(source: Source, interest: Interest, data?: T): void {
     this.#checkOpen("modify in");
     const { pollable, fd, name } = this.#identify(source, "modify");
-    const bits = this.#bitsOf(interest);
+    const wanted = copyOfInterest(interest);
+    const bits = this.#bitsOf(wanted);
     const registration = this.#find(pollable, fd);
     if (registration === undefined) throw this.#failed(`modify ${name} in`, "ENOENT");
     this.#attempt(`modify ${name} in`, () => this.#change(registration, bits));
     registration.told = false;
     this.#bits[registration.fd] = bits;
-    registration.interest = Object.freeze({ ...interest });
+    registration.interest = wanted;
     if (data !== undefined) registration.record.data = data;
     registration.record.mask(bits);
     this.#interruptUnlessLive();
@@ -430,9 +440,10 @@ export class Multiplexer<T = unknown> {
     this.#checkOpen("unregister from");
     const pollable = pollableIn(source);
     if (pollable?.isOpen === false) return;
-    const registration = this.#find(pollable, source.fd);
+    const { fd } = source;
+    const registration = this.#find(pollable, fd);
     if (registration === undefined) {
-      throw this.#failed(`unregister ${pollable?.name ?? `descriptor ${source.fd}`} from`, "ENOENT");
+      throw this.#failed(`unregister ${pollable?.name ?? `descriptor ${fd}`} from`, "ENOENT");
     }
     this.#forget(registration);
   }
@@ -778,8 +789,9 @@ export class Multiplexer<T = unknown> {
   #identify(source: Source, action: string): { pollable: Pollable | undefined; fd: number | undefined; name: string } {
     const pollable = pollableIn(source);
     if (pollable === undefined) {
-      if (source.fd === undefined) throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
-      const fd = checkInteger(source.fd, "fd", 0, 2 ** 31 - 1);
+      const { fd: number } = source;
+      if (number === undefined) throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
+      const fd = checkInteger(number, "fd", 0, 2 ** 31 - 1);
       const name = `descriptor ${fd}`;
       if (this.backend === "runtime") {
         throw notSupportedError(`${action} ${name} on the runtime backend`, "use epoll, poll or select");
@@ -806,7 +818,7 @@ export class Multiplexer<T = unknown> {
   #find(pollable: Pollable | undefined, fd: number | undefined): Registration<T> | undefined {
     if (pollable !== undefined) return this.#pollables.get(pollable);
     // A plain { fd } stands for the descriptor, whichever object it was registered by.
-    return fd === undefined || this.backend === "runtime" ? undefined : this.#registrations[fd];
+    return typeof fd !== "number" || this.backend === "runtime" ? undefined : this.#registrations[fd];
   }
 
   #bitsOf(interest: Interest): number {

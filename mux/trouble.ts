@@ -22,7 +22,7 @@ export class TroubleWatch {
    * behind our back epoll would report trouble for as long as a duplicate is open.
    */
   readonly #found = new Map<number, number>();
-  /** Most descriptors never get here, and cost no system call. */
+  /** Those that were registered: most never are, and need no system call. */
   readonly #watched = new Set<number>();
 
   /** What is readable when {@linkcode TroubleWatch.take} would find something. */

@@ -287,9 +287,12 @@ export interface Child {
   shutdown(options?: ShutdownOptions): Promise<ChildStatus>;
   /**
    * Ends the child at once, or sends a process another signal. What a thread
-   * has said and was not received is lost with it. A thread that never returns
-   * to its event loop cannot be ended: Deno has no means to. After two seconds
-   * it is given up, with what it has open.
+   * has said and was not received is lost with it.
+   *
+   * A thread that never returns to its event loop cannot be ended: Deno has no
+   * means to. After two seconds it counts as ended, and its native sockets are
+   * closed, though it goes on. What it has opened on the runtime engine stays
+   * open, and the program ends by `Deno.exit()` only.
    *
    * @param signal The signal, by default `"SIGKILL"`.
    */

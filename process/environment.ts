@@ -11,6 +11,8 @@ import { PARENT_VARIABLE } from "./names.ts";
 /** Largest value that is read, in bytes: `MAX_ARG_STRLEN` of the kernel. */
 const LONGEST = 131_072;
 const POINTER = 8;
+// asm-generic/fcntl.h
+const O_CLOEXEC = 0o2000000;
 
 /** getenv(3). */
 export function readVariable(name: string): string | undefined {
@@ -21,7 +23,8 @@ export function readVariable(name: string): string | undefined {
 /** `environ` of environ(7): all variables, in the form `NAME=value`. */
 export function readEnvironment(): string[] {
   const found = libc.dlsym?.(0n, cString("environ")) ?? 0n;
-  let at = found === 0n ? 0n : pointerAt(found);
+  if (found === 0n) return initialEnvironment();
+  let at = pointerAt(found);
   const variables: string[] = [];
   while (at !== 0n) {
     const text = pointerAt(at);
@@ -30,6 +33,27 @@ export function readEnvironment(): string[] {
     at += BigInt(POINTER);
   }
   return variables;
+}
+
+/**
+ * The variables that this process was started with, as they are now: glibc before 2.34 has dlsym(3) in a library of its
+ * own. What was set since is not among them.
+ */
+export function initialEnvironment(): string[] {
+  const fd = libc.open(cString("/proc/self/environ"), O_CLOEXEC, 0);
+  if (fd < 0) return [];
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  const chunk = new Uint8Array(65_536);
+  let text = "";
+  for (let n = libc.read(fd, chunk, chunk.length); n > 0; n = libc.read(fd, chunk, chunk.length)) {
+    text += decoder.decode(chunk.subarray(0, n), { stream: true });
+  }
+  libc.close(fd);
+  return text.split("\0").flatMap((variable) => {
+    const name = variable.slice(0, Math.max(variable.indexOf("="), 0));
+    const value = name === "" ? undefined : readVariable(name);
+    return value === undefined ? [] : `${name}=${value}`;
+  });
 }
 
 /** This program's variables with more of them, as `NAME=value`, and without what is for this process alone. */
@@ -50,5 +74,5 @@ function pointerAt(address: bigint): bigint {
 function textAt(address: bigint): string {
   const bytes = new Uint8Array(libc.strnlen(address, LONGEST));
   libc.memcpy_from(bytes, address, bytes.length);
-  return new TextDecoder().decode(bytes);
+  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
 }

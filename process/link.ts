@@ -133,7 +133,7 @@ interface Sending extends Waiter<void> {
 export class Link {
   /** Told of the library's own packets. */
   onPacket: ((packet: Packet, sockets: MovableSocket[]) => void) | undefined;
-  /** Told when somebody begins or stops to wait for messages. */
+  /** Told when a call begins to wait for the other side, for messages or for room, and when none does any more. */
   onWaiting: ((waits: boolean) => void) | undefined;
   /** Makes a socket of a descriptor that has come. */
   adopt: typeof adopt = adopt;
@@ -193,9 +193,13 @@ export class Link {
     } catch (error) {
       return Promise.reject(error);
     }
-    const waiter = new Waiter<void>(signal, () => this.#outgoing.compact());
+    const waiter = new Waiter<void>(signal, () => {
+      this.#outgoing.compact();
+      this.#tell();
+    });
     this.#outgoing.push(Object.assign(waiter, { packet, sockets, signal }));
     this.#pump();
+    this.#tell();
     return waiter.promise;
   }
 
@@ -316,7 +320,7 @@ export class Link {
   }
 
   #tell(): void {
-    this.onWaiting?.(this.#waiting.first !== undefined);
+    this.onWaiting?.(this.#waiting.first !== undefined || this.#outgoing.first !== undefined);
   }
 
   /** A message was taken: from time to time the other side is told so. */
@@ -350,6 +354,7 @@ export class Link {
       }
     } finally {
       this.#pumping = false;
+      this.#tell();
     }
   }
 }

@@ -11,7 +11,8 @@ export const PARENT_FD = 3;
 
 /** The absolute address of a module, of which a relative path is looked for in the current folder. */
 export function moduleUrl(module: unknown): URL {
-  if (module instanceof URL) return module;
+  // A copy: what the caller's own object says can change.
+  if (module instanceof URL) return new URL(module);
   if (typeof module !== "string") {
     throw atCaller(new TypeError(`module must be a string or a URL, received ${typeof module}`));
   }

@@ -1,12 +1,13 @@
 /** A child's side: what it hears of its parent. */
 
+import { parentPort } from "node:worker_threads";
 import { engineSupport } from "../internal/engine.ts";
 import { childThreadName, isEntrusted, thisOwner } from "../internal/owner.ts";
 import { atCaller } from "../internal/stack.ts";
 import type { NativeConn } from "../tcp/native_conn.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { ConnectionReceiver } from "./connection_channel.ts";
-import { type Incoming, Link, type MessagesOptions, type Packet, type SendOptions } from "./link.ts";
+import { type Incoming, Link, type MessagesOptions, type Packet, type SendOptions, type Transport } from "./link.ts";
 import type { MovableSocket } from "./moving.ts";
 import { takeParentSocket } from "./parent_socket.ts";
 import { HELLO, ProcessTransport, sealForProcess } from "./process_transport.ts";
@@ -228,7 +229,9 @@ function joinThread(): Port {
     port.link.receive(data.packet, ...unpack(data, owner));
   });
   scope.postMessage({ hello: true, takesNative } satisfies Hello);
-  port.link.attach(new ThreadTransport(scope, owner));
+  // Of a Web Worker, which has less permissions, this changes nothing: it goes on until it is terminated.
+  const transport = new ThreadTransport(scope, owner, true, (on) => on ? parentPort?.ref() : parentPort?.unref());
+  holdWhileWaiting(port, transport);
   return port;
 }
 
@@ -254,6 +257,12 @@ function joinProcess(): Port {
     // The line is cut: the parent has ended.
     if (!port.signal.aborted) Deno.exit(1);
   });
+  holdWhileWaiting(port, transport);
+  return port;
+}
+
+/** Waiting for the parent keeps a child alive, and nothing else here does: it ends when its module has nothing left to do. */
+function holdWhileWaiting(port: Port, transport: Transport): void {
   transport.ref(false);
   let holds = false;
   port.link.onWaiting = (waits) => {
@@ -263,5 +272,4 @@ function joinProcess(): Port {
     else port.release();
   };
   port.link.attach(transport);
-  return port;
 }

@@ -151,13 +151,13 @@ export class Pool implements AsyncDisposable {
    */
   static async start(options: PoolOptions): Promise<Pool> {
     const settings = checkPoolOptions(options);
-    const pool = new Pool(settings, new Restarts(options.restart));
+    const pool = new Pool(settings, new Restarts(settings.restart));
     const { control } = settings;
     let old: Awaited<ReturnType<typeof takeOver>>;
     try {
-      if (options.listener !== undefined) pool.#listeners = [options.listener];
+      if (settings.listener !== undefined) pool.#listeners = [settings.listener];
       old = control === undefined ? undefined : await takeOver(control);
-      pool.#listeners = listen(settings, options, old?.listeners ?? []);
+      pool.#listeners = listen(settings, old?.listeners ?? []);
       pool.#addr = pool.#listeners[0]?.addr;
       if (settings.per === "pool") await pool.#children.startAll();
       if (control !== undefined) {
@@ -275,8 +275,9 @@ export class Pool implements AsyncDisposable {
    */
   close(options: ShutdownOptions = {}): Promise<void> {
     checkOptions(options);
-    const grace = checkDuration(options.grace ?? this.#settings.grace, "grace");
-    if (this.#closing !== undefined && options.grace !== undefined) this.#hurry(grace);
+    const { grace: asked } = options;
+    const grace = checkDuration(asked ?? this.#settings.grace, "grace");
+    if (this.#closing !== undefined && asked !== undefined) this.#hurry(grace);
     return this.#closing ??= this.#close(grace, undefined);
   }
 

@@ -5,7 +5,7 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { syscall } from "../internal/syscall.ts";
 import { checkHostname } from "../internal/validate.ts";
 import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
-import type { PoolOptions, PoolSettings } from "./pool_options.ts";
+import type { PoolSettings } from "./pool_options.ts";
 
 // linux/fcntl.h
 const F_DUPFD_CLOEXEC = 1030;
@@ -14,20 +14,20 @@ const F_DUPFD_CLOEXEC = 1030;
  * Listens: with what was taken over where it has the address that is asked for, and with as many more sockets as are
  * needed. All listeners that are given belong to the pool, also if this throws.
  */
-export function listen(settings: PoolSettings, options: PoolOptions, taken: readonly TcpListener[]): TcpListener[] {
-  const { balance, size } = settings;
+export function listen(settings: PoolSettings, taken: readonly TcpListener[]): TcpListener[] {
+  const { balance, size, listener: given } = settings;
   const listeners: TcpListener[] = [];
   for (const listener of taken) {
-    if (isAskedFor(listener.addr, options)) listeners.push(listener);
+    if (isAskedFor(listener.addr, settings)) listeners.push(listener);
     else listener.close();
   }
   try {
-    if (listeners.length > 0) options.listener?.close();
-    else listeners.push(options.listener ?? bind(options.listen as TcpListenOptions, balance === "reuseport"));
+    if (listeners.length > 0) given?.close();
+    else listeners.push(given ?? bind(settings.listen as TcpListenOptions, balance === "reuseport"));
     const [first] = listeners;
     while (balance === "reuseport" && listeners.length < size && first !== undefined) {
       const { hostname, port } = first.addr;
-      listeners.push(bind({ ...options.listen, hostname, port }, true));
+      listeners.push(bind({ ...settings.listen, hostname, port }, true));
     }
   } catch (error) {
     for (const listener of listeners) listener.close();
@@ -37,7 +37,7 @@ export function listen(settings: PoolSettings, options: PoolOptions, taken: read
 }
 
 /** A name is whatever the other program has made of it, and port 0 any. */
-function isAskedFor(addr: Deno.NetAddr, { listener, listen }: PoolOptions): boolean {
+function isAskedFor(addr: Deno.NetAddr, { listener, listen }: PoolSettings): boolean {
   const { hostname = "0.0.0.0", port = 0 } = listener?.addr ?? listen ?? {};
   const asked = checkHostname(hostname);
   return (port === 0 || port === addr.port) &&

@@ -8,6 +8,7 @@ import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
 import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
 import { GRACE, type ProcessOptions } from "./child.ts";
+import { moduleUrl } from "./names.ts";
 import type { RestartOptions } from "./restarts.ts";
 import { LONGEST_PATH } from "./socket_file.ts";
 
@@ -144,7 +145,7 @@ export interface PoolOptions extends ProcessOptions {
 /** {@linkcode PoolOptions}, checked and with all that was left out. */
 export interface PoolSettings {
   readonly kind: "worker" | "process";
-  readonly module: string | URL;
+  readonly module: URL;
   readonly size: number;
   readonly per: "pool" | "connection";
   readonly balance: Balance;
@@ -153,6 +154,9 @@ export interface PoolSettings {
   readonly startTimeout: number;
   readonly signals: boolean;
   readonly control: string | undefined;
+  readonly listen: TcpListenOptions | undefined;
+  readonly listener: TcpListener | undefined;
+  readonly restart: RestartOptions | undefined;
   readonly child: ProcessOptions;
 }
 
@@ -168,7 +172,10 @@ function oneOf<T extends string>(value: unknown, name: string, choices: readonly
 /** Checks the options before anything is started. */
 export function checkPoolOptions(options: PoolOptions): PoolSettings {
   checkOptions(options);
-  const { listener, listen, maxConnections = Infinity, control } = options;
+  // Each is read once: what is used is what was checked.
+  const { listener, listen: address, maxConnections = Infinity, control } = options;
+  if (address !== undefined) checkOptions(address, "listen");
+  const listen = address === undefined ? undefined : { ...address };
   const kind = oneOf(options.kind, "kind", ["worker", "process"]);
   const per = oneOf(options.per ?? "pool", "per", ["pool", "connection"]);
   if ((listener === undefined) === (listen === undefined)) {
@@ -177,7 +184,6 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   if (listener !== undefined && !(listener instanceof TcpListener)) {
     throw atCaller(new TypeError(`listener must be a TcpListener, received ${quote(listener)}`));
   }
-  if (listen !== undefined) checkOptions(listen, "listen");
   if (listener?.engine === "native" && listener.fd === undefined) {
     throw atCaller(new Deno.errors.BadResource("Cannot start a pool: the listener is closed"));
   }
@@ -219,7 +225,8 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   }
   return {
     kind,
-    module: options.module,
+    // Found once: neither an object that changes nor another current folder leads later children elsewhere.
+    module: moduleUrl(options.module),
     size,
     per,
     balance,
@@ -228,6 +235,9 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
     startTimeout: checkDuration(options.startTimeout ?? DEFAULT_START_TIMEOUT, "startTimeout"),
     signals: checkBoolean(options.signals ?? true, "signals"),
     control: control === undefined ? undefined : checkControl(control),
+    listen,
+    listener,
+    restart: options.restart,
     child: Object.fromEntries(
       Object.entries({ name, permissions, args, env, cwd, flags, stdout, stderr }).filter(([, value]) =>
         value !== undefined

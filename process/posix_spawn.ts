@@ -163,7 +163,7 @@ export function openPidfd(pid: number): number {
   throw error;
 }
 
-/** Waits on this thread until a child that was killed has ended, for a second at most; who has started it reaps it. */
+/** Waits on this thread until a child that was killed has ended, for a second at most, and reaps it. */
 export function awaitEnd(pid: number): void {
   const pidfd = libc.syscall(SYS_PIDFD_OPEN, BigInt(pid), null, 0n);
   if (pidfd < 0) return;

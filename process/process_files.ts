@@ -1,6 +1,7 @@
 /** The descriptors that a new process is started with, and this side of them. */
 
 import { Descriptor } from "../internal/descriptor.ts";
+import { reactor } from "../mux/reactor.ts";
 import { PARENT_FD } from "./names.ts";
 import { PipeReader } from "./pipe_reader.ts";
 import { openNull } from "./posix_spawn.ts";
@@ -23,6 +24,8 @@ export class ProcessFiles {
 
   /** @throws {SyscallError} If there are no more descriptors. */
   constructor(name: string, stdout: OutputTo, stderr: OutputTo, hasSocket: boolean) {
+    // What waits for the process must not fail once it runs.
+    reactor();
     try {
       this.#null = this.#give(openNull());
       this.list = [this.#null, undefined, undefined];

@@ -152,34 +152,33 @@ export class ProcessChild implements Child {
   }
 
   async #run(): Promise<ChildStatus> {
-    const ended = new AbortController();
     const { socket } = this.#files;
-    const received = socket === undefined ? undefined : this.#connect(socket, ended.signal);
+    const received = socket === undefined ? undefined : this.#connect(socket);
     const status = await this.#end.wait();
-    ended.abort();
-    // What it has sent before is still read.
+    // What it has sent before is still read. A program that it has started may have the socket, too, and not end.
+    socket?.endReceiving();
     const error = await received;
     this.link.close(endedError(this.name, error));
     return { ...status, error: error ?? status.error };
   }
 
   /** Waits for the child to call `parent()`, then for its last packet. */
-  async #connect(socket: UnixSocket, ended: AbortSignal): Promise<Error | undefined> {
-    let first: Received | undefined;
+  async #connect(socket: UnixSocket): Promise<Error | undefined> {
+    let first: Received;
     try {
-      first = await this.#first(socket, ended);
+      first = await socket.receive();
     } catch (error) {
       // It could not be heard, and would not know.
       socket.close();
       this.kill();
       return error as Error;
     }
-    for (const descriptor of first?.descriptors ?? []) descriptor.close();
-    const isHello = first?.data.length === HELLO.length && first.data[0] === HELLO[0];
+    for (const descriptor of first.descriptors) descriptor.close();
+    const isHello = first.data.length === HELLO.length && first.data[0] === HELLO[0];
     if (!isHello || this.#isEnding) {
       // It has ended; or it was sent SIGTERM, and takes its time.
       socket.close();
-      if (isHello || first === undefined || first.data.length === 0) return undefined;
+      if (isHello || first.data.length === 0) return undefined;
       this.kill();
       return atCaller(new TypeError("Cannot receive: not a message of this library"));
     }
@@ -190,16 +189,6 @@ export class ProcessChild implements Child {
     // A child that says what nobody understands, or has cut the line, is of no use any more.
     this.kill();
     return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.Interrupted ? undefined : error;
-  }
-
-  /** The first packet of the child; of one that has ended, what it had sent before. */
-  async #first(socket: UnixSocket, ended: AbortSignal): Promise<Received | undefined> {
-    try {
-      return await socket.receive(ended);
-    } catch (error) {
-      if (!ended.aborted) throw error;
-      return socket.tryReceive();
-    }
   }
 }
 
@@ -268,7 +257,10 @@ function outputTo(name: "stdout" | "stderr", to: unknown = "inherit"): OutputTo 
  * however that comes about (`PR_SET_PDEATHSIG` of prctl(2)); without `--allow-ffi`
  * it does within a quarter of a second, if it returns to its event loop. Its descriptors are its own: a socket
  * is sent as a copy (`SCM_RIGHTS` of unix(7)), and what is not sent it never
- * has.
+ * has. The two talk by a socketpair(2), which needs no file and no folder.
+ *
+ * It begins with no signal blocked, and none ignored but SIGHUP, SIGINT and SIGQUIT, if this program ignores them
+ * (posix_spawn(3)).
  *
  * Requires `--allow-run` for Deno itself (the path that `Deno.execPath()` tells), and the native engine: Linux and
  * `--allow-ffi`, here and there.

@@ -20,7 +20,7 @@ import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./l
 import { refuseToServe } from "./pool_protocol.ts";
 import { childName, moduleUrl } from "./names.ts";
 import { isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_transport.ts";
-import { WorkerRef } from "./worker_ref.ts";
+import { startThread, type Thread } from "./thread.ts";
 import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
 import { atCaller } from "../internal/stack.ts";
 
@@ -45,8 +45,7 @@ export class WorkerChild implements Child {
   readonly closed: Promise<ChildStatus>;
   readonly link: Link;
   readonly name: string;
-  readonly #worker: Worker;
-  readonly #ref: WorkerRef;
+  readonly #thread: Thread;
   /** What it opens is known by, 0 where there are no descriptors. */
   readonly #owner: bigint;
   readonly #resolve: (status: ChildStatus) => void;
@@ -58,9 +57,10 @@ export class WorkerChild implements Child {
 
   constructor(module: string | URL, options: SpawnOptions) {
     checkOptions(options);
-    const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] !== undefined);
+    const output = (["stdout", "stderr"] as const).find((name) => (options as ProcessOptions)[name] === "piped");
     if (output !== undefined) {
-      throw atCaller(new TypeError(`${output} is for processes: a thread writes where this program does`));
+      const why = `${output} can be piped from processes only: a thread writes where this program does`;
+      throw atCaller(new TypeError(why));
     }
     const url = moduleUrl(module);
     const permissions = checkPermissions(options.permissions);
@@ -68,40 +68,34 @@ export class WorkerChild implements Child {
     this.link = new Link(this.name, sealForThread);
     ({ promise: this.closed, resolve: this.#resolve } = Promise.withResolvers<ChildStatus>());
     this.#owner = engineSupport().engine === "native" ? newOwner() : 0n;
-    const settings = {
-      type: "module" as const,
-      name: workerName(this.name, this.#owner),
-      // Deno ends the program if this is given without --unstable-worker-options.
-      ...(permissions === "inherit" ? {} : { deno: { permissions } }),
-    };
     try {
-      this.#worker = new Worker(entryOf(url, permissions), settings as WorkerOptions);
+      this.#thread = startThread(url, workerName(this.name, this.#owner), permissions, {
+        message: (data) => {
+          try {
+            this.#receive(data);
+          } catch (error) {
+            // Else it would end this program: a child says what nobody understands.
+            this.#fail(error as Error);
+          }
+        },
+        unreadable: () => this.#fail(new TypeError(`${this.name} has sent what cannot be cloned`)),
+        error: (message) => {
+          const error = new Error(`${this.name} has failed: ${message.replace(/^Uncaught /, "")}`);
+          this.#end({ success: false, code: 1, signal: undefined, error });
+        },
+        exit: (code) => {
+          const error = code === 0 ? undefined : new Error(`${this.name} has ended with the exit code ${code}`);
+          this.#end({ success: code === 0, code: code === 0 ? 0 : 1, signal: undefined, error });
+        },
+      });
     } catch (error) {
       if (this.#owner !== 0n) closeLeftOpen(this.#owner);
       throw error;
     }
-    this.#ref = new WorkerRef(this.#worker);
     this.#forget = [
-      whenUnloaded(Unload.END, () => this.#worker.terminate()),
+      whenUnloaded(Unload.END, () => this.#thread.terminate()),
       whenUnloaded(Unload.AWAIT, () => this.#owner !== 0n && closeLeftOpenNow(this.#owner)),
     ];
-    this.#worker.onmessage = ({ data }) => {
-      try {
-        this.#receive(data);
-      } catch (error) {
-        // Else it would end this program: a child says what nobody understands.
-        this.#fail(error as Error);
-      }
-    };
-    this.#worker.onerror = (event) => {
-      // Else the error would end this program, too.
-      event.preventDefault();
-      const error = new Error(`${this.name} has failed: ${event.message.replace(/^Uncaught /, "")}`);
-      this.#end({ success: false, code: 1, signal: undefined, error });
-    };
-    this.#worker.onmessageerror = () => {
-      this.#fail(new TypeError(`${this.name} has sent what cannot be cloned`));
-    };
   }
 
   send(message: unknown, options?: SendOptions): Promise<void> {
@@ -125,16 +119,16 @@ export class WorkerChild implements Child {
   }
 
   kill(): void {
-    this.#worker.terminate();
+    this.#thread.terminate();
     this.#end({ success: false, code: 128 + SIGKILL, signal: "SIGKILL", error: undefined });
   }
 
   ref(): void {
-    this.#ref.set(true, this.name);
+    this.#thread.ref(true);
   }
 
   unref(): void {
-    this.#ref.set(false, this.name);
+    this.#thread.ref(false);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -146,7 +140,7 @@ export class WorkerChild implements Child {
     this.#received++;
     if (isHello(data)) {
       const takesNative = data.takesNative && this.#owner !== 0n;
-      this.link.attach(new ThreadTransport(this.#worker, this.#owner, takesNative));
+      this.link.attach(new ThreadTransport(this.#thread, this.#owner, takesNative));
     } else if (!isEnvelope(data)) throw atCaller(new TypeError("Cannot receive: not a message of this library"));
     else if (data.packet.type === "bye") {
       const { body } = data.packet;
@@ -156,7 +150,7 @@ export class WorkerChild implements Child {
   }
 
   #fail(error: Error): void {
-    this.#worker.terminate();
+    this.#thread.terminate();
     this.#end({ success: false, code: 1, signal: undefined, error });
   }
 
@@ -170,8 +164,7 @@ export class WorkerChild implements Child {
       before = this.#received;
       await new Promise((resolve) => setTimeout(resolve));
     }
-    this.#worker.terminate();
-    this.#worker.onmessage = null;
+    this.#thread.terminate();
     for (const forget of this.#forget) forget();
     this.link.end();
     if (!isOver) closeLeftOpenLater(this.#owner);
@@ -181,23 +174,16 @@ export class WorkerChild implements Child {
 }
 
 /**
- * What the Worker runs. Deno keeps two descriptors of a Worker that ends while its main module waits (`for await` at
- * its top level does), so that is one that does not wait. What it imports needs the Worker's own permissions, which one
- * with less than this program's may not have.
- */
-function entryOf(module: URL, permissions: NonNullable<SpawnOptions["permissions"]>): URL | string {
-  if (permissions !== "inherit") return module;
-  return `data:text/javascript,${encodeURIComponent(`import(${JSON.stringify(module.href)});`)}`;
-}
-
-/**
  * Starts a module as a thread: a Worker, which shares this process and its
  * table of descriptors, and nothing else.
  *
  * The module calls {@linkcode parent} to talk, or {@linkcode serve} in a pool.
- * What the thread leaves open when it fails or is killed is closed. A thread
- * whose module calls neither goes on until it is killed, and Deno does not tell
- * if it closes itself.
+ * It ends when its module has nothing left to do, as a process does: no loop
+ * over `messages()`, no `serve()`, no timer and no socket waits there. What it
+ * leaves open then, or when it fails or is killed, is closed.
+ *
+ * With `permissions` of its own it is a Worker of the Web, which goes on until
+ * it is asked to end or killed.
  *
  * Requires `--allow-read` for a local module.
  *

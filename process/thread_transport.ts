@@ -41,6 +41,7 @@ export class ThreadTransport implements Transport {
   readonly #port: Port;
   readonly #owner: bigint;
   readonly #takesNative: boolean;
+  readonly #refer: ((on: boolean) => void) | undefined;
   /** Connections whose bytes go through here to the other thread. */
   readonly #flowing = new Map<RuntimeConn, ConnStreams>();
   /** For the connections of a pool's child. */
@@ -49,19 +50,25 @@ export class ThreadTransport implements Transport {
 
   /**
    * `owner` is the number of the thread among the two that may end first; `takesNative` whether the other one may use
-   * the native engine.
+   * the native engine; `refer` lets waiting for packets keep this thread alive, or not.
    */
-  constructor(port: Port, owner: bigint, takesNative = true) {
+  constructor(port: Port, owner: bigint, takesNative = true, refer?: (on: boolean) => void) {
     this.#port = port;
     this.#owner = owner;
     this.#takesNative = takesNative;
+    this.#refer = refer;
   }
 
   check(sockets: readonly MovableSocket[]): void {
     for (const socket of sockets) {
       const conn = runtimeConn(socket);
       if (conn !== undefined) conn.checkMove();
-      else if (this.#takesNative) {
+      else if (this.#takesNative && this.#owner === 0n) {
+        throw notSupportedError(
+          "send a socket of the native engine to a thread",
+          "mount /proc and allow memfd_create(2)",
+        );
+      } else if (this.#takesNative) {
         if (descriptorsOf([socket], "send a socket").every(isTracked)) continue;
         throw notSupportedError("send a socket with so high a descriptor to a thread", "open it with a lower one");
       } else {
@@ -110,7 +117,9 @@ export class ThreadTransport implements Transport {
     return true;
   }
 
-  ref(): void {}
+  ref(on: boolean): void {
+    this.#refer?.(on);
+  }
 
   close(): void {
     for (const [conn, streams] of this.#flowing) {

@@ -94,13 +94,14 @@ export class UnixSocket implements Source {
   }
 
   /** Receives a packet; its data is empty at the end of the connection. */
-  receive(signal?: AbortSignal): Promise<Received> {
-    return this.#receiving.call(() => this.#take(), signal);
+  receive(): Promise<Received> {
+    return this.#receiving.call(() => this.#take(), undefined);
   }
 
-  /** The same without waiting; `undefined` if there is none. */
-  tryReceive(): Received | undefined {
-    return this.#receiving.tryCall(() => this.#take());
+  /** Receives what is there already, and then the end of the connection: shutdown(2). */
+  endReceiving(): void {
+    const SHUT_RD = 0;
+    if (this.#socket.isOpen) this.#socket.shutdown(SHUT_RD);
   }
 
   /** Sends a packet with copies of descriptors, and calls `sent` once the kernel has it. */

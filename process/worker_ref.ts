@@ -30,12 +30,12 @@ export class WorkerRef {
   }
 
   /** @throws {Deno.errors.NotSupported} If this version of Deno has no such method. */
-  set(on: boolean, name: string): void {
+  set(on: boolean): void {
     if (on === this.#on) return;
     const refer = findRefer();
     // Deno counts: each call is to be made once.
     if (refer === undefined) {
-      throw notSupportedError(`unref ${name}`, "this version of Deno has no way to, use a process");
+      throw notSupportedError("unref a thread", "this version of Deno has no way to, use a process");
     }
     refer.call(this.#worker, on);
     this.#on = on;

@@ -160,6 +160,7 @@ export class NativeConn implements ConnDriver, Source {
     // A failure means that the connection is gone, which reads and writes tell.
     if (how === "write") this.#writer.end().catch(() => {});
     else this.#socket.shutdown(how === "read" ? SHUT_RD : SHUT_RDWR);
+    if (how === "both") this.#writer.markEnded();
   }
 
   reset(): void {

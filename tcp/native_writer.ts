@@ -91,6 +91,11 @@ export class NativeWriter {
     });
   }
 
+  /** FIN was sent at once, before the writes in line: the kernel refuses these. */
+  markEnded(): void {
+    this.#ended ??= DONE;
+  }
+
   /** The reactor tells of room, or of an error. */
   onReady(): void {
     this.#writable = true;
@@ -182,7 +187,10 @@ export class NativeWriter {
 
   /** send(2) of `size` bytes; `undefined` if there is no room. Nothing needs no room, and waits for no other call. */
   #transmit(p: Uint8Array, size: number): number | undefined {
-    if (size === 0 && this.#ended !== undefined) throw this.#brokenPipe();
+    if (size === 0) {
+      if (this.#ended !== undefined) throw this.#brokenPipe();
+      return 0;
+    }
     const n = transmit(this.#socket.fd, p, MSG_NOSIGNAL);
     if (n >= 0) {
       if (n < Math.min(size, LARGEST_TRANSFER)) this.#writable = false;

@@ -160,7 +160,9 @@ export class PipableWritable extends WritableStream<Uint8Array<ArrayBufferLike>>
   /** The ends of a stream of this class that the program has not used, so that its queue is empty. */
   static endsOfUnused(stream: object): StreamEnds | undefined {
     if (!(Object(stream) === stream && #sink in stream)) return undefined;
-    return stream.#isUsed || stream.locked ? undefined : stream.#sink.ends;
+    const { controller, ends } = stream.#sink;
+    // A pipe of the platform aborts without a call of abort() above.
+    return stream.#isUsed || stream.locked || controller.signal.aborted ? undefined : ends;
   }
 
   /** Lets the stream belong to a pipe until that has ended. */

@@ -53,6 +53,11 @@ export class RuntimeReader {
     this.#reject = reject;
   };
   readonly #onRead = (n: number | null): void => {
+    if (n === 0 && this.#direct && sizeOf(this.#p) > 0) {
+      // Deno reads nothing into a buffer whose `length` is 0 at that moment, which an accessor can pretend.
+      this.#conn.read(viewOf(this.#p)).then(this.#onRead, this.#onFailure);
+      return;
+    }
     this.#busy = false;
     if (!this.#direct) return;
     this.#direct = false;

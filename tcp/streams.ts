@@ -61,13 +61,16 @@ export class ConnStreams implements StreamEnds {
 
   /** Fails both, and with them the pipes whose other end is gone. */
   fail(error: Error): void {
+    this.#isRead = this.#isWritten = true;
     if (this.#readable !== undefined) PipableReadable.fail(this.#readable, error);
     if (this.#writable !== undefined) PipableWritable.fail(this.#writable, error);
   }
 
   beginPipe(from: PipableReadable, destination: WritableStream): Promise<void> | undefined {
     const to = PipableWritable.endsOfUnused(destination);
-    if (!(to instanceof ConnStreams) || this.#isRead || to.#isWritten || to.#writeDone) return undefined;
+    if (!(to instanceof ConnStreams) || to.#isWritten || to.#writeDone) return undefined;
+    // The platform's pipe knows what to do with streams that have ended.
+    if (this.#isRead || this.#cancelled || this.#readDone) return undefined;
     const pipe: DirectPipe = { end: undefined };
     PipableReadable.join(from, pipe);
     PipableWritable.join(destination as PipableWritable, pipe);
@@ -145,6 +148,7 @@ export class ConnStreams implements StreamEnds {
   }
 
   async close(): Promise<void> {
+    this.#isWritten = true;
     try {
       await this.#endWrite();
     } catch (error) {
@@ -153,6 +157,7 @@ export class ConnStreams implements StreamEnds {
   }
 
   abort(): void {
+    this.#isWritten = true;
     this.#conn.close();
   }
 

@@ -74,9 +74,12 @@ export interface TcpConnectOptions extends WaitOptions {
    * @default {Infinity}
    */
   timeout?: number;
-  /** The local address to connect from; needs `--allow-net` for it, too. Native engine only. */
+  /**
+   * The local IP address to connect from, an IPv6 one with or without brackets; needs `--allow-net` for it, too. If the
+   * kernel chooses the port, connections to other servers can share it (`IP_BIND_ADDRESS_NO_PORT`). Native engine only.
+   */
   localAddress?: string;
-  /** The local port to connect from. Native engine only. */
+  /** The local port to connect from, from 0 to 65535; 0 lets the kernel choose. Native engine only. */
   localPort?: number;
   /**
    * Send small segments at once (`TCP_NODELAY`).
@@ -153,6 +156,11 @@ export class TcpConn implements Deno.TcpConn {
 
   /**
    * Connects to a server: socket(2), connect(2).
+   *
+   * A socket never connects to itself. The kernel lets it when nobody listens on a local port and that port happens to be
+   * chosen as the local port of the connection (`net.ipv4.ip_local_port_range`), as it does sooner or later in a loop
+   * that waits for a server. Such an attempt is refused like one to any other port on which nobody listens, unless
+   * `localPort` names the port.
    *
    * Requires `--allow-net` for the host and port.
    *
@@ -288,8 +296,9 @@ export class TcpConn implements Deno.TcpConn {
   read(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -321,8 +330,9 @@ export class TcpConn implements Deno.TcpConn {
   peek(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -357,7 +367,8 @@ export class TcpConn implements Deno.TcpConn {
   }
 
   /**
-   * Writes what the send buffer has room for, and waits if it has none: send(2).
+   * Writes what the send buffer has room for, and waits if it has none: send(2). Writing nothing returns 0
+   * at once, however full the buffer is.
    *
    * @param p The bytes; do not change them until the call is done.
    * @param options A signal to stop waiting.
@@ -383,8 +394,9 @@ export class TcpConn implements Deno.TcpConn {
   write(p: Uint8Array, options?: WaitOptions): Promise<number> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -419,8 +431,9 @@ export class TcpConn implements Deno.TcpConn {
   writeAll(p: Uint8Array, options?: WaitOptions): Promise<void> {
     let signal: AbortSignal | undefined;
     try {
-      checkBytes(p);
       signal = checkSignal(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }

@@ -179,12 +179,13 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * console.log(`listening on port ${listener.addr.port}`);
    * ```
    */
-  static bind(options: TcpListenOptions = {}): TcpListener {
+  static bind(options: TcpListenOptions): TcpListener {
     checkOptions(options);
-    // With every option optional, what is meant for a Unix socket of Deno.listen would open a port.
+    // Every option is optional, so options for a Unix socket of Deno.listen would open a port.
     const { transport = "tcp" } = options as { transport?: unknown };
     if (transport !== "tcp") throw atCaller(new TypeError(`transport must be "tcp", received ${quote(transport)}`));
-    const port = checkPort(options.port ?? 0);
+    const { port: asked = 0 } = options;
+    const port = checkPort(asked);
     const hostname = checkHostname(options.hostname ?? "0.0.0.0");
     const reuseAddress = checkBoolean(options.reuseAddress ?? true, "reuseAddress");
     const reusePort = checkBoolean(options.reusePort ?? false, "reusePort");

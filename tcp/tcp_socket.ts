@@ -133,8 +133,8 @@ export class TcpSocket implements Disposable {
    * ```
    */
   getOption(o: SocketOption): number {
-    checkSocketOption(o);
-    return this.#attempt(`get ${o} of TCP socket`, (fd) => getSocketOption(fd, o));
+    const option = checkSocketOption(o);
+    return this.#attempt(`get ${option} of TCP socket`, (fd) => getSocketOption(fd, option));
   }
 
   /**
@@ -153,9 +153,9 @@ export class TcpSocket implements Disposable {
    * ```
    */
   setOption(o: SocketOption, value: number): void {
-    checkSocketOption(o);
-    checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1);
-    this.#attempt(`set ${o} on TCP socket`, (fd) => setSocketOption(fd, o, value));
+    const option = checkSocketOption(o);
+    const to = checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1);
+    this.#attempt(`set ${option} on TCP socket`, (fd) => setSocketOption(fd, option, to));
   }
 
   /**
@@ -220,7 +220,7 @@ export class TcpSocket implements Disposable {
   }
 
   /**
-   * Connects to a server: connect(2).
+   * Connects to a server: connect(2). To itself a socket connects only if {@linkcode TcpSocket.bind} has chosen its port.
    *
    * Requires `--allow-net` for the host and port.
    *

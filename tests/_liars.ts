@@ -73,6 +73,27 @@ function own(p: Uint8Array): Uint8Array {
   });
 }
 
+/** A class whose `length` and `byteLength` are the same lie. */
+function says(size: unknown): typeof Uint8Array {
+  class Liar extends Uint8Array {}
+  Object.defineProperties(Liar.prototype, { length: { get: () => size }, byteLength: { get: () => size } });
+  return Liar;
+}
+
+/** Every second answer is a lie. */
+function fickle(p: Uint8Array): Uint8Array {
+  for (const [name, lie] of [["length", 0], ["byteLength", 65536], ["byteOffset", 0]] as const) {
+    const truth = p[name];
+    let asked = 0;
+    Object.defineProperty(p, name, { get: () => asked++ % 2 === 0 ? truth : lie });
+  }
+  return p;
+}
+
+function withOwn(p: Uint8Array, properties: PropertyDescriptorMap): Uint8Array {
+  return Object.defineProperties(p, properties);
+}
+
 /** Each makes a view of `size` bytes at `at`, whose properties may say anything. */
 export const LIARS: Record<string, (memory: ArrayBuffer, at: number, size: number) => Uint8Array> = {
   "a subclass with getters": (memory, at, size) => new LyingGetters(memory, at, size),
@@ -82,6 +103,24 @@ export const LIARS: Record<string, (memory: ArrayBuffer, at: number, size: numbe
   "a subclass with methods of its own": (memory, at, size) => new OtherMethods(memory, at, size),
   "own properties": (memory, at, size) => own(new Uint8Array(memory, at, size)),
   "no prototype": (memory, at, size) => Object.setPrototypeOf(new Uint8Array(memory, at, size), null),
+  "a subclass that says it is longer by a little": (memory, at, size) => new (says(size + 4))(memory, at, size),
+  "a subclass of negative size": (memory, at, size) => new (says(-1))(memory, at, size),
+  "a subclass of infinite size": (memory, at, size) => new (says(Infinity))(memory, at, size),
+  "a subclass whose size is no number": (memory, at, size) => new (says({ valueOf: () => 7 }))(memory, at, size),
+  "an array that says another thing each time": (memory, at, size) => fickle(new Uint8Array(memory, at, size)),
+  "a species that is no class": (memory, at, size) =>
+    withOwn(new Uint8Array(memory, at, size), { constructor: { value: { [Symbol.species]: 7 } } }),
+  "an array whose length throws": (memory, at, size) =>
+    withOwn(new Uint8Array(memory, at, size), {
+      length: {
+        get() {
+          throw new Error("length is none of the library's business");
+        },
+      },
+    }),
+  "another name": (memory, at, size) =>
+    withOwn(new Uint8Array(memory, at, size), { [Symbol.toStringTag]: { value: "Float64Array" } }),
+  "another prototype": (memory, at, size) => Object.setPrototypeOf(new Uint8Array(memory, at, size), Map.prototype),
   "a Buffer": (memory, at, size) => Buffer.from(memory, at, size),
   "an array of another realm": (memory, at, size) =>
     vm.runInNewContext("new Uint8Array(memory, at, size)", { memory, at, size }) as Uint8Array,

@@ -138,6 +138,11 @@ export async function eventually<T>(poll: () => T | undefined, most = 20_000): P
   throw new Error(`nothing happened within ${most / 1000} s`);
 }
 
+/** The number in the middle: one that is far off, on a busy machine, does not count. */
+export function median(numbers: number[]): number {
+  return numbers.toSorted((a, b) => a - b)[numbers.length >> 1] as number;
+}
+
 /** Random bytes, however many. */
 export function randomBytes(size: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(size);

@@ -117,7 +117,7 @@ Deno.test("stdout and stderr of children are checked before anything is started"
     const options = { [name]: "piped" } as any;
     // deno-lint-ignore no-explicit-any -- what the types forbid
     const wrong = { [name]: "file" } as any;
-    assertThrows(() => spawnWorker(module, options), TypeError, `${name} is for processes: a thread writes where`);
+    assertThrows(() => spawnWorker(module, options), TypeError, `${name} can be piped from processes only`);
     for (const kind of ["worker", "process"] as const) {
       const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
       await assertRejects(() => Pool.start({ kind, module, listener, ...options }), TypeError, name);

@@ -16,6 +16,7 @@ import {
   ECHO,
   internetSockets,
   isAlive,
+  isPending,
   letRead,
   moduleOf,
   NATIVE,
@@ -119,6 +120,97 @@ for (const [what, text, code, threadCode, error] of LATE_ENDS) {
     assertEquals((await inbox.next()).done, true);
   });
 }
+
+/** Modules that have nothing left to do, what they say before, and whether that is well. */
+const ENDS: readonly (readonly [what: string, text: string, said: unknown[], success: boolean])[] = [
+  ["has no statement", ``, [], true],
+  ["has sent a message", `await parent().send(1);`, [1], true],
+  [
+    "leaves its loop over messages",
+    `for await (const { message } of parent().messages()) { await parent().send(message); break; }`,
+    [
+      "hello",
+    ],
+    true,
+  ],
+  ["has a timer that ends", `parent(); setTimeout(() => parent().send("late"), 100);`, ["late"], true],
+  ["has an unreferenced timer", `parent(); Deno.unrefTimer(setInterval(() => {}, 1000));`, [], true],
+  [
+    "leaves sockets open on which nobody waits",
+    `
+    TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+    await parent().send("bound");`,
+    ["bound"],
+    true,
+  ],
+  [
+    "reads a connection of Deno's to its end",
+    `
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const conn = await Deno.connect({ hostname: "127.0.0.1", port: listener.addr.port });
+    setTimeout(() => conn.close(), 100);
+    await (await listener.accept()).read(new Uint8Array(1));
+    listener.close();
+    await parent().send("read");`,
+    ["read"],
+    true,
+  ],
+  [
+    "waits for room",
+    `(async () => { for (let i = 0; i < 600; i++) await parent().send(i); })();`,
+    Array.from(
+      { length: 600 },
+      (_, i) => i,
+    ),
+    true,
+  ],
+  ["sets an exit code", `Deno.exitCode = 4;`, [], false],
+];
+
+childTest("a child ends when its module has nothing left to do, and all that it has said is read", async (kind) => {
+  for (const [what, text, said, success] of ENDS) {
+    await using child = spawn(kind, moduleOf(text));
+    if (what.includes("loop")) await child.send("hello");
+    // Messages that wait to be read hold nothing up.
+    if (what.includes("room")) await delay(500);
+    const heard: unknown[] = [];
+    const reading = (async () => {
+      for await (const { message } of child.messages()) heard.push(message);
+    })();
+    const status = await deadline(child.closed, 20_000).catch((error) => error.name);
+    await deadline(reading, 20_000);
+    assertEquals([heard, status.success], [said, success], `a module that ${what}`);
+  }
+});
+
+childTest("a child whose module knows nothing of this library ends with it", async (kind) => {
+  for (
+    const [text, success] of [["1;", true], ["self.close();", true], ["Deno.exit(0);", true], [
+      "Deno.exit(3);",
+      false,
+    ]] as const
+  ) {
+    await using child = spawn(kind, `data:text/javascript,${text}`);
+    assertEquals((await deadline(child.closed, 20_000)).success, success, text);
+    assertEquals(await deadline(child.messages().next(), 20_000), { value: undefined, done: true });
+  }
+});
+
+childTest("a child goes on while something there is waited for", async (kind) => {
+  const waits = {
+    "a message": `parent().messages().next();`,
+    "a timer": `parent(); setInterval(() => {}, 1000);`,
+    "a connection": `TcpListener.bind({ hostname: "127.0.0.1", port: 0 }).accept();`,
+    "a connection of Deno's": `Deno.listen({ hostname: "127.0.0.1", port: 0 }).accept();`,
+    "a datagram": `UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0 }).recvFrom(new Uint8Array(1));`,
+  };
+  const children = Object.values(waits).map((text) => spawn(kind, moduleOf(text)));
+  await delay(1_500);
+  for (const [i, child] of children.entries()) {
+    assertEquals(await isPending(child.closed), true, `a child that waits for ${Object.keys(waits)[i]}`);
+    await child[Symbol.asyncDispose]();
+  }
+});
 
 childTest("Child.closed of a child that has ended leaves what it has said before to be read", async (kind) => {
   using pair = await Pair.open("native");
@@ -548,8 +640,6 @@ Deno.test({
   async fn() {
     const { stdout, stderr } = await runStarved(`
       import { spawnProcess } from "@c10k/sockets/process";
-      // What Deno opens for the first signal that it waits for: without, it panics.
-      Deno.addSignalListener("SIGUSR1", () => {});
       const early = spawnProcess(${JSON.stringify(ECHO)});
       fill();
       // It has its socket already.
@@ -568,7 +658,7 @@ Deno.test({
       console.log([...names].join());
       free();
       await early.shutdown();`);
-    const why = "EMFILE Cannot start process (echo.ts): too many open files (EMFILE)";
+    const why = "EMFILE Cannot start process (echo.ts): too many open files in this process (EMFILE)";
     assertEquals([stdout, stderr], [`hello\n${why}\n`, ""]);
   },
 });

@@ -171,6 +171,54 @@ oneKindTest("process", "parent() says that nobody is where the parent should be"
   }
 });
 
+oneKindTest(
+  "process",
+  "a process gets the environment of this one, also where the C library does not tell of it",
+  async (kind) => {
+    const { initialEnvironment, readEnvironment } = await import("../process/environment.ts");
+    const initial = initialEnvironment();
+    assertEquals(initial.length > 0, true);
+    const current = new Set(readEnvironment());
+    assertEquals(initial.filter((variable) => !current.has(variable)), []);
+    Deno.env.set("C10K_TEST_VARIABLE", "set since\ufeff é");
+    try {
+      await using child = spawn(
+        kind,
+        moduleOf(
+          `await parent().send([Deno.env.get("C10K_TEST_VARIABLE"), Deno.env.get("PATH"), Deno.env.get("ONE")]);`,
+        ),
+        { env: { ONE: "1" } },
+      );
+      const expected = ["set since\ufeff é", Deno.env.get("PATH"), "1"];
+      assertEquals((await next(child.messages())).message, expected);
+    } finally {
+      Deno.env.delete("C10K_TEST_VARIABLE");
+    }
+  },
+);
+
+oneKindTest(
+  "process",
+  "Child.closed does not wait for a program that has inherited the socket of the child",
+  async (kind) => {
+    for (const hello of ["", "parent();"]) {
+      const child = spawn(
+        kind,
+        moduleOf(`
+        const libc = Deno.dlopen("libc.so.6", { fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" } });
+        for (const when of [() => {}, () => { ${hello} }]) {
+          when();
+          for (let fd = 3; fd < 64; fd++) libc.symbols.fcntl(fd, 2, 0);
+          new Deno.Command("sleep", { args: ["10"], stdin: "null", stdout: "null", stderr: "null" }).spawn().unref();
+        }
+        Deno.exit(5);
+      `),
+      );
+      assertEquals((await deadline(child.closed, 8_000)).code, 5);
+    }
+  },
+);
+
 oneKindTest("process", "parent() is not for a plain Worker inside a process", async (kind) => {
   await using child = spawn(
     kind,

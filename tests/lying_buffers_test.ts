@@ -1,10 +1,20 @@
 /** Buffers, options and addresses whose properties lie: what is read and written is what the memory is. */
 
+import { Multiplexer } from "@c10k/sockets/mux";
+import type { PoolOptions } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { LIARS, LyingGetters } from "./_liars.ts";
+import { libc } from "../internal/libc.ts";
+import { checkPermissions } from "../process/child_permissions.ts";
+import { Link } from "../process/link.ts";
+import { moduleUrl } from "../process/names.ts";
+import { checkPoolOptions } from "../process/pool_options.ts";
+import { ProcessTransport, sealForProcess } from "../process/process_transport.ts";
+import { UnixSocket } from "../process/unix_socket.ts";
+import { StreamSocket } from "../tcp/stream_socket.ts";
 import { namespaceTest } from "./_namespace.ts";
-import { ENGINES, engineTest, Pair, readExactly, readToEnd } from "./_util.ts";
+import { ENGINES, engineTest, Pair, readExactly, readToEnd, replaced, withoutLeaks } from "./_util.ts";
 
 /** The bytes of a buffer in the middle of its memory, and what lies around it. */
 const SIZE = 16;
@@ -85,6 +95,93 @@ for (const [call, read] of Object.entries(READS)) {
   }
 }
 
+engineTest(
+  "TcpConn.tryWrite() and writes at once keep the bytes of buffers whose properties lie apart",
+  async (engine) => {
+    using pair = await Pair.open(engine);
+    for (const [liar, make] of Object.entries(LIARS)) {
+      const p = make(filled(), AT, SIZE);
+      // On the runtime engine the second is gathered behind the first.
+      assertEquals([pair.client.tryWrite(p), pair.client.tryWrite(p)], [SIZE, SIZE], liar);
+      assertEquals([...await readExactly(pair.server, 2 * SIZE)], [...SENT, ...SENT], liar);
+      await Promise.all([pair.client.writeAll(p), pair.client.writeAll(p, { signal: new AbortController().signal })]);
+      assertEquals([...await readExactly(pair.server, 2 * SIZE)], [...SENT, ...SENT], liar);
+    }
+  },
+);
+
+engineTest("an option whose getter takes the buffer away is no way around its check", async (engine) => {
+  using pair = await Pair.open(engine);
+  for (const call of ["read", "peek", "write", "writeAll"] as const) {
+    const p = new Uint8Array(SIZE);
+    const options = {
+      get signal() {
+        p.buffer.transfer();
+        return new AbortController().signal;
+      },
+    };
+    await assertRejects(
+      async () => void await pair.client[call](p, options),
+      TypeError,
+      "p must not be detached",
+      call,
+    );
+  }
+});
+
+Deno.test("StreamSocket copies the bytes of a buffer whose properties lie, and no others", async () => {
+  const addr = { transport: "tcp", hostname: "127.0.0.1", port: 1 } as const;
+  for (const [liar, make] of Object.entries(LIARS)) {
+    const written: Uint8Array[] = [];
+    const more = new Uint8Array(3 * SIZE).fill(0xee);
+    more.set(SENT);
+    const socket = new StreamSocket({
+      // An empty chunk is no end.
+      readable: ReadableStream.from([new Uint8Array(0), more]) as ReadableStream<Uint8Array<ArrayBuffer>>,
+      writable: new WritableStream({ write: (chunk) => void written.push(chunk) }),
+      localAddr: addr,
+      remoteAddr: addr,
+    });
+    const memory = new ArrayBuffer(64);
+    assertEquals([await socket.read(make(memory, AT, SIZE)), received(memory)], [SIZE, NOTHING_AROUND], liar);
+    const p = make(filled(), AT, SIZE);
+    assertEquals(await socket.write(p), SIZE, liar);
+    assertEquals(written.map((chunk) => [...chunk]), [[...SENT]], liar);
+    socket[Symbol.dispose]();
+  }
+});
+
+Deno.test({
+  name: "a message to a process carries the bytes of a buffer whose properties lie, and no others",
+  ignore: !ENGINES.includes("native"),
+  fn: () =>
+    withoutLeaks(async () => {
+      const [near, far] = [new Link("a process", sealForProcess), new Link("the parent", sealForProcess)];
+      const ends = UnixSocket.pair().map((fd, i) => {
+        const { promise, resolve } = Promise.withResolvers<unknown>();
+        const link = [near, far][i] as Link;
+        link.attach(new ProcessTransport(new UnixSocket(fd, "the channel"), link, resolve));
+        return promise;
+      });
+      const messages = far.messages();
+      for (const [liar, make] of Object.entries(LIARS)) {
+        const p = make(filled(), AT, SIZE);
+        try {
+          await near.send({ p });
+        } catch (error) {
+          // The serializer of V8 refuses some classes by their names.
+          assert(error instanceof Error && /prototype|methods/.test(liar), `${liar}: ${error}`);
+          continue;
+        }
+        const { value } = await messages.next();
+        const { buffer, byteOffset, byteLength } = (value?.message as { p: Uint8Array }).p;
+        assertEquals([...new Uint8Array(buffer, byteOffset, byteLength)], [...SENT], liar);
+      }
+      for (const link of [near, far]) link.close(new Error("the end"));
+      await Promise.all(ends);
+    }),
+});
+
 engineTest("TcpConn.writeAll() that waits for room sends what lies behind a buffer's lies", async (engine) => {
   const large = 4 * 1024 * 1024;
   for (const lie of [0, 1, 2 ** 31, undefined]) {
@@ -161,6 +258,10 @@ engineTest("write(), writeAll() and tryWrite() of nothing return at once on a fu
   assertEquals((await end) instanceof Deno.errors.Interrupted, true);
   await assertRejects(() => pair.client.write(nothing), Deno.errors.BadResource);
   await assertRejects(() => pair.client.writeAll(nothing), Deno.errors.BadResource);
+  await assertRejects(() => pair.client.read(nothing), Deno.errors.BadResource);
+  await assertRejects(() => pair.client.peek(nothing), Deno.errors.BadResource);
+  assertThrows(() => pair.client.tryRead(nothing), Deno.errors.BadResource);
+  assertThrows(() => pair.client.tryWrite(nothing), Deno.errors.BadResource);
 });
 
 engineTest("write() and writeAll() of nothing fail after closeWrite(), as any other write", async (engine) => {
@@ -172,6 +273,24 @@ engineTest("write() and writeAll() of nothing fail after closeWrite(), as any ot
   assertThrows(() => pair.client.tryWrite(nothing), Deno.errors.BrokenPipe);
 });
 
+Deno.test({
+  name: "[native] write() and writeAll() of nothing fail after shutdown(), as any other write",
+  ignore: !ENGINES.includes("native"),
+  fn: () =>
+    withoutLeaks(async () => {
+      for (const how of ["both", "write"] as const) {
+        using pair = await Pair.open("native");
+        pair.client.shutdown(how);
+        for (const p of [new Uint8Array(0), new Uint8Array(1)]) {
+          await assertRejects(() => pair.client.write(p), Deno.errors.BrokenPipe);
+          await assertRejects(() => pair.client.writeAll(p), Deno.errors.BrokenPipe);
+          assertThrows(() => pair.client.tryWrite(p), Deno.errors.BrokenPipe);
+        }
+        await pair.client.closeWrite();
+      }
+    }),
+});
+
 /** An object whose properties are right when they are read first, and something else later. */
 function onceOnly(options: Record<string, unknown>, later: unknown): Record<string, unknown> {
   const object = {};
@@ -180,6 +299,52 @@ function onceOnly(options: Record<string, unknown>, later: unknown): Record<stri
     Object.defineProperty(object, name, { get: () => reads++ === 0 ? value : later, enumerable: true });
   }
   return object;
+}
+
+Deno.test("the options of a pool, its module and the permissions of a child are read once", () => {
+  const given = {
+    kind: "worker",
+    module: "x.ts",
+    size: 2,
+    grace: 1,
+    startTimeout: 2,
+    maxConnections: 3,
+    signals: false,
+  };
+  const settings = checkPoolOptions(
+    onceOnly({ ...given, listen: onceOnly({ port: 7, engine: "runtime" }, NaN), restart: { limit: 1 } }, {
+      evil: true,
+    }) as unknown as PoolOptions,
+  );
+  assertEquals([settings.listen, settings.restart], [{ port: 7, engine: "runtime" }, { limit: 1 }]);
+  const module = new URL("file:///a.ts");
+  const found = moduleUrl(module);
+  module.pathname = "/b.ts";
+  assertEquals(found.href, "file:///a.ts");
+  class Evil extends URL {
+    override get href(): string {
+      return "--allow-all";
+    }
+  }
+  assertEquals(moduleUrl(new Evil("file:///a.ts")).href, "file:///a.ts");
+  const permissions = onceOnly({ net: ["127.0.0.1:1"], env: false }, true);
+  assertEquals(checkPermissions(permissions), { net: ["127.0.0.1:1"], env: false });
+});
+
+for (const backend of Multiplexer.backends()) {
+  Deno.test(`[${backend}] Multiplexer reads an interest and a source once`, async () => {
+    using pair = await Pair.open(backend === "runtime" ? "runtime" : "native");
+    using mux = new Multiplexer({ backend });
+    mux.register(pair.client, onceOnly({ readable: true }, "evil"));
+    assertEquals([...mux.registrations()].map(({ interest }) => interest), [{ readable: true }]);
+    mux.modify(pair.client, onceOnly({ writable: true }, "evil"));
+    assertEquals([...mux.registrations()].map(({ interest }) => interest), [{ writable: true }]);
+    for (const fd of ["length", "0", {}] as unknown as number[]) {
+      assertEquals(mux.has({ fd }), false);
+      assertThrows(() => mux.unregister({ fd }));
+    }
+    assertEquals(mux.size, 1);
+  });
 }
 
 engineTest("options are read once: what was checked is what is used", async (engine) => {
@@ -205,6 +370,25 @@ Deno.test({
     using conn = await TcpConn.connect({ hostname: "[::1]", port: listener.addr.port, localAddress: "[::1]" });
     assertEquals([conn.localAddr.hostname, conn.remoteAddr.hostname], ["::1", "::1"]);
   },
+});
+
+Deno.test({
+  name: "TcpConn.connect() with localAddress goes on where the kernel does not know IP_BIND_ADDRESS_NO_PORT",
+  ignore: !ENGINES.includes("native"),
+  fn: () =>
+    withoutLeaks(async () => {
+      using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+      const { setsockopt } = libc;
+      let refused = 0;
+      // Another number, that no kernel knows.
+      using _ = replaced(libc, "setsockopt", (...args: Parameters<typeof setsockopt>) => {
+        if (args[1] !== 0 || args[2] !== 24) return setsockopt(...args);
+        refused++;
+        return setsockopt(args[0], 0, 9_999, args[3], args[4]);
+      });
+      using conn = await TcpConn.connect({ port: listener.addr.port, localAddress: "127.0.0.1" });
+      assertEquals([conn.localAddr.hostname, refused], ["127.0.0.1", 1]);
+    }),
 });
 
 /** Four ephemeral ports. */

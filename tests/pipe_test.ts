@@ -166,3 +166,28 @@ engineTest("TcpConn that is piped and idle holds no buffer, or a small one on th
   for (const conn of conns) conn.close();
   await Promise.all(piping);
 });
+
+engineTest(
+  "TcpConn.readable.pipeTo() of a source that was cancelled ends the destination's writing alone",
+  async (engine) => {
+    using left = await Pair.open(engine);
+    using right = await Pair.open(engine);
+    await left.server.readable.cancel();
+    await left.server.readable.pipeTo(right.client.writable);
+    assertEquals(await readText(right.server), null);
+    await right.server.writeAll(encode("still here"));
+    assertEquals(await readText(right.client), "still here");
+  },
+);
+
+engineTest(
+  "TcpConn.readable.pipeTo() a destination that has failed in another pipe rejects, and does not wait",
+  async (engine) => {
+    using left = await Pair.open(engine);
+    using right = await Pair.open(engine);
+    const { writable } = right.client;
+    const failing = new ReadableStream({ start: (controller) => controller.error(new Error("boom")) });
+    await assertRejects(() => failing.pipeTo(writable), Error, "boom");
+    await assertRejects(() => left.server.readable.pipeTo(writable), Error, "boom");
+  },
+);

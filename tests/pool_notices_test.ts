@@ -108,7 +108,7 @@ oneKindTest("process", "Pool names the signal that has ended a child, and says n
 childTest(
   "Pool writes a line for each child that ends before it serves, and the last says that it gives up",
   async (kind) => {
-    await using watched = await Watched.start({ kind, restart: { delay: 1, limit: 4 } });
+    await using watched = await Watched.start({ kind, restart: { delay: 4, limit: 4 } });
     watched.pool.closed.catch(() => {});
     await Deno.writeTextFile(watched.flag, "");
     using _conn = await watched.order("3");

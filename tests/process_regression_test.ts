@@ -146,8 +146,6 @@ Deno.test({
     const { stdout, stderr } = await runStarved(`
       import { spawnWorker } from "@c10k/sockets/process";
       import { TcpConn } from "@c10k/sockets/tcp";
-      // What Deno opens for the first signal that it waits for: without, it panics.
-      Deno.addSignalListener("SIGUSR1", () => {});
       const child = spawnWorker(${JSON.stringify(module)});
       const { value: { message: port } } = await child.messages().next();
       await new Promise((resolve) => setTimeout(resolve, 50));

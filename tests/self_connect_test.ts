@@ -86,7 +86,7 @@ namespaceTest("TcpConn.connect() to a name goes on with the next address where i
         for (let tries = 0; tries < 200; tries++) {
           try {
             using conn = await TcpConn.connect({ hostname, port, engine });
-            await conn.read(new Uint8Array(1));
+            await conn.read(new Uint8Array(1), { signal: AbortSignal.timeout(5_000) });
             found.push(hostname + " is " + conn.remoteAddr.hostname);
             break;
           } catch (error) {
@@ -99,4 +99,48 @@ namespaceTest("TcpConn.connect() to a name goes on with the next address where i
   `;
   const expected = ENGINES.flatMap(() => ["10.9.0.2 is 10.9.0.2", "both is 10.9.0.2"]);
   assertEquals(await run(namespace, source, TWO_HOSTS), expected);
+});
+
+namespaceTest("[native] a socket is connected with itself where its local port was chosen", async (namespace) => {
+  const source = `
+    const hostname = "127.0.0.1";
+    const to = { hostname, port };
+    const connects = {
+      localPort: () => TcpConn.connect({ ...to, localPort: port }),
+      "localPort and localAddress": () => TcpConn.connect({ ...to, localPort: port, localAddress: hostname }),
+      "a bound TcpSocket": () => {
+        const socket = TcpSocket.open("IPv4");
+        socket.bind(to);
+        return socket.connect(to);
+      },
+      "localPort 0": () => TcpConn.connect({ ...to, localPort: 0 }),
+      "localAddress": () => TcpConn.connect({ ...to, localAddress: hostname }),
+      "127.0.0.2": () => TcpConn.connect({ port, hostname: "127.0.0.2", localAddress: "127.0.0.2" }),
+      "localAddress of IPv6": () => TcpConn.connect({ port, hostname: "::1", localAddress: "::1" }),
+      "a zone": () => TcpConn.connect({ port, hostname: "fe80::1%va" }),
+      "a zone and a local address": () => TcpConn.connect({ port, hostname: "fe80::1%va", localAddress: "fe80::1%va" }),
+      "a TcpSocket": () => TcpSocket.open("IPv4").connect(to),
+      "a TcpSocket bound to port 0": () => {
+        const socket = TcpSocket.open("IPv4");
+        socket.bind({ hostname, port: 0 });
+        return socket.connect(to);
+      },
+    };
+    for (const [name, connect] of Object.entries(connects)) found.push([name, await outcome(connect)]);
+  `;
+  const connected = ["localPort", "localPort and localAddress", "a bound TcpSocket"];
+  const refused = [
+    "localPort 0",
+    "localAddress",
+    "127.0.0.2",
+    "localAddress of IPv6",
+    "a zone",
+    "a zone and a local address",
+    "a TcpSocket",
+    "a TcpSocket bound to port 0",
+  ];
+  assertEquals(await run(namespace, source, `ip -6 addr add fe80::1/64 dev va nodad; ${ONE_PORT}`), [
+    ...connected.map((name) => [name, "connected, reads 2"]),
+    ...refused.map((name) => [name, REFUSED]),
+  ]);
 });

@@ -235,3 +235,25 @@ Deno.test({
     }
   },
 });
+
+Deno.test({
+  name: "errors reach a program that has frozen Error",
+  ignore: !NATIVE,
+  async fn() {
+    const { code, stdout, stderr } = await runDeno(
+      ["--allow-net", "--allow-ffi", "--quiet", "--no-check"],
+      `import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+       Object.freeze(Error);
+       for (const engine of ["runtime", "native"]) {
+         using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+         using client = await TcpConn.connect({ port: listener.addr.port, engine });
+         using server = await listener.accept();
+         const reading = client.read(new Uint8Array(1)).catch((error) => error.name);
+         client.close();
+         console.log(await reading, await server.read(new Uint8Array(1)));
+         try { TcpListener.bind({ ...listener.addr, engine }); } catch (error) { console.log(error.name); }
+       }`,
+    );
+    assertEquals([code, stderr, stdout], [0, "", "Interrupted null\nAddrInUse\n".repeat(2)]);
+  },
+});

@@ -31,7 +31,6 @@ for (
     [Infinity, RangeError, "received Infinity"],
     ["80", TypeError, 'received "80"'],
     [null, TypeError, "received null"],
-    [undefined, TypeError, "received undefined"],
     [80n, TypeError, "received 80n"],
   ] as const
 ) {

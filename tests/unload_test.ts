@@ -3,7 +3,7 @@
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { deadline } from "@std/async";
-import { NATIVE } from "./_process.ts";
+import { descriptorLinks, internetSockets, NATIVE } from "./_process.ts";
 import { encode, eventually, readText, ROOT, run } from "./_util.ts";
 
 /** Free ports in a row, below those that the kernel gives to clients. */
@@ -86,6 +86,12 @@ class Watched implements AsyncDisposable {
         return [];
       }
     }).sort();
+  }
+
+  /** Its TCP and UDP sockets. */
+  internetLinks(): string[] {
+    const known = internetSockets();
+    return descriptorLinks(this.pid).filter((link) => known.has(link));
   }
 
   /** Its children. */
@@ -173,8 +179,9 @@ for (const threads of [false, true]) {
           if (at === 0) clients.push(client);
           else client.close();
         }
-        // The runtime keeps descriptors of its own of a Worker that was terminated.
-        const isOpen = () => watched.links().filter((link) => !threads || link.startsWith("socket")).length;
+        // The runtime keeps descriptors of its own of a Worker that was terminated, and inert sockets take the place of
+        // those of a thread that never ends.
+        const isOpen = () => (threads ? watched.internetLinks() : watched.links()).length;
         if (i === 1) before = isOpen();
         // It closes what is its own a moment later.
         if (i > 1) await eventually(() => isOpen() <= before ? true : undefined, 10_000);

@@ -66,10 +66,6 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
   },
   "process/spawn_process.ts": {
     [NO_REPORT]: ['throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");'],
-    [KERNEL]: [
-      'if (libc.mkdtemp(folder) === null) throw socketError(action, syscallError("mkdtemp", lastErrno()));',
-      "} catch { /* it is gone already */ }",
-    ],
   },
   "process/supervisor.ts": {
     [RACE]: [

@@ -161,15 +161,18 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
     const length = sizeOf(p);
-    return this.#receiving.call(() => {
-      checkSameLength(p, length);
-      return this.#receive(p, peek);
+    let waits = false;
+    const received = this.#receiving.call(() => {
+      if (waits) checkSameLength(p, length);
+      return this.#receive(p, length, peek);
     }, signal);
+    waits = true;
+    return received;
   }
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("receive on");
-    return this.#receiving.tryCall(() => this.#receive(p, peek));
+    return this.#receiving.tryCall(() => this.#receive(p, sizeOf(p), peek));
   }
 
   sendTo(
@@ -326,12 +329,11 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   /** recvfrom(2); `undefined` if nothing is there. */
-  #receive(p: Uint8Array, peek: boolean): Datagram | undefined {
+  #receive(p: Uint8Array, length: number, peek: boolean): Datagram | undefined {
     if (this.#joins) throw this.#joinsError();
-    if (this.#hasInfo) return this.#receiveWithInfo(p, peek);
+    if (this.#hasInfo) return this.#receiveWithInfo(p, length, peek);
     const n = receiveFrom(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC, sender);
     if (n >= 0) {
-      const length = sizeOf(p);
       const address = this.#peers.decode(sender);
       this.lastSender = address.port === 0 ? undefined : address;
       // An empty buffer may be of memory that is gone.
@@ -343,14 +345,13 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   /** recvmsg(2); `undefined` if nothing is there. */
-  #receiveWithInfo(p: Uint8Array, peek: boolean): Datagram | undefined {
+  #receiveWithInfo(p: Uint8Array, length: number, peek: boolean): Datagram | undefined {
     const received = message();
     const n = received.receive(this.#socket.fd, p, peek ? MSG_TRUNC | MSG_PEEK : MSG_TRUNC);
     if (n < 0) {
       this.#result(n, "recvmsg");
       return undefined;
     }
-    const length = sizeOf(p);
     const address = this.#peers.decode(received.name);
     this.lastSender = address.port === 0 ? undefined : address;
     const data = length === 0 ? new Uint8Array(0) : viewOf(p, 0, n < length ? n : length);

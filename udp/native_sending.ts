@@ -154,8 +154,10 @@ export class NativeSending {
   ): Promise<number> {
     let waits = false;
     const sent = this.#side.call(() => {
-      checkSameLength(p, size);
-      if (waits && to !== undefined) this.#permitPeer(to, localAddress, peer as Peer);
+      if (waits) {
+        checkSameLength(p, size);
+        if (to !== undefined) this.#permitPeer(to, localAddress, peer as Peer);
+      }
       return this.#transmit(p, peer, local);
     }, signal);
     waits = true;
@@ -210,6 +212,7 @@ export class NativeSending {
       const peer = this.#peers.encode(address.hostname, address.port) as Peer;
       this.#permitPeer(to, localAddress, peer);
       if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
+      checkSameLength(p, size);
       return await this.#send(p, size, peer, local, to, localAddress, signal);
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;
