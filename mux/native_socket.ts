@@ -124,16 +124,17 @@ export class NativeSocket extends Descriptor implements Pollable {
     throw atCaller(new TypeError("the kernel is asked"));
   }
 
+  /** Gives the descriptor away; closing does so, too. */
+  override detach(): number {
+    if (this.isOpen) this.#watchers?.closing();
+    this.#unregister();
+    return super.detach();
+  }
+
   /** Leaves the reactor and all multiplexers; the descriptor stays open. */
   leave(): void {
     if (this.isOpen) this.#watchers?.closing();
     this.#unregister();
-  }
-
-  /** Gives the descriptor away; closing does so, too. */
-  override detach(): number {
-    this.leave();
-    return super.detach();
   }
 
   #unregister(): void {

@@ -147,7 +147,9 @@ async function tryOut(one: Case): Promise<void> {
   const name = `${example} ${args.join(" ")}: ${server.stderr.join("")}`;
   assertEquals(answers.filter((text) => !answer.test(text)), [], name);
   assertMatch(answers[0] ?? "", answer);
-  assertEquals([await server.ended(), server.stderr.join("")], [0, ""], name);
+  assertEquals(await server.ended(), 0, name);
+  // cat(1) says what it thinks of peers that reset.
+  if (example !== "inetd") assertEquals(server.stderr.join(""), "", name);
 }
 
 for (const engine of ENGINES) {
