@@ -21,8 +21,8 @@ Deno.test("unexplained() lets a reason stand for its block, and for nothing behi
   const file = "mux/native_socket.ts";
   const known = "poll(): number {";
   assertEquals(await foundIn(file, known, `throw atCaller(new TypeError("the kernel is asked"));`), []);
-  assertEquals(await foundIn(file, known, "leave(): void {"), ["leave(): void {"]);
-  assertEquals((await foundIn(file, known, "this.#unregister();")).length, 3);
+  assertEquals(await foundIn(file, known, "override detach(): number {"), ["override detach(): number {"]);
+  assertEquals((await foundIn(file, known, "return super.detach();")).length, 4);
   assertEquals(await foundIn(file, "return super.detach();", "return super.detach();"), ["return super.detach();"]);
   // Also where a comment stands in the block.
   assertEquals(
