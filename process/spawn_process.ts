@@ -222,6 +222,12 @@ function checkProcessOptions(options: ProcessOptions): Checked {
   };
   // What a child may do is said in one place only, where it is checked.
   // Letters can stand together: -qA.
+  if (Object.hasOwn(checked.env, "DENO_PERMISSION_BROKER_PATH")) {
+    throw atCaller(new TypeError("env must not hold DENO_PERMISSION_BROKER_PATH, use permissions"));
+  }
+  // Each of these would make something else the module.
+  const ending = checked.flags.find((flag) => flag === "" || flag === "-" || flag === "--");
+  if (ending !== undefined) throw atCaller(new TypeError(`flags must be flags, received ${quote(ending)}`));
   const permission = /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/;
   const flag = checked.flags.find((flag) => permission.test(flag));
   if (flag !== undefined) {

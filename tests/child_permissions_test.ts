@@ -1,6 +1,7 @@
 /** What a child may do: at most what its parent may. */
 
-import { assertEquals, assertMatch } from "@std/assert";
+import { spawnProcess } from "@c10k/sockets/process";
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { moduleOf, NATIVE, next, oneKindTest, spawn, withoutOrphans } from "./_process.ts";
 import { runDeno } from "./_util.ts";
 
@@ -208,3 +209,17 @@ for (
       }),
   );
 }
+
+oneKindTest(
+  "process",
+  "spawnProcess() refuses flags and variables that decide what runs, or what it may do",
+  async () => {
+    await Promise.resolve();
+    const module = "data:text/javascript,";
+    for (const flag of ["", "-", "--"]) {
+      assertThrows(() => spawnProcess(module, { flags: [flag] }), TypeError, "flags must be flags");
+    }
+    const env = { DENO_PERMISSION_BROKER_PATH: "/nowhere" };
+    assertThrows(() => spawnProcess(module, { env }), TypeError, "env must not hold DENO_PERMISSION_BROKER_PATH");
+  },
+);
