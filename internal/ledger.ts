@@ -11,6 +11,7 @@
 
 import { cString } from "./c_string.ts";
 import { libc } from "./libc.ts";
+import { descriptorsEnd, isRunning, wakeWaits } from "./proc_self.ts";
 import { createShared, findShared } from "./shared_memory.ts";
 
 const NAME = "c10k-sockets-ledger-1";
@@ -23,7 +24,6 @@ const SIZE = 4 * (DESCRIPTORS_AT + MOST_DESCRIPTORS);
 
 // fcntl.h, signal.h, poll.h; asm/unistd_64.h, asm-generic/unistd.h
 const O_CLOEXEC = 0o2000000;
-const F_DUPFD_CLOEXEC = 1030;
 const SIGKILL = 9;
 const POLLIN = 1;
 // sys/wait.h, asm-generic/siginfo.h
@@ -111,27 +111,18 @@ function open(): void {
   for (const ledger of ledgers) settle(ledger);
 }
 
-/** The size of the table of descriptors, which never shrinks: proc_pid_status(5). */
-function tableSize(): number {
-  const size = /^FDSize:\s+(\d+)$/m.exec(readFile("/proc/self/status"))?.[1];
-  return Math.min(Number(size ?? 0), MOST_DESCRIPTORS);
-}
-
-function isRunning(thread: number): boolean {
-  return libc.readlink(cString(`/proc/self/task/${thread}/cwd`), new Uint8Array(1), 1) >= 0;
-}
-
 /** Closes and ends what an earlier run of this thread has left, and its Workers; if there is nothing of it, nothing. */
 function settle(ledger: bigint): void {
   const [self] = mine;
-  const fds = readWords(ledger, DESCRIPTORS_AT, tableSize());
+  const fds = readWords(ledger, DESCRIPTORS_AT, Math.min(descriptorsEnd(), MOST_DESCRIPTORS));
   const children = readWords(ledger, CHILDREN_AT, 2 * MOST_CHILDREN);
   const threads = new Set([...fds, ...children.filter((_, i) => i % 2 === 0)]);
   threads.delete(0);
   if (self === undefined || !threads.delete(self)) return;
   // Its Workers were terminated, and end once they are woken. Of a wait by poll(2) or select(2) that is under way the
   // kernel keeps sockets open until it has returned.
-  wake(fds);
+  wakeWaits([...fds.keys()].filter((fd) => fds[fd] !== 0));
+  libc.usleep(RETURN_TIME);
   awaitThreads(threads);
   const isGone = (thread: number) => thread !== 0 && (thread === self || !isRunning(thread));
   for (let i = 0; i < children.length; i += 2) {
@@ -144,24 +135,6 @@ function settle(ledger: bigint): void {
     writeWord(ledger, DESCRIPTORS_AT + fd, 0);
     libc.close(fd);
   }
-}
-
-/** Ends the waits that are under way; who is still there takes them for spurious. */
-function wake(fds: Uint32Array): void {
-  const link = new Uint8Array(64);
-  const one = new Uint8Array(new BigUint64Array([1n]).buffer);
-  for (const [fd, thread] of fds.entries()) {
-    if (thread === 0) continue;
-    // By way of a copy: the thread may run still, and the number be another's at any moment.
-    const copy = libc.fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (copy < 0) continue;
-    const n = libc.readlink(cString(`/proc/self/fd/${copy}`), link, link.length);
-    if (new TextDecoder().decode(link.subarray(0, Math.max(n, 0))).includes("eventfd")) {
-      libc.write(copy, one, one.length);
-    }
-    libc.close(copy);
-  }
-  libc.usleep(RETURN_TIME);
 }
 
 /** Waits for threads, for those that are not of that run only for a while. */

@@ -244,7 +244,7 @@ export function entrust(fd: number, owner: bigint): void {
   if (memory !== 0n && fd < MOST_DESCRIPTORS) libc.memcpy_to(entryAt(fd), entryOf(owner), ENTRY);
 }
 
-/** Whether it can be told to whom a descriptor belongs. */
+/** Returns whether the table has an entry for a descriptor. */
 export function isTracked(fd: number): boolean {
   return fd < MOST_DESCRIPTORS;
 }

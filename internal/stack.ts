@@ -15,7 +15,7 @@ const LIBRARY = [...FOLDERS.map((folder) => `${ROOT}${folder}/`), `${ROOT}mod.ts
 /** Frames of the library's own that are captured beyond the limit for all. */
 const MOST_OF_OURS = 20;
 
-/** What is captured is text no sooner than somebody looks. */
+/** A captured stack, which V8 formats when the property is first read. */
 interface Trace {
   readonly stack?: string;
 }

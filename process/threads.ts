@@ -1,19 +1,15 @@
 /** What a thread that has ended leaves open is closed by who has started it. */
 
-import { cString } from "../internal/c_string.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { libc } from "../internal/libc.ts";
 import { belongingsOf, endOwner, freeOwner, threadOf } from "../internal/owner.ts";
+import { descriptorsEnd, isRunning, wakeWaits } from "../internal/proc_self.ts";
 import { linkOf } from "../internal/socket.ts";
-import { lastErrno } from "../internal/syscall.ts";
-import { constants } from "node:os";
 import { ProgramEnd } from "./program_end.ts";
 import { UnixSocket } from "./unix_socket.ts";
 
 // asm-generic/fcntl.h
 const O_CLOEXEC = 0o2000000;
-const F_DUPFD_CLOEXEC = 1030;
-const { ENOENT, ESRCH } = constants.errno;
 
 /** Milliseconds between two looks whether a thread has ended, and how long it is looked for. */
 const LOOK_INTERVAL = 2;
@@ -23,39 +19,6 @@ const LATE_INTERVAL = 100;
 /** Milliseconds for which a thread is waited for when the program is unloaded; and microseconds between two looks. */
 const UNLOAD_LIMIT = 1_000;
 const UNLOAD_PAUSE = 500;
-
-const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
-
-/** Needs no descriptor, of which none may be left. */
-function isRunning(thread: number): boolean {
-  if (libc.readlink(cString(`/proc/self/task/${thread}/cwd`), new Uint8Array(1), 1) >= 0) return true;
-  const errno = lastErrno();
-  return errno !== ENOENT && errno !== ESRCH;
-}
-
-/** More than any descriptor that is open: the size of this process's table, `FDSize` of proc_pid_status(5). */
-function descriptorsEnd(): number {
-  const text = new Uint8Array(4096);
-  const fd = libc.open(cString("/proc/self/status"), O_CLOEXEC, 0);
-  if (fd < 0) return Infinity;
-  const n = libc.read(fd, text, text.length);
-  libc.close(fd);
-  return Number(/^FDSize:\s+(\d+)/m.exec(new TextDecoder().decode(text.subarray(0, Math.max(n, 0))))?.[1] ?? Infinity);
-}
-
-/** Ends a wait of a thread's reactor, or of a multiplexer, that is under way on yet another thread and holds it up. */
-function wake(owner: bigint): void {
-  for (const fd of belongingsOf(owner, descriptorsEnd())) {
-    // The thread still runs: by way of a copy, nothing is written to what the number may be by now.
-    const copy = libc.fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (copy < 0) continue;
-    try {
-      if (linkOf(copy).includes("eventfd")) libc.write(copy, ONE, ONE.length);
-    } finally {
-      libc.close(copy);
-    }
-  }
-}
 
 /**
  * Waits until a Worker that was ended runs no more: as long as it does, it may
@@ -67,7 +30,7 @@ export async function whenThreadEnds(owner: bigint): Promise<boolean> {
   endOwner(owner);
   const thread = threadOf(owner);
   if (thread === 0) return true;
-  wake(owner);
+  wakeWaits(belongingsOf(owner, descriptorsEnd()));
   for (const end = performance.now() + LOOK_LIMIT; isRunning(thread);) {
     if (performance.now() > end) return false;
     await new Promise((resolve) => setTimeout(resolve, LOOK_INTERVAL));
@@ -111,7 +74,7 @@ export function closeLeftOpenNow(owner: bigint): void {
   endOwner(owner);
   const thread = threadOf(owner);
   if (thread !== 0) {
-    wake(owner);
+    wakeWaits(belongingsOf(owner, descriptorsEnd()));
     for (const end = performance.now() + UNLOAD_LIMIT; isRunning(thread);) {
       if (performance.now() > end) return takeSockets(owner, new Set());
       libc.usleep(UNLOAD_PAUSE);
