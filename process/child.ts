@@ -257,8 +257,8 @@ export interface Child {
    */
   ref(): void;
   /**
-   * Lets this program end although the child runs: neither it nor its messages and output keep the program alive. A
-   * child that is idle then ends with the program. `await` on what only the child can settle ends the program, too.
+   * Lets this program end although the child runs: neither it nor its messages and output keep the program alive. An
+   * idle child then ends with the program. The program also ends while it awaits what only the child can settle.
    *
    * @example A helper that keeps nothing alive
    * ```ts

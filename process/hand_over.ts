@@ -41,7 +41,7 @@ export class HandOver {
 
   /**
    * Accepts no more; who was accepted is served, if that is possible within the grace. `last`: no other program accepts
-   * from the listeners, and who has connected is served, too.
+   * from the listeners, so connections in their accept queues are served as well.
    */
   async stop(grace: number, last: boolean): Promise<void> {
     this.#accepting.abort();

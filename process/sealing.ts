@@ -1,6 +1,6 @@
 /**
  * A message is what it was when it was sent: it is cloned at the call, whether it goes at once or waits for the other
- * side. What cannot be cloned is found then, too.
+ * side. A value that cannot be cloned fails at the call.
  */
 
 import { atCaller } from "../internal/stack.ts";

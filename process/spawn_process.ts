@@ -155,7 +155,7 @@ export class ProcessChild implements Child {
     const { socket } = this.#files;
     const received = socket === undefined ? undefined : this.#connect(socket);
     const status = await this.#end.wait();
-    // What it has sent before is still read. A program that it has started may have the socket, too, and not end.
+    // Messages that it sent before its end are still read. A program that inherited the socket can keep it open.
     socket?.endReceiving();
     const error = await received;
     this.link.close(endedError(this.name, error));
