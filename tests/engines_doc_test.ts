@@ -64,7 +64,7 @@ const PROGRAMS: Readonly<Record<string, (here: Here) => string>> = {
 const ROWS = [
   ...Deno.readTextFileSync(new URL("docs/engines.md", ROOT)).matchAll(/^\| ([^|]+?) +\| `(--allow[^|]*)` +\|$/gm),
 ]
-  .map(([, program = "", flags = ""]) => ({ program, flags: flags.split(" ") }));
+  .map(([, program = "", flags = ""]) => ({ program, flags: flags.split(/ (?=--)/) }));
 
 async function withAddresses(fn: (here: Here) => Promise<void>): Promise<void> {
   using peer = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "runtime" });
@@ -79,7 +79,7 @@ function localized(flag: string, { port, peer }: Here): string {
   return flag.replace("127.0.0.1:8080", `127.0.0.1:${port}`)
     .replace(/example\.org:80|192\.0\.2\.1:53/, `127.0.0.1:${peer}`)
     .replace("x86_64", Deno.build.arch)
-    .replace("/usr/bin/deno", Deno.execPath());
+    .replace("<path of deno>", Deno.execPath());
 }
 
 /** README's child of a pool. */
