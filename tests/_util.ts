@@ -3,6 +3,7 @@
 import { type Engine, engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert } from "@std/assert";
 import { delay } from "@std/async";
+import { getAvailablePort } from "@std/net";
 import dns from "node:dns";
 import { reactor } from "../mux/reactor.ts";
 
@@ -141,6 +142,14 @@ export async function eventually<T>(poll: () => T | undefined, most = 20_000): P
 /** The number in the middle: one that is far off, on a busy machine, does not count. */
 export function median(numbers: number[]): number {
   return numbers.toSorted((a, b) => a - b)[numbers.length >> 1] as number;
+}
+
+/**
+ * A port for a program that cannot be told to let the kernel pick one. It lies below those that the kernel picks: no
+ * other socket of the machine gets it before the program does.
+ */
+export function freePort(): number {
+  return getAvailablePort({ preferredPort: 10_000 + Math.floor(Math.random() * 20_000) });
 }
 
 /** Random bytes, however many. */

@@ -8,11 +8,20 @@ import { engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
-import { getAvailablePort } from "@std/net";
 import { reap, spawn } from "../process/posix_spawn.ts";
 import { Descriptors } from "./_kernel.ts";
 import { withoutOrphans } from "./_process.ts";
-import { clientTest, decode, encode, eventually, readExactly, readText, ROOT, withoutLeaks } from "./_util.ts";
+import {
+  clientTest,
+  decode,
+  encode,
+  eventually,
+  freePort,
+  readExactly,
+  readText,
+  ROOT,
+  withoutLeaks,
+} from "./_util.ts";
 
 const native = engineSupport().engine === "native";
 
@@ -214,7 +223,7 @@ interface Activated {
  */
 async function activate(count: number, options: readonly string[], program: readonly string[]): Promise<Activated> {
   for (let tries = 1;; tries++) {
-    const ports = Array.from({ length: count }, () => getAvailablePort());
+    const ports = Array.from({ length: count }, () => freePort());
     const launcher = new Deno.Command("systemd-socket-activate", {
       args: [...PASSED_ON, ...ports.map((port) => `--listen=127.0.0.1:${port}`), ...options, ...program],
       cwd: ROOT,

@@ -3,9 +3,19 @@
 import { type Engine, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async";
-import { getAvailablePort } from "@std/net";
 import { pipe, Program } from "./_program.ts";
-import { checksum, clientTest, decode, encode, ENGINES, randomBytes, readToEnd, run, socketTest } from "./_util.ts";
+import {
+  checksum,
+  clientTest,
+  decode,
+  encode,
+  ENGINES,
+  freePort,
+  randomBytes,
+  readToEnd,
+  run,
+  socketTest,
+} from "./_util.ts";
 
 const NC = "nc.openbsd";
 const MIB = 1024 * 1024;
@@ -25,7 +35,7 @@ async function listen(engine: Engine, ...args: string[]): Promise<[Program, stri
 
 for (const engine of ENGINES) {
   clientTest(["socat"], `[${engine}] nc example sends 64 MiB from a pipe and prints all that comes back`, async () => {
-    const port = String(getAvailablePort());
+    const port = String(freePort());
     await using socat = new Program("socat", ["-d", "-d", `TCP-LISTEN:${port},bind=127.0.0.1`, "EXEC:cat"]);
     await socat.until(/listening on/);
     const data = randomBytes(64 * MIB);
@@ -60,7 +70,7 @@ for (const engine of ENGINES) {
   );
 
   clientTest([NC], `[${engine}] nc example talks to nc -l, and each hears when the other has finished`, async () => {
-    const port = String(getAvailablePort());
+    const port = String(freePort());
     await using nc = new Program(NC, ["-lvN", "127.0.0.1", port]);
     await nc.until(/Listening/);
     await using ours = new Program(Deno.execPath(), example(engine, "-v", "127.0.0.1", port));
@@ -77,7 +87,7 @@ for (const engine of ENGINES) {
   });
 
   clientTest([NC, "socat"], `[${engine}] nc example -u exchanges datagrams as a client and with -l`, async () => {
-    const port = String(getAvailablePort());
+    const port = String(freePort());
     await using socat = new Program("socat", ["-d", "-d", `UDP-RECVFROM:${port},bind=127.0.0.1,fork`, "EXEC:cat"]);
     await socat.until(/receiving on|starting/);
     await using client = new Program(Deno.execPath(), example(engine, "-u", "-w", "1", "127.0.0.1", port));
@@ -100,7 +110,7 @@ for (const engine of ENGINES) {
 
   socketTest(`[${engine}] nc example scans ports, and says what it cannot reach`, async () => {
     using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
-    const [open, closed] = [String(listener.addr.port), String(getAvailablePort())];
+    const [open, closed] = [String(listener.addr.port), String(freePort())];
     const found = await run(example(engine, "-zv", "127.0.0.1", open));
     assertEquals(found, { code: 0, stdout: "", stderr: `Connection to 127.0.0.1 ${open} succeeded\n` });
     const refusal = `Cannot connect TCP to 127.0.0.1:${closed}: connection refused (ECONNREFUSED)\n`;

@@ -3,7 +3,6 @@
 import { type Engine, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertLess, assertRejects, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async";
-import { getAvailablePort } from "@std/net";
 import { Nginx } from "./_nginx.ts";
 import { pipe, Program } from "./_program.ts";
 import {
@@ -13,6 +12,7 @@ import {
   encode,
   ENGINES,
   eventually,
+  freePort,
   randomBytes,
   readExactly,
   readText,
@@ -114,7 +114,7 @@ for (const engine of ENGINES) {
     () =>
       withoutLeaks(async () => {
         // sha256sum says nothing before the end of its input.
-        const port = getAvailablePort();
+        const port = freePort();
         await using socat = new Program("socat", [
           "-d",
           "-d",
