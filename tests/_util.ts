@@ -144,6 +144,19 @@ export function median(numbers: number[]): number {
   return numbers.toSorted((a, b) => a - b)[numbers.length >> 1] as number;
 }
 
+/** Whether tests have their full size (`deno task test:long`), or one that fits into an everyday run. */
+export const isFullSize = Deno.env.get("TEST_SIZE") === "full";
+
+/** A number of repetitions, of bytes or of milliseconds: in the everyday run, and at full size. */
+export function sized<T>(everyday: T, full: T): T {
+  return isFullSize ? full : everyday;
+}
+
+/** Declares a test that runs at full size only. */
+export function longTest(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name, ignore: !isFullSize, fn });
+}
+
 /**
  * A port for a program that cannot be told to let the kernel pick one. It lies below those that the kernel picks: no
  * other socket of the machine gets it before the program does.

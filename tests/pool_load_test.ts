@@ -5,7 +5,7 @@ import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { assertGone, Client, Load, startPool, untilRefused } from "./_pool.ts";
 import { childTest, isAlive, type Kind, oneKindTest } from "./_process.ts";
-import { eventually, ServerProcess } from "./_util.ts";
+import { eventually, ServerProcess, sized } from "./_util.ts";
 
 /** The books of one connection, which sends and receives until it breaks or all is done. */
 interface Book {
@@ -35,11 +35,14 @@ async function keepBook(port: number): Promise<Book> {
   return book;
 }
 
+/** For how many seconds children are killed, and how often the pool is reloaded. */
+const [SECONDS, RELOADS] = [sized(3, 20), sized(3, 10)];
+
 // A thread cannot be killed from outside.
 for (const balance of ["round-robin", "shared"] as const) {
   oneKindTest(
     "process",
-    `Pool [${balance}] loses only connections of killed children while one is killed each 100 ms for 20 s`,
+    `Pool [${balance}] loses only connections of killed children while one is killed each 100 ms for ${SECONDS} s`,
     async (kind) => {
       // On a slow machine they are killed before they have done anything.
       const restart = { delay: 1, maxDelay: 1, limit: 10_000 };
@@ -47,8 +50,8 @@ for (const balance of ["round-robin", "shared"] as const) {
       const { port } = pool.addr;
       const kills: { pid: number; at: number }[] = [];
       const books: Book[] = [];
-      const end = performance.now() + 20_000;
-      const goesOn = () => performance.now() < end || kills.length < 20;
+      const end = performance.now() + SECONDS * 1_000;
+      const goesOn = () => performance.now() < end || kills.length < SECONDS;
       const clients = Array.from({ length: 16 }, async () => {
         while (goesOn()) books.push(await keepBook(port));
       });
@@ -95,15 +98,15 @@ function isBreak(error: unknown): boolean {
 
 for (const balance of ["shared", "round-robin"] as const) {
   childTest(
-    `Pool.reload() [${balance}] ten times loses nothing while connections come each millisecond`,
+    `Pool.reload() [${balance}] ${RELOADS} times loses nothing while connections come each millisecond`,
     async (kind) => {
       await using pool = await startPool({ kind, balance, size: 2 });
       const load = new Load(() => pool.addr.port);
-      for (let i = 0; i < 10; i++) await pool.reload();
+      for (let i = 0; i < RELOADS; i++) await pool.reload();
       await load.stop();
       assertEquals(load.errors, []);
       const children = new Set(load.servers.map(({ child }) => child));
-      assert(children.size > 10, `${children.size} children have served ${load.servers.length} connections`);
+      assert(children.size > RELOADS, `${children.size} children have served ${load.servers.length} connections`);
       await eventually(() => pool.stats().length === 2 ? true : undefined);
     },
   );

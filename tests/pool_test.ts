@@ -7,7 +7,7 @@ import { ProcessChild } from "../process/spawn_process.ts";
 import { WorkerChild } from "../process/spawn_worker.ts";
 import { BALANCES, byChild, Client, ECHO, startPool, untilRefused, visit, visits } from "./_pool.ts";
 import { ask, checkEcho, childTest, ECHO as PLAIN, type Kind, NATIVE, next, spawn } from "./_process.ts";
-import { encode, eventually, Pair, readText, ROOT, socketTest } from "./_util.ts";
+import { encode, eventually, Pair, readText, ROOT, sized, socketTest } from "./_util.ts";
 
 function moduleOf(source: string): string {
   return `data:text/javascript,${encodeURIComponent(source)}`;
@@ -29,7 +29,7 @@ async function totals(pool: Pool, expected: number): Promise<Map<number, number>
 for (const balance of BALANCES) {
   childTest(`Pool [${balance}] answers each connection from the child that stats() says`, async (kind) => {
     await using pool = await startPool({ kind, balance, size: 4 });
-    const count = 10_000;
+    const count = sized(1_000, 10_000);
     const servers = await visits(pool.addr.port, count);
     assertEquals(servers.length, count);
     assertEquals(await totals(pool, count), byChild(servers));

@@ -1,0 +1,93 @@
+/**
+ * Runs test files side by side, each in a process of its own, so that what one of them opens, uses or breaks is none of
+ * another's. The output of a file is shown if one of its tests fails.
+ *
+ *     deno run --allow-all tools/test.ts tests/              # the files in tests/, not those in folders beneath
+ *     deno run --allow-all tools/test.ts tests/ --jobs 1     # one after the other
+ *     deno run --allow-all tools/test.ts tests/ --full       # those that have tests of another size, at full size
+ *     deno run --allow-all tools/test.ts tests/udp_test.ts --filter batch -- --seeds 20
+ *
+ * Other flags go to `deno test`, and what stands behind `--` to the tests.
+ */
+
+import { parseArgs } from "@std/cli";
+
+const ROOT = new URL("../", import.meta.url);
+/** Milliseconds after which a file is given up. */
+const LIMIT = 10 * 60_000;
+
+const end = Deno.args.includes("--") ? Deno.args.indexOf("--") : Deno.args.length;
+/** What goes to the tests. A task that ends with `--` may have been given one more. */
+const own = Deno.args.slice(end).filter((arg) => arg !== "--");
+const { _: paths, jobs, full, ...flags } = parseArgs(Deno.args.slice(0, end), {
+  string: ["jobs", "filter", "config", "coverage"],
+  boolean: ["full"],
+  default: { jobs: String(navigator.hardwareConcurrency) },
+});
+const given = Object.entries(flags).map(([name, value]) => value === true ? `--${name}` : `--${name}=${value}`);
+
+/** How a test asks for its size (tests/_util.ts). */
+const HAS_SIZES = /\b(sized|longTest|isFullSize)\b/;
+
+/** The test files of a path, with their sizes in bytes. */
+function filesOf(path: string): [file: string, size: number][] {
+  const { isFile, size } = Deno.statSync(new URL(path, ROOT));
+  if (isFile) return full && !HAS_SIZES.test(Deno.readTextFileSync(new URL(path, ROOT))) ? [] : [[path, size]];
+  const folder = path.replace(/\/*$/, "/");
+  return [...Deno.readDirSync(new URL(folder, ROOT))]
+    .filter(({ name }) => name.endsWith("_test.ts")).flatMap(({ name }) => filesOf(folder + name));
+}
+
+/** What a run of `deno test` tells in its last line. */
+interface Counts {
+  passed: number;
+  steps: number;
+  failed: number;
+  ignored: number;
+}
+
+/** Reads them; `undefined` if it has ended without. */
+function countsOf(output: string): Counts | undefined {
+  const last = output.match(/^(ok|FAILED) \| .*$/gm)?.at(-1);
+  if (last === undefined) return undefined;
+  const count = (what: string) => Number(new RegExp(`(\\d+) ${what}`).exec(last)?.[1] ?? 0);
+  return { passed: count("passed"), steps: count("steps?"), failed: count("failed"), ignored: count("ignored") };
+}
+
+const total: Counts = { passed: 0, steps: 0, failed: 0, ignored: 0 };
+
+async function runFile(file: string): Promise<void> {
+  const begin = performance.now();
+  const args = ["test", "--quiet", "--no-check", "--allow-all", ...given, file, "--", ...own];
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args,
+    cwd: ROOT,
+    env: { NO_COLOR: "1", ...(full ? { TEST_SIZE: "full" } : {}) },
+    stdin: "null",
+    signal: AbortSignal.timeout(LIMIT),
+  }).output();
+  const seconds = (performance.now() - begin) / 1_000;
+  const output = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+  const counts = countsOf(output) ?? { passed: 0, steps: 0, failed: 0, ignored: 0 };
+  // A leak, a crash or an error outside the tests fails the file.
+  if (!success && counts.failed === 0) counts.failed = 1;
+  for (const name of Object.keys(total) as (keyof Counts)[]) total[name] += counts[name];
+  if (!success) console.log(output);
+  const { passed, failed } = counts;
+  console.log(`${file} ... ${success ? "ok" : `FAILED (${failed})`}, ${passed} passed (${seconds.toFixed(1)} s)`);
+}
+
+// The large ones first: one that begins last would be waited for alone.
+const files = paths.flatMap((path) => filesOf(String(path))).toSorted(([, a], [, b]) => b - a).map(([file]) => file);
+const begin = performance.now();
+async function work(): Promise<void> {
+  for (let file = files.shift(); file !== undefined; file = files.shift()) await runFile(file);
+}
+await Promise.all(Array.from({ length: Number(jobs) }, work));
+
+const { passed, steps, failed, ignored } = total;
+const seconds = Math.round((performance.now() - begin) / 1_000);
+const time = `${Math.floor(seconds / 60)}m${seconds % 60}s`;
+const result = failed === 0 && passed > 0 ? "ok" : "FAILED";
+console.log(`\n${result} | ${passed} passed (${steps} steps) | ${failed} failed | ${ignored} ignored (${time})`);
+if (result !== "ok") Deno.exitCode = 1;
