@@ -12,16 +12,26 @@ import { engineSupport, type TcpConn } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { decode, encode, eventually, type Finished, Pair, readExactly, runWithin, withoutLeaks } from "./_util.ts";
+import {
+  decode,
+  encode,
+  eventually,
+  type Finished,
+  oneOf,
+  Pair,
+  readExactly,
+  runWithin,
+  withoutLeaks,
+} from "./_util.ts";
 
 export type Kind = "worker" | "process";
 
 /** Whether children of both kinds can be tested here. */
 export const NATIVE: boolean = engineSupport().engine === "native";
 
-/** Declares a test for children of both kinds; it fails if it leaves sockets or processes. */
+/** Declares a test for children of both kinds, of which the everyday run has one; it fails if it leaves sockets or processes. */
 export function childTest(name: string, fn: (kind: Kind) => Promise<void>, ignore = false): void {
-  for (const kind of ["worker", "process"] as const) oneKindTest(kind, name, fn, ignore);
+  for (const kind of oneOf(name, ["worker", "process"] as const)) oneKindTest(kind, name, fn, ignore);
 }
 
 /** The same for one kind, where the other has nothing of the sort. */

@@ -152,6 +152,26 @@ export function sized<T>(everyday: T, full: T): T {
   return isFullSize ? full : everyday;
 }
 
+/** Of several cases, so many for the everyday run, evenly spread; at full size, all. */
+export function some<T>(count: number, all: readonly T[]): readonly T[] {
+  return isFullSize || count >= all.length ? all : all.filter((_, i) => (i * count) % all.length < count);
+}
+
+/** Of the variations of a test, one for the everyday run, always the same; at full size, all. */
+export function oneOf<T>(name: string, all: readonly T[]): readonly T[] {
+  if (isFullSize) return all;
+  return all.slice(sumOf(name) % all.length).slice(0, 1);
+}
+
+/** Whether a test, of many that differ in what they are tried on, is one of the everyday run: one of so many is. */
+export function isEveryday(name: string, of: number): boolean {
+  return isFullSize || sumOf(name) % of === 0;
+}
+
+function sumOf(name: string): number {
+  return encode(name).reduce((sum, byte) => (sum * 31 + byte) % 65_521, 0);
+}
+
 /** Declares a test that runs at full size only. */
 export function longTest(name: string, fn: () => Promise<void>): void {
   Deno.test({ name, ignore: !isFullSize, fn });

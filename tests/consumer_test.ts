@@ -7,7 +7,7 @@ import { delay } from "@std/async";
 import { type Example, examplesIn } from "../tools/examples.ts";
 import { asConsumer } from "./_consumer.ts";
 import { haunt, hauntUdp } from "./_hostile.ts";
-import { decode, encode, ENGINES, ROOT } from "./_util.ts";
+import { decode, encode, ENGINES, longTest, ROOT } from "./_util.ts";
 
 const native = ENGINES.includes("native");
 const isWindows = Deno.build.os === "windows";
@@ -154,29 +154,32 @@ function flagsOf({ flags = [] }: Example, port: number): string[] {
   return flags.map((flag) => flag.replace(PORT, `${port}`));
 }
 
-Deno.test("consumer: every entry point is there under its name, and all types are right under Deno's own settings", async () => {
-  await asConsumer(async (folder) => {
-    const { exports } = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT))) as { exports: object };
-    const names = Object.keys(exports).map((path) => `jsr:@c10k/sockets${path.slice(1)}`);
-    assert(names.length >= 5);
-    const imports = names.map((name, i) => `import * as module${i} from "${name}";\n`).join("");
-    await Deno.writeTextFile(`${folder}/all.ts`, `${imports}console.log(${names.map((_, i) => `module${i}`)});\n`);
-    await writeSnippets(folder);
-    const files = [...Deno.readDirSync(folder)].map(({ name }) => name).filter((name) => name.endsWith(".ts"));
-    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: ["check", "--quiet", ...files],
-      cwd: folder,
-      env: { NO_COLOR: "1" },
-    }).output();
-    assertEquals(code, 0, decode(stderr));
+longTest(
+  "consumer: every entry point is there under its name, and all types are right under Deno's own settings",
+  async () => {
+    await asConsumer(async (folder) => {
+      const { exports } = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT))) as { exports: object };
+      const names = Object.keys(exports).map((path) => `jsr:@c10k/sockets${path.slice(1)}`);
+      assert(names.length >= 5);
+      const imports = names.map((name, i) => `import * as module${i} from "${name}";\n`).join("");
+      await Deno.writeTextFile(`${folder}/all.ts`, `${imports}console.log(${names.map((_, i) => `module${i}`)});\n`);
+      await writeSnippets(folder);
+      const files = [...Deno.readDirSync(folder)].map(({ name }) => name).filter((name) => name.endsWith(".ts"));
+      const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: ["check", "--quiet", ...files],
+        cwd: folder,
+        env: { NO_COLOR: "1" },
+      }).output();
+      assertEquals(code, 0, decode(stderr));
 
-    const program = Program.start(folder, [], "all.ts"); // without any permission
-    const { code: status } = await program.status;
-    const output = await program.finish("SIGKILL");
-    assertEquals(status, 0, output);
-    for (const name of ["TcpListener", "UdpEndpoint", "Multiplexer", "Pool"]) assertMatch(output, new RegExp(name));
-  });
-});
+      const program = Program.start(folder, [], "all.ts"); // without any permission
+      const { code: status } = await program.status;
+      const output = await program.finish("SIGKILL");
+      assertEquals(status, 0, output);
+      for (const name of ["TcpListener", "UdpEndpoint", "Multiplexer", "Pool"]) assertMatch(output, new RegExp(name));
+    });
+  },
+);
 
 Deno.test("consumer: README has a snippet for each module, and each is tried", () => {
   const text = SNIPPETS.map(({ code }) => code).join("\n");

@@ -12,6 +12,7 @@ import {
   encode,
   ENGINES,
   eventually,
+  isEveryday,
   randomBytes,
   readExactly,
   readText,
@@ -105,115 +106,125 @@ async function feed(command: string, args: string[], input: Uint8Array): Promise
 }
 
 for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
-  clientTest(["socat"], `[${name}] echo example gives back ${size} MiB unchanged`, async () => {
-    await using server = await start();
-    const data = randomBytes(size * 1024 * 1024);
-    const args = ["-t", "30", "-b", "65536", "-", `TCP:127.0.0.1:${server.port}`];
-    const echoed = await feed("socat", args, data);
-    assertEquals(echoed.length, data.length);
-    assertEquals(await checksum(echoed), await checksum(data));
-  });
+  if (isEveryday(`unchanged ${name}`, 3)) {
+    clientTest(["socat"], `[${name}] echo example gives back ${size} MiB unchanged`, async () => {
+      await using server = await start();
+      const data = randomBytes(size * 1024 * 1024);
+      const args = ["-t", "30", "-b", "65536", "-", `TCP:127.0.0.1:${server.port}`];
+      const echoed = await feed("socat", args, data);
+      assertEquals(echoed.length, data.length);
+      assertEquals(await checksum(echoed), await checksum(data));
+    });
+  }
 
   // Only OpenBSD's nc, of Debian's netcat-openbsd, has -N; macOS gives it another meaning.
-  clientTest(
-    [Deno.build.os === "linux" ? "nc.openbsd" : "netcat-openbsd"],
-    `[${name}] echo example gives a client that shuts down its side all its echoes`,
-    async () => {
-      await using server = await start();
-      const data = randomBytes(1024 * 1024);
-      // -N: shutdown(2) after end-of-file on stdin; the server ends the connection.
-      assertEquals(
-        await checksum(await feed("nc.openbsd", ["-N", "127.0.0.1", String(server.port)], data)),
-        await checksum(data),
-      );
-    },
-  );
+  if (isEveryday(`half-close ${name}`, 3)) {
+    clientTest(
+      [Deno.build.os === "linux" ? "nc.openbsd" : "netcat-openbsd"],
+      `[${name}] echo example gives a client that shuts down its side all its echoes`,
+      async () => {
+        await using server = await start();
+        const data = randomBytes(1024 * 1024);
+        // -N: shutdown(2) after end-of-file on stdin; the server ends the connection.
+        assertEquals(
+          await checksum(await feed("nc.openbsd", ["-N", "127.0.0.1", String(server.port)], data)),
+          await checksum(data),
+        );
+      },
+    );
+  }
 
-  Deno.test(`[${name}] echo example serves ${clients} clients at once, each with its own data`, async () => {
-    await using server = await start();
-    await Promise.all(Array.from({ length: clients }, async (_, i) => {
-      using conn = await TcpConn.connect({ port: server.port, engine });
-      for (let round = 0; round < 10; round++) {
-        const message = randomBytes(1 + (i * 37 + round * 991) % 5000);
-        const [echoed] = await Promise.all([readExactly(conn, message.length), conn.writeAll(message)]);
-        assertEquals(echoed, message);
-      }
-      await conn.closeWrite();
-      assertEquals(await conn.read(new Uint8Array(1)), null);
-    }));
-  });
+  if (isEveryday(`at once ${name}`, 3)) {
+    Deno.test(`[${name}] echo example serves ${clients} clients at once, each with its own data`, async () => {
+      await using server = await start();
+      await Promise.all(Array.from({ length: clients }, async (_, i) => {
+        using conn = await TcpConn.connect({ port: server.port, engine });
+        for (let round = 0; round < 10; round++) {
+          const message = randomBytes(1 + (i * 37 + round * 991) % 5000);
+          const [echoed] = await Promise.all([readExactly(conn, message.length), conn.writeAll(message)]);
+          assertEquals(echoed, message);
+        }
+        await conn.closeWrite();
+        assertEquals(await conn.read(new Uint8Array(1)), null);
+      }));
+    });
+  }
 
   if (clients < 20) continue;
 
-  Deno.test(`[${name}] echo example is not disturbed by clients that reset, vanish or never read`, async () => {
-    await using server = await start();
-    using steady = await TcpConn.connect({ port: server.port, engine });
-    const echo = async () => {
-      await steady.writeAll(encode("are you there?"));
-      assertEquals(decode(await readExactly(steady, 14)), "are you there?");
-    };
-    await echo();
-
-    // Reset in the middle of sending, and of receiving.
-    for (let i = 0; i < 20; i++) {
-      const socket = net.connect(server.port, "127.0.0.1");
-      socket.on("error", () => {});
-      await new Promise((resolve) => socket.once("connect", resolve));
-      socket.write(new Uint8Array(i * 10_000));
-      if (i % 2 === 0) await delay(2);
-      const closed = new Promise((resolve) => socket.once("close", resolve));
-      socket.resetAndDestroy();
-      await closed;
-      await echo();
-    }
-    // Gone in the middle of a write, with echoes unread.
-    for (let i = 0; i < 20; i++) {
-      const conn = await TcpConn.connect({ port: server.port, engine });
-      const writing = conn.writeAll(new Uint8Array(1_000_000)).catch(() => {});
-      await delay(1);
-      conn.close();
-      await writing;
-      await echo();
-    }
-    assertEquals(server.stderr.join(""), "");
-  });
-
-  Deno.test({
-    name: `[${name}] echo example gives slow readers backpressure, not memory`,
-    // The memory is read from /proc.
-    ignore: Deno.build.os !== "linux" || !isOne,
-    async fn() {
+  if (isEveryday(`disturbed ${name}`, 3)) {
+    Deno.test(`[${name}] echo example is not disturbed by clients that reset, vanish or never read`, async () => {
       await using server = await start();
-      const flood = new Uint8Array(1024 * 1024);
-      const conns: TcpConn[] = [];
-      const writing: Promise<unknown>[] = [];
-      const before = server.rss();
-      let accepted = 0;
+      using steady = await TcpConn.connect({ port: server.port, engine });
+      const echo = async () => {
+        await steady.writeAll(encode("are you there?"));
+        assertEquals(decode(await readExactly(steady, 14)), "are you there?");
+      };
+      await echo();
+
+      // Reset in the middle of sending, and of receiving.
+      for (let i = 0; i < 20; i++) {
+        const socket = net.connect(server.port, "127.0.0.1");
+        socket.on("error", () => {});
+        await new Promise((resolve) => socket.once("connect", resolve));
+        socket.write(new Uint8Array(i * 10_000));
+        if (i % 2 === 0) await delay(2);
+        const closed = new Promise((resolve) => socket.once("close", resolve));
+        socket.resetAndDestroy();
+        await closed;
+        await echo();
+      }
+      // Gone in the middle of a write, with echoes unread.
       for (let i = 0; i < 20; i++) {
         const conn = await TcpConn.connect({ port: server.port, engine });
-        conns.push(conn);
-        // 64 MiB each, 1.25 GiB together, and nobody reads an echo.
-        writing.push(
-          (async () => {
-            for (let n = 0; n < 64; n++) {
-              await conn.writeAll(flood);
-              accepted++;
-            }
-          })().catch(() => {}),
-        );
+        const writing = conn.writeAll(new Uint8Array(1_000_000)).catch(() => {});
+        await delay(1);
+        conn.close();
+        await writing;
+        await echo();
       }
-      let last = -1;
-      while (accepted !== last) {
-        last = accepted;
-        await delay(300);
-      }
-      const growth = (server.rss() - before) / 1024 / 1024;
-      for (const conn of conns) conn.close();
-      await Promise.all(writing);
-      assertLess(accepted, 20 * 64, "the writers wait");
-      assertLess(growth, 64, `the server grew by ${growth.toFixed(1)} MiB`);
-    },
-  });
+      assertEquals(server.stderr.join(""), "");
+    });
+  }
+
+  if (isEveryday(`slow ${name}`, 3)) {
+    Deno.test({
+      name: `[${name}] echo example gives slow readers backpressure, not memory`,
+      // The memory is read from /proc.
+      ignore: Deno.build.os !== "linux" || !isOne,
+      async fn() {
+        await using server = await start();
+        const flood = new Uint8Array(1024 * 1024);
+        const conns: TcpConn[] = [];
+        const writing: Promise<unknown>[] = [];
+        const before = server.rss();
+        let accepted = 0;
+        for (let i = 0; i < 20; i++) {
+          const conn = await TcpConn.connect({ port: server.port, engine });
+          conns.push(conn);
+          // 64 MiB each, 1.25 GiB together, and nobody reads an echo.
+          writing.push(
+            (async () => {
+              for (let n = 0; n < 64; n++) {
+                await conn.writeAll(flood);
+                accepted++;
+              }
+            })().catch(() => {}),
+          );
+        }
+        let last = -1;
+        while (accepted !== last) {
+          last = accepted;
+          await delay(300);
+        }
+        const growth = (server.rss() - before) / 1024 / 1024;
+        for (const conn of conns) conn.close();
+        await Promise.all(writing);
+        assertLess(accepted, 20 * 64, "the writers wait");
+        assertLess(growth, 64, `the server grew by ${growth.toFixed(1)} MiB`);
+      },
+    });
+  }
 }
 
 Deno.test("echo example says where it listens and how to try it", async () => {

@@ -11,7 +11,7 @@ import { deadline } from "@std/async";
 import { examplesIn } from "../tools/examples.ts";
 import { haunt, hauntUdp } from "./_hostile.ts";
 import { descendants } from "./_process.ts";
-import { decode, encode, ENGINES, ROOT, runDeno, ServerProcess } from "./_util.ts";
+import { decode, encode, ENGINES, ROOT, runDeno, ServerProcess, some } from "./_util.ts";
 
 const CLIENTS = 30;
 /** Where each has a thread or process of its own, which takes its time to start. */
@@ -158,7 +158,7 @@ for (const engine of ENGINES) {
     ignore: Deno.build.os === "windows",
     async fn(t) {
       using others = startOthers();
-      for (const one of casesOf(engine, others)) {
+      for (const one of some(6, casesOf(engine, others))) {
         await t.step(`${one.example} ${one.args?.join(" ").replace(/\d{5}/, "PORT") ?? ""}`, () => tryOut(one));
       }
     },
@@ -189,7 +189,12 @@ const POOLS: readonly Partial<PoolOptions>[] = [
 ];
 
 for (const engine of ENGINES) {
-  for (const one of POOLS.filter(({ balance }) => engine === "native" || !/shared|reuseport/.test(balance ?? ""))) {
+  for (
+    const one of some(
+      2,
+      POOLS.filter(({ balance }) => engine === "native" || !/shared|reuseport/.test(balance ?? "")),
+    )
+  ) {
     Deno.test(`[${engine}] Pool.close() serves all that are queued, with ${JSON.stringify(one)}`, async () => {
       const module = `data:application/typescript,${encodeURIComponent(ASKED)}`;
       const listen = { hostname: "127.0.0.1", port: 0, engine };
@@ -242,7 +247,7 @@ const SERVERS: readonly [path: string, title: string][] = [
   ["mux/multiplexer.ts", "An echo server in one thread"],
 ];
 
-for (const [path, title] of SERVERS) {
+for (const [path, title] of some(3, SERVERS)) {
   Deno.test(`${path}: "${title}" outlives peers that reset`, async () => {
     const found = examplesIn(path, await Deno.readTextFile(new URL(path, ROOT))).find((one) => one.title === title);
     assert(found !== undefined, "there is no such example");

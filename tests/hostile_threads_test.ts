@@ -7,7 +7,7 @@ import { deadline } from "@std/async";
 import { freeOwner, newOwner, threadOf, workerName } from "../internal/owner.ts";
 import { createShared, findShared } from "../internal/shared_memory.ts";
 import { ask, ECHO, moduleOf, NATIVE, oneKindTest } from "./_process.ts";
-import { ENGINES, runDeno } from "./_util.ts";
+import { ENGINES, runDeno, some } from "./_util.ts";
 
 /** Names as this library makes them, nearly, or not at all. */
 const NAMES = [
@@ -81,7 +81,7 @@ for (const engine of ENGINES) {
           resolve(JSON.stringify(data));
         };
       });
-      await Promise.all(${JSON.stringify(NAMES)}.map(async (name) => {
+      await Promise.all(${JSON.stringify(some(8, NAMES))}.map(async (name) => {
         const said = await run(name);
         if (said !== '[7,"no parent"]') console.log(JSON.stringify(name).slice(0, 80), said);
       }));

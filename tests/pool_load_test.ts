@@ -5,7 +5,7 @@ import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { assertGone, Client, Load, startPool, untilRefused } from "./_pool.ts";
 import { childTest, isAlive, type Kind, oneKindTest } from "./_process.ts";
-import { eventually, ServerProcess, sized } from "./_util.ts";
+import { eventually, oneOf, ServerProcess, sized } from "./_util.ts";
 
 /** The books of one connection, which sends and receives until it breaks or all is done. */
 interface Book {
@@ -39,7 +39,7 @@ async function keepBook(port: number): Promise<Book> {
 const [SECONDS, RELOADS] = [sized(3, 20), sized(3, 10)];
 
 // A thread cannot be killed from outside.
-for (const balance of ["round-robin", "shared"] as const) {
+for (const balance of oneOf("kill", ["round-robin", "shared"] as const)) {
   oneKindTest(
     "process",
     `Pool [${balance}] loses only connections of killed children while one is killed each 100 ms for ${SECONDS} s`,
@@ -96,7 +96,7 @@ function isBreak(error: unknown): boolean {
     (error instanceof Error && error.message.startsWith("the connection was closed before"));
 }
 
-for (const balance of ["shared", "round-robin"] as const) {
+for (const balance of oneOf("reload", ["shared", "round-robin"] as const)) {
   childTest(
     `Pool.reload() [${balance}] ${RELOADS} times loses nothing while connections come each millisecond`,
     async (kind) => {
@@ -120,7 +120,8 @@ function pidsOf(program: ServerProcess): number[] {
   return (/pids (.*)/.exec(program.stdout.join(""))?.[1] ?? "").split(" ").map(Number);
 }
 
-for (const [kind, balance] of [["process", "shared"], ["process", "round-robin"], ["worker", "reuseport"]] as const) {
+const TAKEN = [["process", "shared"], ["process", "round-robin"], ["worker", "reuseport"]] as const;
+for (const [kind, balance] of oneOf("take over", TAKEN)) {
   Deno.test(`[${kind}] Pool [${balance}] is taken over by another program without losing a connection`, async () => {
     const folder = await Deno.makeTempDir();
     try {
