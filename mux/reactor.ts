@@ -112,6 +112,11 @@ class Reactor {
     return this.#running && !this.#isAway ? this.#turns : -Date.now();
   }
 
+  /** Whether it waits, or has not noticed yet that nobody needs that any more. */
+  get isRunning(): boolean {
+    return this.#running;
+  }
+
   /** Whether a call may go ahead without waiting for a turn. */
   mayProceed(): boolean {
     return this.#budget-- > 0;

@@ -7,7 +7,7 @@ import { delay } from "@std/async";
 import { type Example, examplesIn } from "../tools/examples.ts";
 import { asConsumer } from "./_consumer.ts";
 import { haunt, hauntUdp } from "./_hostile.ts";
-import { decode, encode, ENGINES, longTest, ROOT } from "./_util.ts";
+import { decode, encode, ENGINES, isFullSize, longTest, oneOf, ROOT } from "./_util.ts";
 
 const native = ENGINES.includes("native");
 const isWindows = Deno.build.os === "windows";
@@ -195,7 +195,7 @@ for (const snippet of SNIPPETS) {
   const needsNative = flags.some((flag) => flag.startsWith("--allow-ffi"));
   const name = `consumer: README's ${file}`;
 
-  for (const more of needsNative || !native ? [[]] : [[], ["--allow-ffi"]]) {
+  for (const more of needsNative || !native ? [[]] : oneOf(file, [[], ["--allow-ffi"]])) {
     Deno.test({
       name: `${name} runs with ${[...flags, ...more].join(" ")}`,
       ignore: needsNative && !native,
@@ -211,7 +211,7 @@ for (const snippet of SNIPPETS) {
   for (const flag of flags) {
     Deno.test({
       name: `${name} does not run without ${flag}`,
-      ignore: needsNative && !native,
+      ignore: (needsNative && !native) || !isFullSize,
       fn: () =>
         asConsumer(async (folder) => {
           const port = await writeSnippets(folder);

@@ -6,7 +6,7 @@
 import { TcpListener } from "@c10k/sockets/tcp";
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { asConsumer } from "./_consumer.ts";
-import { decode, ENGINES, type Finished, ROOT } from "./_util.ts";
+import { decode, ENGINES, type Finished, isFullSize, ROOT } from "./_util.ts";
 
 const native = ENGINES.includes("native");
 
@@ -101,7 +101,7 @@ Deno.test("docs/engines.md states the flags of programs that are tried here", ()
 
 Deno.test({
   name: "docs/engines.md: programs run with the flags that it states, and with no less",
-  ignore: !native,
+  ignore: !native || !isFullSize,
   fn: (t) =>
     asConsumer(async (folder) => {
       await Deno.writeTextFile(`${folder}/child.ts`, CHILD);

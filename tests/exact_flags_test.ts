@@ -5,7 +5,7 @@ import { assert, assertEquals, assertGreater } from "@std/assert";
 import { type Example, examplesIn } from "../tools/examples.ts";
 import { asConsumer } from "./_consumer.ts";
 import { Program } from "./_program.ts";
-import { decode, ENGINES, ROOT } from "./_util.ts";
+import { decode, ENGINES, isFullSize, ROOT } from "./_util.ts";
 
 const native = ENGINES.includes("native");
 
@@ -41,7 +41,7 @@ function byFlags(path: string): Map<string, Example[]> {
 for (const path of ["docs/four-ways.md", "docs/recipes.md"]) {
   Deno.test({
     name: `${path}: every snippet runs in a linked project with the flags that the document says`,
-    ignore: !native,
+    ignore: !native || !isFullSize,
     fn: (t) =>
       asConsumer(async (folder) => {
         const groups = byFlags(path);
@@ -89,7 +89,7 @@ async function echo(port: number): Promise<string> {
 
 Deno.test({
   name: "examples: every command in the first lines of an example runs as it stands there",
-  ignore: !native,
+  ignore: !native || !isFullSize,
   async fn(t) {
     const commands = commandsOfExamples().filter(({ example }) => example !== "four_ways.ts");
     assertGreater(commands.length, 14);

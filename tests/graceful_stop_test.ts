@@ -158,7 +158,7 @@ for (const engine of ENGINES) {
     ignore: Deno.build.os === "windows",
     async fn(t) {
       using others = startOthers();
-      for (const one of some(6, casesOf(engine, others))) {
+      for (const one of some(4, casesOf(engine, others))) {
         await t.step(`${one.example} ${one.args?.join(" ").replace(/\d{5}/, "PORT") ?? ""}`, () => tryOut(one));
       }
     },
@@ -247,7 +247,7 @@ const SERVERS: readonly [path: string, title: string][] = [
   ["mux/multiplexer.ts", "An echo server in one thread"],
 ];
 
-for (const [path, title] of some(3, SERVERS)) {
+for (const [path, title] of some(2, SERVERS)) {
   Deno.test(`${path}: "${title}" outlives peers that reset`, async () => {
     const found = examplesIn(path, await Deno.readTextFile(new URL(path, ROOT))).find((one) => one.title === title);
     assert(found !== undefined, "there is no such example");

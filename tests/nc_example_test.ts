@@ -15,6 +15,7 @@ import {
   readToEnd,
   run,
   socketTest,
+  some,
 } from "./_util.ts";
 
 const NC = "nc.openbsd";
@@ -182,16 +183,19 @@ async function portOf(stderr: ReadableStream<Uint8Array>): Promise<string> {
 }
 
 for (
-  const [args, problem] of [
-    [[], "[HOST] PORT must be given"],
-    [["127.0.0.1", "http"], '[HOST] PORT must be given, not "127.0.0.1 http"'],
-    [["80-90"], "Several ports are for -z"],
-    [["-z", "-u", "80"], "-z goes neither with -l nor with -u"],
-    [["-w", "soon", "80"], '-w takes seconds, not "soon"'],
-    [["-x", "80"], 'Unknown argument "-x"'],
-    [["65536"], "port must be an integer from 1 to 65535, received 65536"],
-    [["--engine", "warp", "80"], "engine must be"],
-  ] as const
+  const [args, problem] of some(
+    2,
+    [
+      [[], "[HOST] PORT must be given"],
+      [["127.0.0.1", "http"], '[HOST] PORT must be given, not "127.0.0.1 http"'],
+      [["80-90"], "Several ports are for -z"],
+      [["-z", "-u", "80"], "-z goes neither with -l nor with -u"],
+      [["-w", "soon", "80"], '-w takes seconds, not "soon"'],
+      [["-x", "80"], 'Unknown argument "-x"'],
+      [["65536"], "port must be an integer from 1 to 65535, received 65536"],
+      [["--engine", "warp", "80"], "engine must be"],
+    ] as const,
+  )
 ) {
   Deno.test(`nc example refuses ${args.join(" ") || "nothing"} with one line and exit code 2`, async () => {
     const { code, stdout, stderr } = await run(["run", "--allow-net", "examples/nc.ts", ...args]);

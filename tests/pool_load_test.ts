@@ -36,7 +36,7 @@ async function keepBook(port: number): Promise<Book> {
 }
 
 /** For how many seconds children are killed, and how often the pool is reloaded. */
-const [SECONDS, RELOADS] = [sized(3, 20), sized(3, 10)];
+const [SECONDS, RELOADS] = [sized(2, 20), sized(2, 10)];
 
 // A thread cannot be killed from outside.
 for (const balance of oneOf("kill", ["round-robin", "shared"] as const)) {

@@ -29,7 +29,7 @@ async function totals(pool: Pool, expected: number): Promise<Map<number, number>
 for (const balance of BALANCES) {
   childTest(`Pool [${balance}] answers each connection from the child that stats() says`, async (kind) => {
     await using pool = await startPool({ kind, balance, size: 4 });
-    const count = sized(1_000, 10_000);
+    const count = sized(500, 10_000);
     const servers = await visits(pool.addr.port, count);
     assertEquals(servers.length, count);
     assertEquals(await totals(pool, count), byChild(servers));

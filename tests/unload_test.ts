@@ -202,7 +202,7 @@ for (const threads of [false, true]) {
 
 Deno.test({
   name: "a program that has failed and is run again by --watch finds its ports free, and its children gone",
-  ignore: !NATIVE,
+  ignore: !NATIVE || !isFullSize,
   async fn() {
     const port = freePorts(PORTS);
     // The runtime does not end a thread that never returns to its event loop when a program has failed.

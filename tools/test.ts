@@ -22,7 +22,8 @@ const own = Deno.args.slice(end).filter((arg) => arg !== "--");
 const { _: paths, jobs, full, ...flags } = parseArgs(Deno.args.slice(0, end), {
   string: ["jobs", "filter", "config", "coverage"],
   boolean: ["full"],
-  default: { jobs: String(navigator.hardwareConcurrency) },
+  // One more than there are processors: some always wait.
+  default: { jobs: String(navigator.hardwareConcurrency + 1) },
 });
 const given = Object.entries(flags).map(([name, value]) => value === true ? `--${name}` : `--${name}=${value}`);
 
