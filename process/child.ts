@@ -212,7 +212,11 @@ export interface Child {
   readonly pid?: number;
   /**
    * Sends a message: a structured clone, with sockets if any. The clone is made at the call, so the message may be
-   * changed right after; it waits here while 256 messages are unread there.
+   * changed right after; it waits here while 256 messages are unread there. A view is cloned with its whole buffer, of
+   * which `slice()` copies a part.
+   *
+   * Objects of the host do not leave their process: a Blob, a File, a key, a DOMException, shared memory and modules of
+   * WebAssembly go to threads, and are refused where the child is a process.
    *
    * @param message What to send.
    * @param options Sockets to send away, and a signal to stop waiting.
