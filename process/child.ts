@@ -139,7 +139,11 @@ export interface ProcessOptions extends SpawnOptions {
   env?: Record<string, string>;
   /** Its current folder, by default this program's. */
   cwd?: string | URL;
-  /** More flags of `deno run`, such as `--config=deno.json` or `--unstable-net`. */
+  /**
+   * More flags of `deno run`, such as `--config=deno.json` or `--unstable-net`, each with its value in the same string.
+   * Refused are a value alone (`"--config", "deno.json"`), permissions, and what runs instead of the module
+   * (`--help`).
+   */
   flags?: string[];
   /**
    * Where its standard output goes: where this program's goes, nowhere, or to {@linkcode Child.stdout}.

@@ -63,7 +63,7 @@ export class WorkerChild implements Child {
       throw atCaller(new TypeError(why));
     }
     const url = moduleUrl(module);
-    const permissions = checkPermissions(options.permissions);
+    const permissions = checkPermissions(options.permissions, this.kind);
     this.name = childName(this.kind, this.id, url, options.name);
     this.link = new Link(this.name, sealForThread);
     ({ promise: this.closed, resolve: this.#resolve } = Promise.withResolvers<ChildStatus>());
@@ -190,6 +190,7 @@ export class WorkerChild implements Child {
  * @param module Where it is: a URL, or a path in the current folder.
  * @param options What it may do.
  * @returns The thread, which starts meanwhile; messages wait for it.
+ * @throws {TypeError} If an option is of the wrong kind, or holds a permission that Deno cannot read.
  *
  * @example Hand a connection to a thread
  * ```ts
