@@ -185,10 +185,13 @@ Deno.test({
           using client = await TcpConn.connect({ hostname: "127.0.0.1", port: listener.addr.port, engine: "native" });
           using conn = await listener.accept();
           client.reset();
-          // Natively the name of the call stands in the message: peek at.
           const got = await tell(conn, calls.map(([call]) => call)) as string[];
+          // Natively the name of the call stands in the message: peek at. Streams read ahead, and a read that meets the
+          // reset leaves EPIPE for the first write, as a read that waits elsewhere does.
+          const [first = "", ...rest] = got.map((line) => line.replace("peek at", "read from"));
+          const isEither = way.startsWith("streams") && first.endsWith(BROKEN) && calls[0]?.[1] === RESET_WRITE;
           assertEquals(
-            [way, ...got.map((line) => line.replace("peek at", "read from"))],
+            [way, isEither ? first.replace(BROKEN, RESET_WRITE) : first, ...rest],
             [way, ...calls.map(([call, outcome]) => `${call}: ${outcome}`)],
           );
         }
