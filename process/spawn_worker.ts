@@ -182,6 +182,10 @@ export class WorkerChild implements Child {
  * over `messages()`, no `serve()`, no timer and no socket waits there. What it
  * leaves open then, or when it fails or is killed, is closed.
  *
+ * A module whose top level awaits a promise that never settles has not ended:
+ * the thread goes on, and keeps this program alive unless `unref()` was called.
+ * `kill()` ends it at once, `shutdown()` after the grace at the latest.
+ *
  * With `permissions` of its own it is a Worker of the Web, which goes on until
  * it is asked to end or killed.
  *
