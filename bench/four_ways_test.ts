@@ -157,9 +157,11 @@ Deno.test("fourWays() shows what deno task example:four-ways --json has written"
 });
 
 Deno.test("four-ways says with --help how to call it, and needs no permission for that", async () => {
-  const { code, stdout } = await run(["run", CONFIG, "--no-prompt", "--quiet", EXAMPLE, "--help"]);
-  assertEquals(code, 0);
-  assertMatch(stdout, /^Usage: four_ways\.ts/);
+  for (const args of [["--help"], ["--", "--help"]]) {
+    const { code, stdout } = await run(["run", CONFIG, "--no-prompt", "--quiet", EXAMPLE, ...args]);
+    assertEquals(code, 0);
+    assertMatch(stdout, /^Usage: four_ways\.ts/);
+  }
 });
 
 Deno.test("four-ways finds an echo that is not what was sent", async () => {

@@ -28,7 +28,8 @@ function fail(error: unknown, code = 2): never {
 function open(): [Multiplexer<Client | undefined>, TcpListener] {
   const values = { host: "127.0.0.1", port: "8080", backend: "auto" };
   const unknown = (arg: string) => fail(`Unknown argument "${arg}"`);
-  const flags = parseArgs(Deno.args, { string: Object.keys(values), boolean: ["help"], default: values, unknown });
+  const args = Deno.args.filter((arg) => arg !== "--");
+  const flags = parseArgs(args, { string: Object.keys(values), boolean: ["help"], default: values, unknown });
   if (flags.help) console.log(USAGE), Deno.exit(0);
   const [hostname, port, backend] = [String(flags.host), String(flags.port), String(flags.backend) as Backend];
   if (!/^\d{1,5}$/.test(port)) fail(`--port takes a number, not "${port}"`);

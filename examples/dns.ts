@@ -37,7 +37,7 @@ function refuse(problem: unknown): never {
   Deno.exit(isUsage ? 2 : 1);
 }
 
-const flags = parseArgs(Deno.args, {
+const flags = parseArgs(Deno.args.filter((arg) => arg !== "--"), {
   string: ["host", "port", "upstream", "timeout", "cache"],
   boolean: ["help"],
   default: { host: "127.0.0.1", port: "5300", upstream: "9.9.9.9", timeout: "2000", cache: "10000" },

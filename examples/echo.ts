@@ -44,7 +44,7 @@ interface Flags {
 }
 
 function readFlags(args: string[]): Flags {
-  const flags = parseArgs(args, {
+  const flags = parseArgs(args.filter((arg) => arg !== "--"), {
     string: ["host", "port", "engine", "model", "per", "size"],
     boolean: ["help"],
     default: { host: "127.0.0.1", port: "8080", engine: "auto", model: "async" },

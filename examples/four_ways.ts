@@ -49,7 +49,7 @@ interface Flags extends Plan {
 }
 
 function readFlags(args: string[]): Flags {
-  const flags = parseArgs(args, {
+  const flags = parseArgs(args.filter((arg) => arg !== "--"), {
     string: ["clients", "seconds", "opening", "memory", "only", "chart", "json"],
     boolean: ["quick", "help"],
     unknown: (arg) => refuse(`Unknown argument "${arg}"`),

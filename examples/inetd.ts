@@ -25,7 +25,9 @@ function refuse(problem: string): never {
   Deno.exit(2);
 }
 
-const flags = parseArgs(Deno.args, {
+// `deno task example:inetd -- --help` passes the -- on; no program is called --help.
+const isForTask = Deno.args[0] === "--" && Deno.args[1]?.startsWith("-");
+const flags = parseArgs(isForTask ? Deno.args.slice(1) : Deno.args, {
   string: ["host", "port", "max"],
   boolean: ["help"],
   default: { host: "127.0.0.1", port: "8080", max: "100" },

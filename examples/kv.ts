@@ -38,7 +38,7 @@ function refuse(problem: unknown): never {
   Deno.exit(isUsage ? 2 : 1);
 }
 
-const flags = parseArgs(Deno.args, {
+const flags = parseArgs(Deno.args.filter((arg) => arg !== "--"), {
   string: ["host", "port", "backend", "buffers"],
   boolean: ["help"],
   default: { host: "127.0.0.1", port: "6380", backend: "auto", buffers: "1024" },

@@ -115,7 +115,7 @@ export function startMux(listen: Omit<Listen, "engine">, backend: Backend | "aut
 }
 
 if (import.meta.main) {
-  const flags = parseArgs(Deno.args, {
+  const flags = parseArgs(Deno.args.filter((arg) => arg !== "--"), {
     string: ["host", "port", "backend"],
     boolean: ["help"],
     default: { host: "127.0.0.1", port: "8080", backend: "auto" },

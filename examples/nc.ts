@@ -25,7 +25,7 @@ function fail(error: unknown): never {
   Deno.exit(error instanceof Error && !(error instanceof TypeError || error instanceof RangeError) ? 1 : 2);
 }
 
-const flags = parseArgs(Deno.args, {
+const flags = parseArgs(Deno.args.filter((arg) => arg !== "--"), {
   string: ["w", "engine", "_"],
   boolean: ["l", "N", "u", "v", "z", "help"],
   default: { engine: "auto", w: "0" },

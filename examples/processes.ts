@@ -22,7 +22,7 @@ function refuse(problem: string): never {
   Deno.exit(2);
 }
 
-const flags = parseArgs(Deno.args, {
+const flags = parseArgs(Deno.args.filter((arg) => arg !== "--"), {
   string: ["host", "port", "size", "per", "balance", "control"],
   boolean: ["help"],
   default: { host: "127.0.0.1", port: "8080" },

@@ -25,7 +25,8 @@ const milliseconds = { timeout: "2500", grace: "5000" };
 const values = { host: "127.0.0.1", port: "8080", balance: "round-robin", engine: "auto", ...milliseconds };
 const string = [...Object.keys(values), "_"];
 const unknown = (arg: string, key?: string) => key === undefined || fail(`Unknown argument "${arg}"`);
-const flags = parseArgs(Deno.args, { string, boolean: ["help"], default: values, unknown });
+const args = Deno.args.filter((arg) => arg !== "--");
+const flags = parseArgs(args, { string, boolean: ["help"], default: values, unknown });
 if (flags.help) console.log(USAGE), Deno.exit(0);
 
 /** The value of a flag, if it looks right. */

@@ -90,7 +90,7 @@ function report(error: unknown): void {
 }
 
 if (import.meta.main) {
-  const flags = parseArgs(Deno.args, {
+  const flags = parseArgs(Deno.args.filter((arg) => arg !== "--"), {
     string: ["host", "port", "engine", "backend"],
     boolean: ["help"],
     default: { host: "127.0.0.1", port: "8080", engine: "auto" },

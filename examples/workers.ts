@@ -61,7 +61,7 @@ function listen(hostname: string, port: number): TcpListener {
 }
 
 async function accept(): Promise<void> {
-  const flags = parseArgs(Deno.args, {
+  const flags = parseArgs(Deno.args.filter((arg) => arg !== "--"), {
     string: ["host", "port", "threads"],
     boolean: ["help"],
     default: { host: "127.0.0.1", port: "8080", threads: String(navigator.hardwareConcurrency) },

@@ -139,7 +139,11 @@ export interface ProcessOptions extends SpawnOptions {
   env?: Record<string, string>;
   /** Its current folder, by default this program's. */
   cwd?: string | URL;
-  /** More flags of `deno run`, such as `--config=deno.json` or `--unstable-net`. */
+  /**
+   * More flags of `deno run`, such as `--config=deno.json` or `--unstable-net`, each with its value in the same string.
+   * Refused are a value alone (`"--config", "deno.json"`), permissions, and what runs instead of the module
+   * (`--help`).
+   */
   flags?: string[];
   /**
    * Where its standard output goes: where this program's goes, nowhere, or to {@linkcode Child.stdout}.
@@ -212,7 +216,11 @@ export interface Child {
   readonly pid?: number;
   /**
    * Sends a message: a structured clone, with sockets if any. The clone is made at the call, so the message may be
-   * changed right after; it waits here while 256 messages are unread there.
+   * changed right after; it waits here while 256 messages are unread there. A view is cloned with its whole buffer, of
+   * which `slice()` copies a part.
+   *
+   * Objects of the host do not leave their process: a Blob, a File, a key, a DOMException, shared memory and modules of
+   * WebAssembly go to threads, and are refused where the child is a process.
    *
    * @param message What to send.
    * @param options Sockets to send away, and a signal to stop waiting.

@@ -8,6 +8,7 @@ import { checkOptions, quote } from "../internal/validate.ts";
 import type { ChildPermissions, SpawnOptions } from "./child.ts";
 import { denialFlags } from "./launch_flags.ts";
 import { giveItem, hasWhole, isGranted, type Kind, KINDS } from "./permission_items.ts";
+import { checkItem } from "./permission_syntax.ts";
 
 /** The kinds whose items are paths. */
 const PATHS: readonly Kind[] = ["ffi", "read", "write"];
@@ -26,8 +27,11 @@ const DEFAULT_IMPORTS = [
   "gist.githubusercontent.com:443",
 ];
 
-/** Checks the option's types, and returns a copy, which stays as it was checked. */
-export function checkPermissions(value: unknown): NonNullable<SpawnOptions["permissions"]> {
+/** Checks the option for a kind of child, and returns a copy, which stays as it was checked. */
+export function checkPermissions(
+  value: unknown,
+  child: "worker" | "process" = "process",
+): NonNullable<SpawnOptions["permissions"]> {
   if (value === undefined || value === "inherit") return "inherit";
   if (value === "none") return value;
   if (typeof value === "string") {
@@ -42,8 +46,10 @@ export function checkPermissions(value: unknown): NonNullable<SpawnOptions["perm
     }
     if (what === undefined) continue;
     const list = Array.isArray(what) ? [...what] : undefined;
-    if (list?.every((item): item is string => isText(item) && item !== "")) checked[kind] = list;
-    else if (typeof what === "boolean" || what === "inherit") checked[kind] = what;
+    if (list?.every((item): item is string => isText(item) && item !== "")) {
+      for (const item of list) checkItem(kind, item, child);
+      checked[kind] = list;
+    } else if (typeof what === "boolean" || what === "inherit") checked[kind] = what;
     else {throw atCaller(
         new TypeError(`permissions.${kind} must be a boolean, "inherit" or strings, received ${quote(what)}`),
       );}
@@ -54,6 +60,8 @@ export function checkPermissions(value: unknown): NonNullable<SpawnOptions["perm
 /**
  * The flags of `deno run` for a process.
  *
+ * @param permissions What {@linkcode checkPermissions} has returned.
+ * @param action What is attempted.
  * @throws {Deno.errors.NotCapable} If this program may not do as much itself.
  */
 export function permissionFlags(permissions: NonNullable<SpawnOptions["permissions"]>, action: string): string[] {
@@ -72,18 +80,12 @@ function flagsOf(kind: Kind, what: ChildPermissions[Kind], action: string): stri
     if (hasWhole(kind)) return [`--allow-${kind}`];
     throw refusal(kind, undefined, "which this program has not", action);
   }
-  // A comma would begin another item.
-  const bad = what.find((item) => item.includes(","));
-  if (bad !== undefined) {
-    throw atCaller(new TypeError(`permissions.${kind} must not hold a comma, received ${quote(bad)}`));
-  }
   if (what.length === 0) return [];
-  // A relative path is this program's, wherever the child's current folder is.
-  if (hasWhole(kind)) {
-    return [`--allow-${kind}=${what.map((item) => PATHS.includes(kind) ? resolve(item) : item).join(",")}`];
-  }
   const denials = new Set<string>();
+  const isWhole = hasWhole(kind);
   const items = what.map((item) => {
+    // A relative path is this program's, wherever the child's current folder is.
+    if (isWhole) return PATHS.includes(kind) ? resolve(item) : item;
     if (kind === "import" && DEFAULT_IMPORTS.includes(item) && isGranted(kind, item)) return item;
     const given = giveItem(kind, item);
     if ("refusal" in given) throw refusal(kind, item, given.refusal, action);

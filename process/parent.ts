@@ -228,6 +228,11 @@ function joinThread(): Port {
     }
     port.link.receive(data.packet, ...unpack(data, owner));
   });
+  scope.addEventListener("messageerror", (event) => {
+    // An object that this thread cannot make anew: without this the message would be lost, and nobody would know.
+    const cause = (event as MessageEvent<unknown>).data;
+    throw new TypeError("Cannot receive: the parent has sent an object that this thread cannot read", { cause });
+  });
   scope.postMessage({ hello: true, takesNative } satisfies Hello);
   // Of a Web Worker, which has less permissions, this changes nothing: it goes on until it is terminated.
   const transport = new ThreadTransport(scope, owner, true, (on) => on ? parentPort?.ref() : parentPort?.unref());

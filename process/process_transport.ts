@@ -1,11 +1,13 @@
 /** Packets between processes, over a Unix socket: what they carry is serialized as `structuredClone` would. */
 
-import { deserialize, serialize as serializeValue } from "node:v8";
+import { Deserializer, Serializer } from "node:v8";
 import { Buffer } from "node:buffer";
+import { isArrayBuffer } from "node:util/types";
 import type { Descriptor } from "../internal/descriptor.ts";
 import { atCaller } from "../internal/stack.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { readRecord, RECORD_SIZE, writeRecord } from "./connection_record.ts";
+import { hostObjectIn } from "./host_objects.ts";
 import type { Link, Packet, Transport } from "./link.ts";
 import {
   type Carried,
@@ -188,9 +190,24 @@ export class ProcessTransport implements Transport {
 /** Seals a message for a process. */
 export function sealForProcess({ type, body }: Packet, sockets: readonly MovableSocket[]): Packet {
   descriptorsOf(sockets, "send a socket");
-  // Serializing alone lets through what cannot be cloned, a stream for example, as an object without anything in it.
-  const clone = ArrayBuffer.isView(body) || body instanceof ArrayBuffer ? body : cloneOf(body);
-  return { type, body: new Sealed(pack({ type, body: clone }, sockets)) };
+  // Bytes have no getters and hold no other objects.
+  if (ArrayBuffer.isView(body) || isArrayBuffer(body)) {
+    return { type, body: new Sealed(pack({ type, body }, sockets)) };
+  }
+  // Serializing alone accepts a value that cannot be cloned, a stream for example, and makes it an empty object.
+  const clone = cloneOf(body);
+  let bytes: Uint8Array | undefined;
+  let refusal: unknown;
+  try {
+    bytes = pack({ type, body: clone }, sockets);
+  } catch (error) {
+    refusal = error;
+  }
+  // It uses up the clone, which is in the bytes by now.
+  const host = hostObjectIn(clone);
+  if (host !== undefined) throw cloneError(`${host} could not be cloned: it belongs to this process`);
+  if (bytes === undefined) throw refusal;
+  return { type, body: new Sealed(bytes) };
 }
 
 /** The bytes of a packet. */
@@ -201,22 +218,36 @@ function pack(packet: Packet, sockets: readonly Carried[]): Uint8Array {
   throw atCaller(new RangeError(`message must have at most ${LARGEST_MESSAGE} bytes, has ${bytes.length}`));
 }
 
-/** @throws {DOMException} If the value cannot be cloned. */
+/**
+ * Not `serialize()` of node:v8: it writes each view without its buffer, reads a DataView from a wrong place, and makes
+ * a copy of shared memory.
+ *
+ * @throws {DOMException} If the value cannot be cloned.
+ */
 function serialize(value: unknown): Uint8Array {
+  const serializer = new Serializer();
   try {
-    return serializeValue(value);
+    serializer.writeHeader();
+    serializer.writeValue(value);
+    return serializer.releaseBuffer();
   } catch (error) {
-    // In the words of `structuredClone`. No getter is called here, so nothing else can fail: memory that is shared
-    // within one process, and modules of WebAssembly.
-    throw atCaller(new DOMException(error instanceof Error ? error.message : String(error), "DataCloneError"));
+    // No getter is called here, so nothing else can fail: memory that is shared within one process.
+    throw cloneError(error instanceof Error ? error.message : String(error));
   }
+}
+
+/** In the words of `structuredClone`. */
+function cloneError(message: string): DOMException {
+  return atCaller(new DOMException(message, "DataCloneError"));
 }
 
 function decode(parts: readonly Uint8Array[]): Envelope {
   const bytes = parts.length === 1 ? parts[0] as Uint8Array : Buffer.concat(parts);
   let envelope: unknown;
   try {
-    envelope = deserialize(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    const deserializer = new Deserializer(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    deserializer.readHeader();
+    envelope = deserializer.readValue();
   } catch (error) {
     throw notOurs(error);
   }

@@ -395,16 +395,10 @@ class Server {
   }
 }
 
-/** The same in words: of a connection that came as its two streams, an error crosses threads without its class. */
-const PEERS_FAULT = /\((ECONNRESET|EPIPE|ECONNABORTED|ENOTCONN|ETIMEDOUT)\)|writable stream is closed or errored/;
-
 /** What a peer can cause at any time. */
 function isPeersFault(error: unknown): boolean {
   const { ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut } = Deno.errors;
-  if ([ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) => error instanceof of)) {
-    return true;
-  }
-  return error instanceof Error && error.message.includes("TCP connection with") && PEERS_FAULT.test(error.message);
+  return [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) => error instanceof of);
 }
 
 function reset(conn: TcpConn): void {

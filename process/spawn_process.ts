@@ -18,6 +18,7 @@ import {
   type ShutdownOptions,
 } from "./child.ts";
 import { checkPermissions, permissionFlags } from "./child_permissions.ts";
+import { checkFlags } from "./deno_flags.ts";
 import { dieWithParentModule } from "./die_with_parent.ts";
 import { environmentWith } from "./environment.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "./link.ts";
@@ -54,7 +55,7 @@ export class ProcessChild implements Child {
     if (Deno.build.standalone) {
       throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");
     }
-    const permissions = permissionFlags(checkPermissions(options.permissions), action);
+    const permissions = permissionFlags(checkPermissions(options.permissions, this.kind), action);
     // Without the C library a process cannot use the socket.
     const hasSocket = permissions.some((flag) => flag.startsWith("--allow-ffi"));
     const environment = environmentWith(hasSocket ? { ...env, [PARENT_VARIABLE]: `${PARENT_FD}` } : env);
@@ -62,11 +63,12 @@ export class ProcessChild implements Child {
     requireRun(command, environment, action);
     const argv = [
       "run",
-      "--quiet",
       "--no-prompt",
       `--preload=${dieWithParentModule(hasSocket)}`,
       ...permissions,
       ...flags,
+      // Behind the caller's: one that takes a value takes this, and not the module.
+      "--quiet",
       url.href,
       ...args,
     ];
@@ -221,18 +223,10 @@ function checkProcessOptions(options: ProcessOptions): Checked {
     stderr: outputTo("stderr", stderr),
   };
   // What a child may do is said in one place only, where it is checked.
-  // Letters can stand together: -qA.
   if (Object.hasOwn(checked.env, "DENO_PERMISSION_BROKER_PATH")) {
     throw atCaller(new TypeError("env must not hold DENO_PERMISSION_BROKER_PATH, use permissions"));
   }
-  // Each of these would make something else the module.
-  const ending = checked.flags.find((flag) => flag === "" || flag === "-" || flag === "--");
-  if (ending !== undefined) throw atCaller(new TypeError(`flags must be flags, received ${quote(ending)}`));
-  const permission = /^(-[a-z]*[ARWNESIP]|--(allow|deny|ignore)-|--permission-set)/;
-  const flag = checked.flags.find((flag) => permission.test(flag));
-  if (flag !== undefined) {
-    throw atCaller(new TypeError(`flags must not hold permissions, use permissions: received ${quote(flag)}`));
-  }
+  checkFlags(checked.flags);
   return checked;
 }
 
@@ -274,6 +268,7 @@ function outputTo(name: "stdout" | "stderr", to: unknown = "inherit"): OutputTo 
  * @param module Where it is: a URL, or a path in the current folder.
  * @param options What it may do, its arguments and environment.
  * @returns The process, which starts meanwhile; messages wait for it.
+ * @throws {TypeError} If an option is of the wrong kind, or holds a flag or a permission that cannot be given.
  * @throws {Deno.errors.NotCapable} If the permission to run Deno is not given, or the child would get more than this program has.
  * @throws {Deno.errors.NotSupported} If there is no native engine.
  *

@@ -63,7 +63,7 @@ export class WorkerChild implements Child {
       throw atCaller(new TypeError(why));
     }
     const url = moduleUrl(module);
-    const permissions = checkPermissions(options.permissions);
+    const permissions = checkPermissions(options.permissions, this.kind);
     this.name = childName(this.kind, this.id, url, options.name);
     this.link = new Link(this.name, sealForThread);
     ({ promise: this.closed, resolve: this.#resolve } = Promise.withResolvers<ChildStatus>());
@@ -182,6 +182,10 @@ export class WorkerChild implements Child {
  * over `messages()`, no `serve()`, no timer and no socket waits there. What it
  * leaves open then, or when it fails or is killed, is closed.
  *
+ * A module whose top level awaits a promise that never settles has not ended:
+ * the thread goes on, and keeps this program alive unless `unref()` was called.
+ * `kill()` ends it at once, `shutdown()` after the grace at the latest.
+ *
  * With `permissions` of its own it is a Worker of the Web, which goes on until
  * it is asked to end or killed.
  *
@@ -190,6 +194,7 @@ export class WorkerChild implements Child {
  * @param module Where it is: a URL, or a path in the current folder.
  * @param options What it may do.
  * @returns The thread, which starts meanwhile; messages wait for it.
+ * @throws {TypeError} If an option is of the wrong kind, or holds a permission that Deno cannot read.
  *
  * @example Hand a connection to a thread
  * ```ts

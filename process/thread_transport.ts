@@ -12,7 +12,7 @@ import { ConnectionSender } from "./connection_channel.ts";
 import type { Packet, Transport } from "./link.ts";
 import { cloneOf } from "./sealing.ts";
 import { RuntimeConn } from "../tcp/runtime_conn.ts";
-import { type MovedConn, StreamSocket } from "../tcp/stream_socket.ts";
+import { type MovedConn, sentReason, StreamSocket } from "../tcp/stream_socket.ts";
 import { ConnStreams } from "../tcp/streams.ts";
 import { driverOf, TcpConn, wrapConn } from "../tcp/tcp_conn.ts";
 import { adopt, descriptorsOf, kindOf, MOST_SOCKETS, type MovableSocket, type SocketKind } from "./moving.ts";
@@ -158,16 +158,20 @@ export class ThreadTransport implements Transport {
 
   #asStreams(conn: RuntimeConn): MovedConn {
     // The other side cancels and closes when its connection is closed, and what it has written must still be sent.
-    const streams = new ConnStreams({
-      read: (p, signal) => conn.read(p, signal),
-      readChunk: () => conn.readChunk(),
-      writeAll: (p, signal) => conn.writeAll(p, signal),
-      closeWrite: () => conn.closeWrite(),
-      close: () => {
-        this.#flowing.delete(conn);
-        conn.close();
+    const streams = new ConnStreams(
+      {
+        read: (p, signal) => conn.read(p, signal),
+        readChunk: () => conn.readChunk(),
+        writeAll: (p, signal) => conn.writeAll(p, signal),
+        closeWrite: () => conn.closeWrite(),
+        close: () => {
+          this.#flowing.delete(conn);
+          conn.close();
+        },
       },
-    }, false);
+      false,
+      sentReason,
+    );
     this.#flowing.set(conn, streams);
     const { readable, writable } = streams;
     return { readable, writable, localAddr: conn.localAddr, remoteAddr: conn.remoteAddr };

@@ -5,7 +5,7 @@
  */
 
 import { copyOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
-import { notSupportedError } from "../internal/errors.ts";
+import { codeOf, notSupportedError } from "../internal/errors.ts";
 
 /** What {@linkcode RuntimeConn} uses of a `Deno.TcpConn`. */
 export type RuntimeSocket = Pick<
@@ -30,6 +30,38 @@ export interface MovedConn {
   readonly remoteAddr: Deno.NetAddr;
 }
 
+/**
+ * What the streams of a moved connection fail with: a clone of an error, as the other thread gets it, would have lost
+ * its class and its code.
+ */
+interface SentReason {
+  readonly code: string | undefined;
+  readonly name: string;
+  readonly message: string;
+}
+
+/** Returns what to fail the streams with for an error of the connection. */
+export function sentReason(error: unknown): SentReason {
+  const { name, message } = error instanceof Error ? error : { name: "Error", message: String(error) };
+  // The other thread says in its own words what it cannot do.
+  return { code: codeOf(error), name, message: message.replace(/^Cannot .*?: /s, "") };
+}
+
+/** The error that the other thread has sent a reason of. */
+function receivedError(reason: unknown): Error {
+  const { code, name, message } = (reason ?? {}) as { [K in keyof SentReason]?: unknown };
+  const text = typeof message === "string" ? message : String(reason);
+  // Whoever calls makes an error of the class that belongs to the code.
+  if (typeof code === "string") return Object.assign(new Error(text), { code });
+  const { errors } = Deno;
+  const ErrorClass = typeof name === "string" && Object.hasOwn(errors, name)
+    ? errors[name as keyof typeof errors]
+    : name === "TypeError"
+    ? TypeError
+    : Error;
+  return new ErrorClass(text);
+}
+
 const NOTHING = new Uint8Array(0);
 
 /** {@linkcode RuntimeSocket} over two streams. */
@@ -40,6 +72,8 @@ export class StreamSocket implements RuntimeSocket {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   /** Of the last chunk, what no read has taken yet. */
   #rest: Uint8Array = NOTHING;
+  /** The connection has failed, and a call has told of it. */
+  #isTold = false;
   #closed = false;
 
   constructor({ readable, writable, localAddr, remoteAddr }: MovedConn) {
@@ -54,9 +88,13 @@ export class StreamSocket implements RuntimeSocket {
 
   async read(p: Uint8Array): Promise<number | null> {
     while (sizeOf(this.#rest) === 0) {
-      const { done, value } = await this.#reader.read();
-      if (done) return null;
-      this.#rest = value;
+      const result = await this.#reader.read().catch((reason: unknown) => {
+        // As the kernel does: the first call that meets an error is told of it, reads after that find the end.
+        if (!this.#isTold) throw this.#tell(reason);
+        return { done: true, value: undefined } as const;
+      });
+      if (result.done) return null;
+      this.#rest = result.value;
     }
     const n = Math.min(sizeOf(p), sizeOf(this.#rest));
     // The chunk is kept for the next read.
@@ -67,15 +105,33 @@ export class StreamSocket implements RuntimeSocket {
   }
 
   async write(p: Uint8Array): Promise<number> {
+    if (this.#isTold) throw brokenPipe();
     // The stream passes a buffer on when it has the time, and the caller may fill it anew.
     const copy = copyOf(p);
-    await this.#writer.ready;
-    await this.#writer.write(copy);
+    try {
+      await this.#writer.ready;
+      await this.#writer.write(copy);
+    } catch (reason) {
+      throw this.#isTold ? brokenPipe() : this.#tell(reason);
+    }
     return copy.length;
   }
 
   async closeWrite(): Promise<void> {
-    await this.#writer.close();
+    if (this.#isTold) throw notConnected();
+    try {
+      await this.#writer.close();
+    } catch (error) {
+      // Of a stream that has failed, close() does not say why: bytes that were written before may be lost.
+      const reason = await this.#writer.closed.then(() => error, (reason: unknown) => reason);
+      throw this.#isTold ? notConnected() : this.#tell(reason);
+    }
+  }
+
+  /** The error of the connection, for the one call that tells of it. */
+  #tell(reason: unknown): Error {
+    this.#isTold = true;
+    return receivedError(reason);
   }
 
   setNoDelay(): void {
@@ -97,6 +153,15 @@ export class StreamSocket implements RuntimeSocket {
     this.#reader.cancel().catch(() => {});
     this.#writer.close().catch(() => {});
   }
+}
+
+function brokenPipe(): Error {
+  return Object.assign(new Deno.errors.BrokenPipe("broken pipe"), { code: "EPIPE" });
+}
+
+/** What shutdown(2) says after a reset, which is no failure: there is nothing left to close. */
+function notConnected(): Error {
+  return new Deno.errors.NotConnected("not connected");
 }
 
 function noOptions(option: string): Error {

@@ -21,6 +21,7 @@ type Duplex = Pick<ConnDriver, "read" | "readChunk" | "writeAll" | "closeWrite" 
 export class ConnStreams implements StreamEnds {
   readonly #conn: Duplex;
   readonly #cancelCloses: boolean;
+  readonly #reasonOf: (error: unknown) => unknown;
   #readable: PipableReadable | undefined;
   #writable: PipableWritable | undefined;
   /** The direct pipe that a side belongs to, also after its end. */
@@ -37,10 +38,12 @@ export class ConnStreams implements StreamEnds {
   /**
    * @param conn The connection.
    * @param cancelCloses Whether cancelling the readable closes the connection, or ends its own direction only.
+   * @param reasonOf What the streams fail with instead of an error.
    */
-  constructor(conn: Duplex, cancelCloses = true) {
+  constructor(conn: Duplex, cancelCloses = true, reasonOf = (error: unknown): unknown => error) {
     this.#conn = conn;
     this.#cancelCloses = cancelCloses;
+    this.#reasonOf = reasonOf;
   }
 
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
@@ -61,9 +64,10 @@ export class ConnStreams implements StreamEnds {
 
   /** Fails both, and with them the pipes whose other end is gone. */
   fail(error: Error): void {
+    const reason = this.#reasonOf(error);
     this.#isRead = this.#isWritten = true;
-    if (this.#readable !== undefined) PipableReadable.fail(this.#readable, error);
-    if (this.#writable !== undefined) PipableWritable.fail(this.#writable, error);
+    if (this.#readable !== undefined) PipableReadable.fail(this.#readable, reason);
+    if (this.#writable !== undefined) PipableWritable.fail(this.#writable, reason);
   }
 
   beginPipe(from: PipableReadable, destination: WritableStream): Promise<void> | undefined {
@@ -173,7 +177,7 @@ export class ConnStreams implements StreamEnds {
     const isClosed = error instanceof Deno.errors.Interrupted || error instanceof Deno.errors.BadResource;
     if (!isClosed) this.#failure ??= error;
     this.#conn.close();
-    return this.#failure ?? error;
+    return this.#reasonOf(this.#failure ?? error);
   }
 
   #finishRead(): void {

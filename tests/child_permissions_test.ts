@@ -215,10 +215,187 @@ Deno.test({
   ignore: !NATIVE,
   fn() {
     const module = "data:text/javascript,";
-    for (const flag of ["", "-", "--"]) {
-      assertThrows(() => spawnProcess(module, { flags: [flag] }), TypeError, "flags must be flags");
+    const refused: Record<string, string[][]> = {
+      "flags must hold flags, each with its value": [
+        ...[[""], ["-"], ["--"], ["---"], ["run"], ["data:,"], ["other.ts"], [" --check"], ["\t-q"]],
+        ...[["--quiet", "other.ts"], ["--check", "all"], ["--unstable-net", ""], ["\u2014config=x"]],
+      ],
+      "flags must hold each flag with its value (--config=VALUE)": [["--config", "x.json"], ["--config"]],
+      "flags must hold each flag with its value": [
+        ...["-c", "-qc", "-L", "-qL", "--cert", "--conditions", "--ext", "--import-map", "--inspect-publish-uid"],
+        ...["--location", "--lock", "--log-level", "--min-dep-age", "--node-modules-linker", "--preload"],
+        ...["--require", "--seed"],
+      ].map((flag) => [flag]),
+      "flags must not hold permissions, use permissions": [
+        ...["-A", "-qA", "-rA", "-R", "-W", "-N", "-E", "-S", "-I", "-P", "-P=x", "-qN=127.0.0.1", "-qrA"],
+        ...["--allow-all", "--allow-net=x", "--deny-net", "--ignore-env", "--permission-set", "--allow-scripts"],
+      ].map((flag) => [flag]),
+      "flags must not hold what runs instead of the module": [
+        ...["-h", "-qh", "-V", "-qV", "--help", "--help=full", "--version", "--tunnel", "--connected"],
+        ...["--v8-flags=--help", "--v8-flags=--no-opt,--help", "--v8-flags=-help"],
+      ].map((flag) => [flag]),
+    };
+    for (const [message, lists] of Object.entries(refused)) {
+      for (const flags of lists) {
+        assertThrows(() => spawnProcess(module, { flags }).kill(), TypeError, message, String(flags));
+      }
     }
     const env = { DENO_PERMISSION_BROKER_PATH: "/nowhere" };
     assertThrows(() => spawnProcess(module, { env }), TypeError, "env must not hold DENO_PERMISSION_BROKER_PATH");
   },
+});
+
+oneKindTest("process", "spawnProcess() runs its module with any flags that it takes, or the child fails", async () => {
+  const module = `data:text/javascript,Deno.exit(42)`;
+  const cases: [flags: string[], code: number][] = [
+    [["-q", "--quiet", "-qr", "--unstable-net", "--check=all", "--no-lock"], 42],
+    [["--log-level=info", "-c=/dev/null"], 42],
+    [["-Linfo", "-c/dev/null", "--seed=17", "--v8-flags=--stack-size=900"], 42],
+    // Of Deno's own, which the list of those that take a value does not know.
+    [["--nobody-knows"], 1],
+    [["--nobody-knows=x"], 1],
+  ];
+  await Promise.all(cases.map(async ([flags, code]) => {
+    const child = spawnProcess(module, { flags, args: ["data:text/javascript,"], stderr: "null" });
+    assertEquals([flags, (await child.closed).code], [flags, code]);
+  }));
+});
+
+/** Items, and whether a child can have them. */
+const ITEMS: Record<string, { good: string[]; bad: string[]; ofThreads?: string[] }> = {
+  net: {
+    good: [
+      ...[
+        "127.0.0.2:65535",
+        "127.0.0.1:0",
+        "127.0.0.1",
+        "[::1]",
+        "[::1]:80",
+        "[::ffff:192.0.2.1]:9",
+        "[fe80::1%lo]:80",
+      ],
+      ...["localhost", "a.b.", "a_b:8080", "*.example.com", "*.example.com:80", "10.0.0.0/8", "10.0.0.0/8:80", "127.1"],
+      ...["unix:/run/a b.sock", "vsock:2:1024", "xn--a", "x:0080", "256.1.1.1"],
+    ],
+    bad: [
+      ...["127.0.0.2:65536", "127.0.0.2:", "127.0.0.1:80x", "127.0.0.1:-1", "127.0.0.1: 80", "127.0.0.1 ", "a b", "*"],
+      ...["http://x", "https://x:1", "x/y", "/x", "::1", "fe80::1%lo", "[::1", "[::1]x", "[::1]:", "[::1]:65536", "[]"],
+      ...[
+        "[a]",
+        "[1.2.3.4]",
+        "[1::2::3]",
+        "1.2.3.4/33",
+        "1.2.3.4/x",
+        "a/8",
+        "[fd00::]/8",
+        "a..b",
+        ".a",
+        ".",
+        "*.",
+        "a*",
+      ],
+      ...[
+        "*.*.a",
+        "x:*",
+        "1.2.3.4:80:90",
+        "user@host",
+        "host?",
+        "\u00fc.de",
+        "unix:",
+        "unix:relative",
+        "vsock:1",
+        "vsock:x:2",
+      ],
+    ],
+  },
+  import: {
+    good: ["deno.land", "x:443", "*.x.com"],
+    bad: ["http://x", "https://deno.land", "x:99999", "/a", ".", "x:"],
+  },
+  sys: {
+    good: [
+      ...["cpus", "getegid", "getPriority", "gid", "homedir", "hostname", "loadavg", "networkInterfaces", "osRelease"],
+      ...["osUptime", "setPriority", "statfs", "systemMemoryInfo", "uid", "userInfo", "username"],
+    ],
+    ofThreads: ["inspector", "umask"],
+    bad: ["nosuch", "HOSTNAME", "hostname ", "all", "*"],
+  },
+  // Of a variable with such a name Deno asks nothing of a thread.
+  env: { good: ["A", "A*", "*", "A B", "\u00e9"], bad: ["A=B", "=", "=A", "A="] },
+  run: { good: [" ", "cat", "/bin/cat", "./x"], bad: [] },
+  read: { good: [" ", "/tmp", "x", "http://x"], bad: [] },
+  write: { good: [" ", "/tmp", "x"], bad: [] },
+  ffi: { good: [" ", "/tmp"], bad: [] },
+};
+
+Deno.test({
+  name: "permissions: an item that Deno cannot read is a TypeError at the call, and no other",
+  ignore: !NATIVE,
+  fn: () =>
+    withoutOrphans(async () => {
+      const { code, stdout, stderr } = await runDeno(
+        ["--allow-all", "--unstable-worker-options"],
+        `
+        import { spawnProcess, spawnWorker } from "@c10k/sockets/process";
+        const module = "data:text/javascript,";
+        const told = (start) => {
+          try {
+            start();
+            return "started";
+          } catch (error) {
+            return error.name === "TypeError" ? /^permissions.([a-z]+) must /.exec(error.message)?.[1] : String(error);
+          }
+        };
+        const check = (what, got, expected) => got === expected || console.log(what, got, "is not", expected);
+        const worker = (permissions) => told(() => spawnWorker(module, { permissions }).kill());
+        const dies = [];
+        for (const [kind, { good, bad, ofThreads = [] }] of Object.entries(${JSON.stringify(ITEMS)})) {
+          for (const item of [...good, ...ofThreads]) check("thread " + kind + " " + item, worker({ [kind]: [item] }), "started");
+          for (const item of [...bad, ""]) {
+            const permissions = { [kind]: [good[0], item] };
+            check("thread " + kind + " " + item, worker(permissions), kind);
+            check("process " + kind + " " + item, told(() => spawnProcess(module, { permissions }).kill()), kind);
+          }
+          for (const item of ofThreads) {
+            check("process " + kind + " " + item, told(() => spawnProcess(module, { permissions: { [kind]: [item] } })), kind);
+          }
+          dies.push(spawnProcess(module, { permissions: { [kind]: good } }).closed.then(({ code }) => check(kind, code, 0)));
+        }
+        await Promise.all(dies);
+        Deno.exit(0);`,
+      );
+      assertEquals([code, stdout, stderr], [0, "", ""]);
+      // In part, the same: no other refusal comes first.
+      for (const flag of ["--allow-net=127.0.0.1", "--allow-sys=hostname", "--allow-env=A", "--allow-import=x"]) {
+        const kind = flag.slice("--allow-".length).split("=")[0] as string;
+        const bad = ITEMS[kind]?.bad;
+        const program = `
+          import { spawnProcess } from "@c10k/sockets/process";
+          for (const item of ${JSON.stringify(bad)}) {
+            try {
+              spawnProcess("data:text/javascript,", { permissions: { ${kind}: [item] } });
+            } catch (error) {
+              if (error instanceof TypeError) continue;
+              console.log(item, String(error));
+            }
+          }`;
+        assertEquals(await runDeno([...RUN, flag], program).then(({ stdout, stderr }) => [stdout, stderr]), ["", ""]);
+      }
+    }),
+});
+
+oneKindTest("process", "permissions: a relative path in a folder with a comma gives no other path", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "a,b" });
+  const here = Deno.cwd();
+  try {
+    Deno.chdir(folder);
+    assertThrows(
+      () => spawnProcess("data:text/javascript,", { permissions: { read: ["x"] } }),
+      Deno.errors.NotCapable,
+      "whose path holds a comma",
+    );
+  } finally {
+    Deno.chdir(here);
+    await Deno.remove(folder);
+  }
 });

@@ -704,3 +704,14 @@ oneKindTest(
     await eventually(() => threadOf(owner) === 0 ? true : undefined);
   },
 );
+
+childTest("Child.kill() and shutdown() end a child whose module awaits for ever at its top level", async (kind) => {
+  // Without a timer a process ends with Deno's own error: nothing could settle the promise any more.
+  const module = "data:text/javascript,setInterval(() => {}, 1e6); await new Promise(() => {});";
+  for (const end of [(child: TestChild) => child.kill(), (child: TestChild) => void child.shutdown({ grace: 10 })]) {
+    await using child = spawn(kind, module);
+    end(child);
+    const { success, signal } = await deadline(child.closed, 10_000);
+    assertEquals([success, signal !== undefined], [false, true]);
+  }
+});

@@ -141,7 +141,7 @@ socketTest("docs: deno task example:nc talks to a server", async () => {
   assertEquals(await feed(Deno.execPath(), args, "hello\n"), "hello\n");
 });
 
-Deno.test("docs: every example says with --help how to call it, and needs no permission for that", async () => {
+Deno.test("docs: every example says with --help how to call it, refuses what it does not know, and needs no permission for that", async () => {
   const programs = new Set(
     [...TASKS.keys()].filter((task) => task.startsWith("example:")).map(argumentsOf)
       // That of the four ways has packages of its own: bench/four_ways_test.ts.
@@ -149,9 +149,16 @@ Deno.test("docs: every example says with --help how to call it, and needs no per
       .map((args) => args.find((arg) => arg.endsWith(".ts")) ?? args.join(" ")),
   );
   await Promise.all([...programs].map(async (program) => {
-    const { code, stdout } = await run(["run", "--no-prompt", "--quiet", program, "--help"]);
-    assertEquals(code, 0, program);
-    assertMatch(stdout, new RegExp(`^Usage: ${program.replace("examples/", "")}`));
+    const file = program.replace("examples/", "");
+    // `deno task NAME -- --help` passes the -- on.
+    for (const before of [[], ["--"]]) {
+      const { code, stdout } = await run(["run", "--no-prompt", "--quiet", program, ...before, "--help"]);
+      assertEquals(code, 0, program);
+      assertMatch(stdout, new RegExp(`^Usage: ${file}`));
+      const refusal = await run(["run", "--no-prompt", "--quiet", program, ...before, "--unknown"]);
+      assertEquals([file, refusal.code], [file, 2]);
+      assertMatch(refusal.stderr, /^Unknown argument "--unknown"/);
+    }
   }));
 });
 

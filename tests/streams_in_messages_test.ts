@@ -1,11 +1,11 @@
 /** Connections of the runtime engine, which go to a thread as their two streams: the bytes pass through here. */
 
 import { spawnWorker } from "@c10k/sockets/process";
-import { TcpConn } from "@c10k/sockets/tcp";
+import { type Engine, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async";
-import { ACTOR, ask, checkEcho, ECHO, moduleOf, next, type TestChild } from "./_process.ts";
+import { ACTOR, ask, checkEcho, ECHO, moduleOf, NATIVE, next, type TestChild } from "./_process.ts";
 import {
   checksum,
   decode,
@@ -17,6 +17,7 @@ import {
   readToEnd,
   withoutLeaks,
 } from "./_util.ts";
+import { outcomes } from "./children/failures.ts";
 
 /** On every OS: nothing here needs more than `--allow-net` and `--allow-read`. */
 function runtimeTest(name: string, fn: () => Promise<void>): void {
@@ -122,3 +123,78 @@ runtimeTest(
     assert((await ask(child, "later")).message.message === "later");
   },
 );
+
+const RESET = "ConnectionReset ECONNRESET recv ECONNRESET Cannot read from TCP connection with the peer: " +
+  "connection reset by peer (ECONNRESET)";
+const RESET_WRITE = "ConnectionReset ECONNRESET send ECONNRESET Cannot write to TCP connection with the peer: " +
+  "connection reset by peer (ECONNRESET)";
+const BROKEN = "BrokenPipe EPIPE send EPIPE Cannot write to TCP connection with the peer: broken pipe (EPIPE)";
+const CLOSED =
+  "BrokenPipe EPIPE send EPIPE Cannot write to TCP connection with the peer: the write side is closed (EPIPE)";
+
+/** What calls after a reset by the peer come to, one after the other. */
+const AFTER_RESET: [call: string, outcome: string][][] = [
+  [["read", RESET], ["read", "null"], ["write", BROKEN], ["closeWrite", "undefined"], ["peek", "null"]],
+  [["peek", RESET], ["peek", "null"], ["writeAll", BROKEN], ["closeWrite", "undefined"]],
+  [["read with a signal", RESET], ["writeAll with a signal", BROKEN], ["read with a signal", "null"]],
+  [["tryRead", RESET], ["tryRead", "null"], ["closeWrite", "undefined"]],
+  [["write", RESET_WRITE], ["write", BROKEN], ["read", "null"], ["closeWrite", "undefined"]],
+  [["writeAll", RESET_WRITE], ["writeAll", BROKEN], ["peek", "null"], ["closeWrite", "undefined"]],
+  [["writeAll with a signal", RESET_WRITE], ["closeWrite", "undefined"], ["tryRead", "null"]],
+  [["closeWrite", "undefined"], ["read", RESET], ["write", CLOSED]],
+  [["readable", RESET]],
+];
+
+Deno.test({
+  name: "a connection that its peer has reset tells the same in a thread, to which it came as streams, as elsewhere",
+  ignore: !NATIVE,
+  fn: () =>
+    withoutLeaks(async () => {
+      await using child = start(moduleOf(`
+        import { outcomes } from "${import.meta.resolve("./children/failures.ts")}";
+        for await (const { message, sockets: [conn] } of parent().messages()) {
+          await parent().send(await outcomes(conn, message));
+          conn.close();
+        }
+      `));
+      await using between = start(ECHO);
+      const inThread = async (conn: TcpConn, names: string[]) => {
+        await child.send(names, { sockets: [conn] });
+        return (await next(child.messages())).message;
+      };
+      type Way = [name: string, engine: Engine, tell: (conn: TcpConn, names: string[]) => Promise<unknown>];
+      const ways: Way[] = [
+        ["native", "native", outcomes],
+        ["runtime", "runtime", outcomes],
+        ["native in a thread", "native", inThread],
+        ["streams in a thread", "runtime", inThread],
+        ["streams that came back", "runtime", async (conn, names) => {
+          const { sockets: [back] } = await ask(between, "back", [conn]);
+          assert(back instanceof TcpConn);
+          using _ = back;
+          return await outcomes(back, names);
+        }],
+        ["streams by way of another thread", "runtime", async (conn, names) => {
+          const { sockets: [back] } = await ask(between, "on", [conn]);
+          return await inThread(back as TcpConn, names);
+        }],
+      ];
+      for (const [way, engine, tell] of ways) {
+        for (const calls of AFTER_RESET) {
+          using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+          using client = await TcpConn.connect({ hostname: "127.0.0.1", port: listener.addr.port, engine: "native" });
+          using conn = await listener.accept();
+          client.reset();
+          const got = await tell(conn, calls.map(([call]) => call)) as string[];
+          // Natively the name of the call stands in the message: peek at. Streams read ahead, and a read that meets the
+          // reset leaves EPIPE for the first write, as a read that waits elsewhere does.
+          const [first = "", ...rest] = got.map((line) => line.replace("peek at", "read from"));
+          const isEither = way.startsWith("streams") && first.endsWith(BROKEN) && calls[0]?.[1] === RESET_WRITE;
+          assertEquals(
+            [way, isEither ? first.replace(BROKEN, RESET_WRITE) : first, ...rest],
+            [way, ...calls.map(([call, outcome]) => `${call}: ${outcome}`)],
+          );
+        }
+      }
+    }),
+});
