@@ -1,5 +1,6 @@
-import { atCaller } from "../internal/stack.ts";
 /** The permission to start a program natively: a foreign call goes around `--allow-run`. */
+
+import { atCaller } from "../internal/stack.ts";
 
 /** Variables with which a program runs other code than its own, as Deno has them. */
 function isLoaderVariable(variable: string): boolean {

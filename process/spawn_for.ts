@@ -45,7 +45,7 @@ export interface SpawnForOptions {
   args?: string[];
   /** More variables for its environment. */
   env?: Record<string, string>;
-  /** Its current folder, by default this program's. */
+  /** Its current folder, by default this program's. A `..` in it is taken away with the folder before it, also if that is a link. */
   cwd?: string;
   /**
    * Where its standard error goes.
@@ -121,7 +121,7 @@ class NativeProgram extends ProgramChild {
       this.closed = this.#end.wait();
     } catch (error) {
       syscall("fcntl", fd, F_SETFL, flags);
-      throw error instanceof SyscallError ? socketError(action, error) : error;
+      throw error instanceof SyscallError ? startError(action, socketError(action, error)) : error;
     } finally {
       error?.close();
     }
@@ -169,7 +169,7 @@ class RelayedProgram extends ProgramChild {
         stderr,
       }).spawn();
     } catch (error) {
-      throw fromRuntimeError(error, action, "execve");
+      throw startError(action, fromRuntimeError(error, action, "execve"));
     }
     this.pid = this.#child.pid;
     this.#output = this.#child.stdout.getReader();
@@ -269,6 +269,16 @@ function checkSearch({ command, cwd, environment }: Program, action: string): vo
   );
 }
 
+/** What is in the way of a file or of the folder: it is not there, as Deno says of all of them. */
+const IN_THE_WAY = ["ENOTDIR", "ELOOP", "ENAMETOOLONG"];
+
+function startError(action: string, error: Error & { code?: string }): Error {
+  const { code = "" } = error;
+  if (!IN_THE_WAY.includes(code)) return error;
+  const notFound = new Deno.errors.NotFound(`Cannot ${action}: not found (${code})`, { cause: error.cause });
+  return Object.assign(atCaller(notFound), { code });
+}
+
 function isVariable(variable: [string, unknown]): variable is [string, string] {
   return variable.every(isText) && variable[0] !== "" && !variable[0].includes("=");
 }
@@ -294,7 +304,9 @@ function checkProgram(command: unknown, options: SpawnForOptions): Checked {
   if (!variables.every(isVariable)) {
     throw atCaller(new TypeError(`env must have strings without zeros and lone surrogates, received ${quote(env)}`));
   }
-  if (cwd !== undefined && !isText(cwd)) throw atCaller(new TypeError(`cwd must be a path, received ${quote(cwd)}`));
+  if (cwd !== undefined && (!isText(cwd) || cwd === "")) {
+    throw atCaller(new TypeError(`cwd must be a path, received ${quote(cwd)}`));
+  }
   if (stderr !== "inherit" && stderr !== "null") {
     throw atCaller(new TypeError(`stderr must be "inherit" or "null", received ${quote(stderr)}`));
   }
@@ -312,7 +324,7 @@ function checkProgram(command: unknown, options: SpawnForOptions): Checked {
  * program's input, and the end of its output closes the write side.
  *
  * A command with a slash is a path, a relative one in `cwd`. Any other is looked for in the `PATH` that the program
- * gets, as Deno does it: `~` is the home folder, and a relative folder one of this program's. The file that is found
+ * gets, as Deno does it: `~` is the home folder, and a relative folder one of this program's (with `cwd` on the runtime engine, name none: Deno looks in the one folder, and starts in the other). The file that is found
  * is the one that the permission is asked for and that is started. It goes on if this one ends, as it may
  * with inetd, but for Ctrl-C, which a terminal sends to both. It takes no
  * messages: `send` rejects.
@@ -356,8 +368,10 @@ export function spawnFor(conn: TcpConn, command: string, options: SpawnForOption
     return new RelayedProgram(driver, program, action);
   }
   const environment = environmentWith(program.env);
-  const file = findProgram(program.command, program.cwd, environment, action);
-  const { args, cwd, stderr } = program;
+  const { args, stderr } = program;
+  // As Deno takes it: without "..", whatever links lead to.
+  const cwd = program.cwd === undefined ? undefined : resolve(program.cwd);
+  const file = findProgram(command, cwd, environment, action);
   const started: Program = { command, file, args, environment, cwd };
   checkSearch(started, action);
   requireRun(file, environment, action);

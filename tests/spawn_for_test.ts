@@ -20,6 +20,7 @@ import {
   readToEnd,
   runDeno,
   ServerProcess,
+  socketTest,
 } from "./_util.ts";
 
 /** A test on both engines that leaves no zombies either. */
@@ -233,6 +234,7 @@ programTest("spawnFor() checks its arguments first", async (engine) => {
       ["cat", { env: { A: 1 } }],
       ["cat", { env: { "A=B": "1" } }],
       ["cat", { cwd: 1 }],
+      ["cat", { cwd: "" }],
       ["cat", { stderr: "piped" }],
       ["cat", 1],
     ] as [string, Record<string, never>][]
@@ -348,6 +350,60 @@ Deno.test({
     assertEquals([all.stdout, all.stderr], ["0\n0\n0\n", ""]);
   },
 });
+
+socketTest(
+  "spawnFor() starts the same program in the same folder on both engines, whatever path leads there",
+  async () => {
+    const folder = await Deno.realPath(await Deno.makeTempDir());
+    try {
+      await Deno.mkdir(`${folder}/sub/inner`, { recursive: true });
+      await Deno.writeTextFile(`${folder}/file`, "");
+      for (const [link, target] of [["link", "sub/inner"], ["dangling", "nowhere"], ["loop", "loop"]] as const) {
+        await Deno.symlink(`${folder}/${target}`, `${folder}/${link}`);
+      }
+      for (const name of ["prog", "sub/prog", "sub/inner/prog"]) {
+        await Deno.writeTextFile(`${folder}/${name}`, `#!/bin/sh\necho ${name} in $(/bin/pwd)\n`, { mode: 0o755 });
+      }
+      for (
+        const [command, cwd, expected] of [
+          ["pwd", "", ""],
+          ["pwd", "sub/", "/sub"],
+          ["pwd", "link", "/sub/inner"],
+          ["pwd", "link/..", ""],
+          ["pwd", "file", "NotFound"],
+          ["pwd", "file/x", "NotFound"],
+          ["pwd", "dangling", "NotFound"],
+          ["pwd", "loop", "NotFound"],
+          ["pwd", "x".repeat(5_000), "NotFound"],
+          ["./prog", "", "prog in"],
+          ["./prog", "sub", "sub/prog in /sub"],
+          ["./prog", "link", "sub/inner/prog in /sub/inner"],
+          ["../prog", "link", "prog in /sub/inner"],
+          ["./file/prog", "", "NotFound"],
+          ["./file", "", "PermissionDenied"],
+        ] as const
+      ) {
+        for (const engine of ENGINES) {
+          using pair = await Pair.open(engine);
+          const run = async () => {
+            const child = spawnFor(pair.server, command, { cwd: `${folder}/${cwd}`, stderr: "null" });
+            const text = await new Response(pair.client.readable).text();
+            await child.closed;
+            return text.replaceAll(folder, "").trim();
+          };
+          assertEquals(
+            await run().catch(({ name }) => name),
+            expected,
+            `[${engine}] ${command} in ${cwd.slice(0, 20)}`,
+          );
+        }
+      }
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+  Deno.build.os === "windows",
+);
 
 clientTest(["nc", "sort"], "example:inetd serves with sort", async () => {
   for (const engine of ENGINES) {
