@@ -34,9 +34,9 @@ async function tellUnexplained(): Promise<number> {
 
 try {
   const raw = [`--coverage=${folder}`, "--coverage-raw-data-only"];
-  const test = ["test", "--quiet", "--no-check", "--allow-all", ...raw];
-  const env = { DENO_COVERAGE_DIR: folder };
-  Deno.exitCode = await deno([...test, "tests/"], env) ||
+  const test = ["run", "--allow-all", "tools/test.ts", ...raw];
+  const env = { DENO_COVERAGE_DIR: folder, TEST_SIZE: "full" };
+  Deno.exitCode = await deno([...test, "tests/", "tests/faults/"], env) ||
     await deno([...test, "--config", "deno.bench.json", "bench/"], env);
   // The report of a run that has failed would be wrong.
   if (Deno.exitCode === 0) {
