@@ -321,13 +321,18 @@ function checkProgram(command: unknown, options: SpawnForOptions): Checked {
  * On the native engine the program gets the socket itself (posix_spawn(3),
  * dup2(2)), in blocking mode, with what is unread in it. On the runtime engine
  * the bytes go through this program: end-of-file of the peer closes the
- * program's input, and the end of its output closes the write side.
+ * program's input, and the end of its output closes the write side. Signals
+ * that whoever started this program has blocked (sigprocmask(2)) stay blocked
+ * there, as in any child of Deno's; on the native engine none is.
  *
- * A command with a slash is a path, a relative one in `cwd`. Any other is looked for in the `PATH` that the program
- * gets, as Deno does it: `~` is the home folder, and a relative folder one of this program's (with `cwd` on the runtime engine, name none: Deno looks in the one folder, and starts in the other). The file that is found
- * is the one that the permission is asked for and that is started. It goes on if this one ends, as it may
- * with inetd, but for Ctrl-C, which a terminal sends to both. It takes no
- * messages: `send` rejects.
+ * A command with a slash is a path, a relative one in `cwd`. Any other is
+ * looked for in the `PATH` that the program gets, as Deno does it: `~` is the
+ * home folder, and a relative folder one of this program's. (Name none with
+ * `cwd` on the runtime engine: Deno looks in the one folder and starts in the
+ * other.) The file that is found is the one that the permission is asked for
+ * and that is started. It goes on if this one ends, as it may with inetd, but
+ * for Ctrl-C, which a terminal sends to both. It takes no messages: `send`
+ * rejects.
  *
  * Requires `--allow-run` for the program.
  *
