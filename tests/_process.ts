@@ -129,10 +129,14 @@ export function descriptorLinks(pid: number | "self" = "self"): string[] {
   return links;
 }
 
-/** The inodes of all TCP and UDP sockets of this network namespace, as links. */
+/**
+ * The inodes of all TCP and UDP sockets of this network namespace, as links. The kernel leaves one out of a table now and
+ * then, where others are closed while it is read, so each is read three times.
+ */
 export function internetSockets(): Set<string> {
   const links = new Set<string>();
-  for (const table of ["tcp", "tcp6", "udp", "udp6"]) {
+  const tables = ["tcp", "tcp6", "udp", "udp6"];
+  for (const table of [...tables, ...tables, ...tables]) {
     for (const line of Deno.readTextFileSync(`/proc/net/${table}`).split("\n").slice(1)) {
       const inode = line.trim().split(/\s+/)[9];
       if (inode !== undefined) links.add(`socket:[${inode}]`);

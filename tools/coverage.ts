@@ -33,11 +33,11 @@ async function tellUnexplained(): Promise<number> {
 }
 
 try {
+  const test = ["run", "--allow-all", "tools/test.ts"];
   const raw = [`--coverage=${folder}`, "--coverage-raw-data-only"];
-  const test = ["run", "--allow-all", "tools/test.ts", ...raw];
   const env = { DENO_COVERAGE_DIR: folder, TEST_SIZE: "full" };
-  Deno.exitCode = await deno([...test, "tests/", "tests/faults/"], env) ||
-    await deno([...test, "--config", "deno.bench.json", "bench/"], env);
+  Deno.exitCode = await deno([...test, "tests/", "tests/faults/", ...raw], env) ||
+    await deno([...test, "bench/", "--config", "deno.bench.json", ...raw], env);
   // The report of a run that has failed would be wrong.
   if (Deno.exitCode === 0) {
     await removeHalves();
