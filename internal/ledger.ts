@@ -11,7 +11,7 @@
 
 import { cString } from "./c_string.ts";
 import { libc } from "./libc.ts";
-import { descriptorsEnd, isRunning, wakeWaits } from "./proc_self.ts";
+import { descriptorsEnd, isRunning, threadId, wakeWaits } from "./proc_self.ts";
 import { createShared, findShared } from "./shared_memory.ts";
 
 const NAME = "c10k-sockets-ledger-1";
@@ -31,7 +31,6 @@ const P_PIDFD = 3;
 const WNOHANG = 1;
 const WEXITED = 4;
 const SIGINFO_SIZE = 128;
-const SYS_GETTID = Deno.build.arch === "aarch64" ? 178n : 186n;
 const SYS_PIDFD_OPEN = 434n;
 
 /** Milliseconds for which a child that was killed, or a thread, is waited for; and microseconds between two looks. */
@@ -93,7 +92,7 @@ function find(): bigint[] {
 
 /** Finds the ledger, and closes what those have left open who were here before. */
 function open(): void {
-  mine[0] = libc.syscall(SYS_GETTID, 0n, null, 0n);
+  mine[0] = threadId();
   let ledgers: bigint[];
   try {
     ledgers = find();
@@ -141,6 +140,18 @@ function settle(ledger: bigint): void {
 function awaitThreads(threads: ReadonlySet<number>): void {
   for (const late = performance.now() + LIMIT; [...threads].some(isRunning) && performance.now() < late;) {
     libc.usleep(PAUSE);
+  }
+}
+
+/** Kills the processes that a thread which has ended has started, for they are to end with it. */
+export function endChildrenOf(thread: number): void {
+  for (const ledger of base === 0n ? [] : find()) {
+    const children = readWords(ledger, CHILDREN_AT, 2 * MOST_CHILDREN);
+    for (let i = 0; i < children.length; i += 2) {
+      if (children[i] !== thread) continue;
+      endChild(children[i + 1] as number);
+      writeWord(ledger, CHILDREN_AT + i, 0);
+    }
   }
 }
 

@@ -19,13 +19,13 @@
 
 import { SyscallError } from "./errors.ts";
 import { libc, loadedLibc } from "./libc.ts";
+import { threadId } from "./proc_self.ts";
 import { createShared, findShared } from "./shared_memory.ts";
 
 /** Begins the name of a Worker that this library has started. */
 export const WORKER_MARK = "c10k-sockets ";
 
 // asm/unistd_64.h, asm-generic/unistd.h
-const SYS_GETTID = Deno.build.arch === "aarch64" ? 178n : 186n;
 
 /** The layout has a number: another version of this library may be in the same process. */
 const MEMORY_NAME = "c10k-sockets-owners-1";
@@ -114,7 +114,7 @@ function join(): void {
 
 function take(owner: bigint, found: bigint): void {
   const record = recordAt(owner, found);
-  const thread = libc.syscall(SYS_GETTID, 0n, null, 0n);
+  const thread = threadId();
   const taken = readHalf(record + THREAD_AT);
   // A Worker with a copy of another one's name.
   if (taken !== 0 && taken !== thread) return;

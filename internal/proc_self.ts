@@ -12,6 +12,13 @@ const { ENOENT, ESRCH } = constants.errno;
 
 const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
 
+const SYS_GETTID = Deno.build.arch === "aarch64" ? 178n : 186n;
+
+/** Returns the number of this thread, gettid(2), which no other thread of the machine has as long as it runs. */
+export function threadId(): number {
+  return libc.syscall(SYS_GETTID, 0n, null, 0n);
+}
+
 /** Returns whether a thread of this process still runs. Needs no descriptor, of which none may be left. */
 export function isRunning(thread: number): boolean {
   if (libc.readlink(cString(`/proc/self/task/${thread}/cwd`), new Uint8Array(1), 1) >= 0) return true;

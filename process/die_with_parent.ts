@@ -4,18 +4,27 @@
  */
 
 import { loadedLibc } from "../internal/libc.ts";
+import { threadId } from "../internal/proc_self.ts";
 import { PARENT_FD } from "./names.ts";
 
 /**
  * What runs in the child before its own module, from its text alone: nothing is
  * in reach but what is passed.
  *
- * With `--allow-ffi` the kernel ends it, also while it computes (`PR_SET_PDEATHSIG`
- * of prctl(2)); without, it looks from time to time who its parent is. Its end
+ * With `--allow-ffi` the kernel ends it, also while it computes, when the thread
+ * ends that has started it (`PR_SET_PDEATHSIG` of prctl(2)); without, it looks
+ * from time to time who its parent is, and whoever has started that thread ends
+ * it (`closeLeftOpen()` in `threads.ts`). Its end
  * of the socket between the two becomes close-on-exec, so that no program which
  * it starts inherits it.
  */
-async function dieWithParent(parent: number, libc: string, interval: number, socket: number): Promise<void> {
+async function dieWithParent(
+  parent: number,
+  thread: number,
+  libc: string,
+  interval: number,
+  socket: number,
+): Promise<void> {
   const SIGKILL = 9n;
   const PR_SET_PDEATHSIG = 1;
   const F_SETFD = 2;
@@ -31,10 +40,14 @@ async function dieWithParent(parent: number, libc: string, interval: number, soc
       {
         prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
         fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+        syscall: { parameters: ["i64", "i64", "i64", "i64"], result: "i64" },
       } as const,
     );
     library.symbols.prctl(PR_SET_PDEATHSIG, SIGKILL, 0n, 0n, 0n);
     if (socket >= 0) library.symbols.fcntl(socket, F_SETFD, FD_CLOEXEC);
+    // Signal 0 only asks whether the thread is there.
+    const SYS_TGKILL = Deno.build.arch === "aarch64" ? 131n : 234n;
+    if (library.symbols.syscall(SYS_TGKILL, BigInt(parent), BigInt(thread), 0n) !== 0n) Deno.exit(1);
     library.close();
   } else Deno.unrefTimer(setInterval(exitIfAlone, interval));
   // It may have ended before it was asked for.
@@ -50,7 +63,7 @@ const INTERVAL = 200;
  * @param hasSocket The process gets {@linkcode PARENT_FD}.
  */
 export function dieWithParentModule(hasSocket: boolean): string {
-  const values = [Deno.pid, loadedLibc() ?? "", INTERVAL, hasSocket ? PARENT_FD : -1].map((value) =>
+  const values = [Deno.pid, threadId(), loadedLibc() ?? "", INTERVAL, hasSocket ? PARENT_FD : -1].map((value) =>
     JSON.stringify(value)
   );
   const call = `await (${dieWithParent})(${values.join(", ")});`;
