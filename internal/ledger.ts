@@ -145,7 +145,7 @@ function awaitThreads(threads: ReadonlySet<number>): void {
 
 /** Kills the processes that a thread which has ended has started, for they are to end with it. */
 export function endChildrenOf(thread: number): void {
-  for (const ledger of base === 0n ? [] : find()) {
+  for (const ledger of find()) {
     const children = readWords(ledger, CHILDREN_AT, 2 * MOST_CHILDREN);
     for (let i = 0; i < children.length; i += 2) {
       if (children[i] !== thread) continue;

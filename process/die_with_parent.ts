@@ -18,13 +18,7 @@ import { PARENT_FD } from "./names.ts";
  * of the socket between the two becomes close-on-exec, so that no program which
  * it starts inherits it.
  */
-async function dieWithParent(
-  parent: number,
-  thread: number,
-  libc: string,
-  interval: number,
-  socket: number,
-): Promise<void> {
+async function dieWithParent([parent, thread]: [number, number], libc: string, interval: number, socket: number) {
   const SIGKILL = 9n;
   const PR_SET_PDEATHSIG = 1;
   const F_SETFD = 2;
@@ -63,7 +57,7 @@ const INTERVAL = 200;
  * @param hasSocket The process gets {@linkcode PARENT_FD}.
  */
 export function dieWithParentModule(hasSocket: boolean): string {
-  const values = [Deno.pid, threadId(), loadedLibc() ?? "", INTERVAL, hasSocket ? PARENT_FD : -1].map((value) =>
+  const values = [[Deno.pid, threadId()], loadedLibc() ?? "", INTERVAL, hasSocket ? PARENT_FD : -1].map((value) =>
     JSON.stringify(value)
   );
   const call = `await (${dieWithParent})(${values.join(", ")});`;

@@ -28,7 +28,7 @@ Deno.test("unexplained() lets a reason stand for its block, and for nothing behi
   assertEquals(
     await foundIn(
       "process/die_with_parent.ts",
-      "async function dieWithParent(parent: number, libc: string, interval: number, socket: number): Promise<void> {",
+      "async function dieWithParent([parent, thread]: [number, number], libc: string, interval: number, socket: number) {",
       "exitIfAlone();",
     ),
     [],

@@ -30,7 +30,7 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
   },
   "process/die_with_parent.ts": {
     [NO_REPORT]: [
-      "async function dieWithParent(parent: number, libc: string, interval: number, socket: number): Promise<void> {",
+      "async function dieWithParent([parent, thread]: [number, number], libc: string, interval: number, socket: number) {",
     ],
   },
   "process/hand_over.ts": {
