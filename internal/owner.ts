@@ -25,8 +25,6 @@ import { createShared, findShared } from "./shared_memory.ts";
 /** Begins the name of a Worker that this library has started. */
 export const WORKER_MARK = "c10k-sockets ";
 
-// asm/unistd_64.h, asm-generic/unistd.h
-
 /** The layout has a number: another version of this library may be in the same process. */
 const MEMORY_NAME = "c10k-sockets-owners-1";
 const RECORDS = 1 << 18;

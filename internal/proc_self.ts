@@ -12,6 +12,7 @@ const { ENOENT, ESRCH } = constants.errno;
 
 const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
 
+// asm/unistd_64.h, asm-generic/unistd.h
 const SYS_GETTID = Deno.build.arch === "aarch64" ? 178n : 186n;
 
 /** Returns the number of this thread, gettid(2), which no other thread of the machine has as long as it runs. */

@@ -12,11 +12,10 @@ import { PARENT_FD } from "./names.ts";
  * in reach but what is passed.
  *
  * With `--allow-ffi` the kernel ends it, also while it computes, when the thread
- * ends that has started it (`PR_SET_PDEATHSIG` of prctl(2)); without, it looks
+ * that has started it ends (`PR_SET_PDEATHSIG` of prctl(2)). Without, it looks
  * from time to time who its parent is, and whoever has started that thread ends
- * it (`closeLeftOpen()` in `threads.ts`). Its end
- * of the socket between the two becomes close-on-exec, so that no program which
- * it starts inherits it.
+ * it (`closeLeftOpen()` in `threads.ts`). Its end of the socket between the two
+ * becomes close-on-exec, so that no program which it starts inherits it.
  */
 async function dieWithParent([parent, thread]: [number, number], libc: string, interval: number, socket: number) {
   const SIGKILL = 9n;
