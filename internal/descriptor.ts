@@ -4,7 +4,7 @@
  */
 
 import { libc } from "./libc.ts";
-import { enter, leave } from "./ledger.ts";
+import { enter, isKept, leave } from "./ledger.ts";
 import { disown, mayClose, mayCloseRefused, own } from "./owner.ts";
 import { Unload, whenUnloaded } from "./unload.ts";
 
@@ -19,7 +19,7 @@ let closesAtUnload = false;
 function closeAll(): void {
   for (const holder of holders.splice(0)) {
     try {
-      holder?.close();
+      if (holder !== undefined && !isKept(holder.fd)) holder.close();
     } catch { /* the others are closed still */ }
   }
 }

@@ -44,6 +44,7 @@ const SYMBOLS = {
   newfstatat: { name: "syscall", parameters: ["i64", FD, "buffer", "buffer", "i32"], result: "i32" },
   /** As a way to getdents64(2), pidfd_open(2) and gettid(2), which not every glibc has a name for. */
   syscall: { parameters: ["i64", "i64", "buffer", "i64"], result: "i32" },
+  futex: { name: "syscall", parameters: ["i64", "usize", "i32", "u32", "pointer"], result: "i32" },
   pidfd_send_signal: { name: "syscall", parameters: ["i64", "i32", "i32", "pointer", "u32"], result: "i32" },
   getppid: { parameters: [], result: "i32" },
   getuid: { parameters: [], result: "u32" },

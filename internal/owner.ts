@@ -13,7 +13,7 @@
  * main thread and everybody unknown. Nothing is written as long as no Worker
  * was started.
  *
- *     records   one for each Worker: 0 owner u64 | 8 thread u32 | 12 whether it is at its end u32
+ *     records   one for each Worker: 0 owner u64 | 8 thread u32 | 12 whether it is at its end u32 | 16 its starter u32
  *     entries   the owner of each descriptor, u64
  */
 
@@ -26,11 +26,12 @@ import { createShared, findShared } from "./shared_memory.ts";
 export const WORKER_MARK = "c10k-sockets ";
 
 /** The layout has a number: another version of this library may be in the same process. */
-const MEMORY_NAME = "c10k-sockets-owners-1";
+const MEMORY_NAME = "c10k-sockets-owners-2";
 const RECORDS = 1 << 18;
-const RECORD_SIZE = 16;
+const RECORD_SIZE = 24;
 const THREAD_AT = 8n;
 const END_AT = 12n;
+const STARTER_AT = 16n;
 /** Descriptors from this number on are not kept track of; the kernel has no more unless `fs.nr_open` was raised. */
 const MOST_DESCRIPTORS = 1 << 20;
 const ENTRY = 8;
@@ -171,9 +172,18 @@ export function newOwner(): bigint {
     libc.memcpy_to(recordAt(owner, memory), entryOf(owner), ENTRY);
     // Two threads may write to one record at the same moment: then the one that reads the other's number tries
     // again. If it has read its own before, its Worker has no record, and is as unknown as any other.
-    if (recordOf(owner) !== undefined) return owner;
+    const record = recordOf(owner);
+    if (record === undefined) continue;
+    writeHalf(record + STARTER_AT, threadId());
+    return owner;
   }
   throw new Error(`Cannot start a thread: ${RECORDS} are known`);
+}
+
+/** The thread that has started this one, and closes what it leaves open; 0 if this is no Worker of this library. */
+export function starterThread(): number {
+  if (!joined) join();
+  return selfRecord === 0n ? 0 : readHalf(selfRecord + STARTER_AT);
 }
 
 /** The thread of a Worker, 0 if it has not used the C library. */

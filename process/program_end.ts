@@ -1,6 +1,7 @@
 /** The end of a program that was started here, by its pidfd: pidfd_open(2). */
 
 import { SyscallError } from "../internal/errors.ts";
+import { enterProgram } from "../internal/ledger.ts";
 import { NativeSocket } from "../mux/native_socket.ts";
 import { WaitingSide } from "../mux/waiting_side.ts";
 import { type ChildStatus, LOST } from "./child.ts";
@@ -13,9 +14,10 @@ export class ProgramEnd {
   readonly #side: WaitingSide;
   readonly #name: string;
 
-  /** Takes over a pidfd; `name` is what errors call the program. */
-  constructor(pidfd: number, name: string) {
+  /** Takes over a pidfd; `name` is what errors call the program, which can go on when this one is unloaded. */
+  constructor(pidfd: number, name: string, goesOn: boolean) {
     this.#pidfd = new NativeSocket(pidfd, this, () => name);
+    if (goesOn) enterProgram(pidfd);
     this.#side = new WaitingSide(this.#pidfd);
     this.#name = name;
   }

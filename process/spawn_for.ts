@@ -116,7 +116,7 @@ class NativeProgram extends ProgramChild {
     try {
       keepChildStatus();
       this.pid = spawn(program, [fd, fd, ...(error === undefined ? [] : [error.fd])]);
-      this.#end = new ProgramEnd(openPidfd(this.pid), program.command);
+      this.#end = new ProgramEnd(openPidfd(this.pid), program.command, true);
       giveAway([conn]);
       this.closed = this.#end.wait();
     } catch (error) {

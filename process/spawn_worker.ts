@@ -1,6 +1,7 @@
 /** A child that is a thread. */
 
 import { engineSupport } from "../internal/engine.ts";
+import { openLedger } from "../internal/ledger.ts";
 import { newOwner, workerName } from "../internal/owner.ts";
 import { Timer } from "../internal/timer.ts";
 import { Unload, whenUnloaded } from "../internal/unload.ts";
@@ -67,6 +68,8 @@ export class WorkerChild implements Child {
     this.name = childName(this.kind, this.id, url, options.name);
     this.link = new Link(this.name, sealForThread);
     ({ promise: this.closed, resolve: this.#resolve } = Promise.withResolvers<ChildStatus>());
+    // Before there is anything of the thread that could be taken for an earlier run's.
+    if (engineSupport().engine === "native") openLedger();
     this.#owner = engineSupport().engine === "native" ? newOwner() : 0n;
     try {
       this.#thread = startThread(url, workerName(this.name, this.#owner), permissions, {

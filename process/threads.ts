@@ -1,7 +1,7 @@
 /** What a thread that has ended leaves open is closed by who has started it. */
 
 import { Descriptor } from "../internal/descriptor.ts";
-import { endChildrenOf } from "../internal/ledger.ts";
+import { closeAbandoned, endChildrenOf } from "../internal/ledger.ts";
 import { libc } from "../internal/libc.ts";
 import { belongingsOf, endOwner, freeOwner, threadOf } from "../internal/owner.ts";
 import { descriptorsEnd, isRunning, wakeWaits } from "../internal/proc_self.ts";
@@ -90,11 +90,13 @@ export function closeLeftOpen(owner: bigint): void {
   if (thread !== 0) endChildrenOf(thread);
   for (const fd of belongingsOf(owner, descriptorsEnd())) {
     // A program that it has started goes on, and is this one's to wait for.
-    if (linkOf(fd).includes("pidfd")) new ProgramEnd(fd, "program").forget();
+    if (linkOf(fd).includes("pidfd")) new ProgramEnd(fd, "program", true).forget();
     else new Descriptor(fd).close();
   }
   // One that has not begun yet still looks at its record.
   if (thread !== 0) freeOwner(owner);
+  // Threads that it has started have ended with it.
+  closeAbandoned();
 }
 
 /** The same for one that runs on: its sockets at once, and the rest when it has ended. */

@@ -99,6 +99,21 @@ class Watched implements AsyncDisposable {
     return Deno.readTextFileSync(`/proc/${this.pid}/task/${this.pid}/children`).trim().split(" ").filter((pid) => pid);
   }
 
+  /** The children of all its threads, with the letter of their state: `Z` for a zombie. */
+  childStates(): string[] {
+    const tasks = [...Deno.readDirSync(`/proc/${this.pid}/task`)];
+    return tasks.flatMap(({ name }) => {
+      try {
+        const pids = Deno.readTextFileSync(`/proc/${this.pid}/task/${name}/children`).trim().split(" ");
+        return pids.filter((pid) => pid).map((pid) => {
+          return /^\d+ \((.*)\) (\S)/s.exec(Deno.readTextFileSync(`/proc/${pid}/stat`))?.slice(1).join(" ") ?? "";
+        });
+      } catch {
+        return [];
+      }
+    }).sort();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#child.kill("SIGKILL");
     await this.#child.status;
@@ -224,6 +239,106 @@ Deno.test({
       assertEquals(await deadline(readText(client), 10_000), "hello");
     }
     assertEquals(watched.children().length, 3);
+  },
+});
+
+/** Workers that are none of this library's children, which have everything that keeps a port, and start others. */
+const WORKERS = `
+  const port = Number(Deno.args[0]);
+  const IMPORTS = ["tcp", "udp", "mux", "process"].map((name) => import.meta.resolve("@c10k/sockets/" + name));
+  const opens = (port) => \`
+    import { TcpConn, TcpListener } from "\${IMPORTS[0]}";
+    import { UdpEndpoint } from "\${IMPORTS[1]}";
+    import { Multiplexer } from "\${IMPORTS[2]}";
+    import { parent, spawnFor, spawnProcess, spawnWorker } from "\${IMPORTS[3]}";
+    const bind = (port) => TcpListener.bind({ hostname: "127.0.0.1", port, engine: "native" });
+    const listener = bind(\${port});
+    const client = await TcpConn.connect({ port: \${port}, engine: "native" });
+    globalThis.program = spawnFor(await listener.accept(), "sleep", { args: [SECONDS] });
+    listener.accept().catch(() => {});
+    UdpEndpoint.bind({ hostname: "127.0.0.1", port: \${port}, engine: "native" }).recvFrom(new Uint8Array(1));
+    const mux = new Multiplexer({ backend: "poll" });
+    mux.register(bind(\${port + 1}), { readable: true });
+    mux.wait();\`;
+  const url = (text) => "data:text/javascript," + encodeURIComponent(text);
+  const child = url(opens(port + 4) + "await parent().send(1); for await (const _ of parent().messages());");
+  for (const [i, end] of ["", "", "self.close();"].entries()) {
+    const more = i !== 0 ? "" : \`
+      spawnProcess("data:text/javascript,setInterval(() => {}, 1000)");
+      await spawnWorker(\${JSON.stringify(child)}).messages().next();\`;
+    const worker = new Worker(url(opens(port + [0, 2, 6][i]) + more + "postMessage(1);" + end), { type: "module" });
+    await new Promise((resolve, reject) => {
+      worker.onmessage = resolve;
+      worker.onerror = (event) => {
+        event.preventDefault();
+        reject(new Error(event.message));
+      };
+    });
+    if (i === 1) worker.terminate();
+  }
+  console.log("up");
+  setInterval(() => {}, 1000);`;
+
+Deno.test({
+  name:
+    "a program with Workers of the Web that is run again by --watch finds their ports free, and their children gone",
+  ignore: !NATIVE,
+  async fn() {
+    const source = WORKERS.replace("[SECONDS]", `["0.1"]`);
+    await using watched = new Watched(source, freePorts(8));
+    for (let i = 0; i < 3; i++) {
+      await watched.next();
+      // One process. Of its programs at most those of the Workers that have ended since: no thread has begun after them.
+      const isRight = () => {
+        const states = watched.childStates();
+        return states[0] === "deno S" && states.slice(1).every((state) => state === "sleep Z") && states.length <= 3;
+      };
+      await eventually(() => isRight() ? true : undefined, 10_000)
+        .catch(() => assertEquals([watched.childStates(), watched.output], [["deno S"], ""]));
+      watched.write(source);
+    }
+  },
+});
+
+Deno.test({
+  name: "programs of spawnFor() go on when --watch runs their starter again, and are no zombies when they have ended",
+  ignore: !NATIVE,
+  async fn() {
+    const source = `
+      import { spawnFor, spawnWorker } from "@c10k/sockets/process";
+      import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+      const IMPORTS = ["process", "tcp"].map((name) => import.meta.resolve("@c10k/sockets/" + name));
+      const start = \`
+        const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+        for (let i = 0; i < 2; i++) {
+          globalThis["client" + i] = await TcpConn.connect({ port: listener.addr.port, engine: "native" });
+          // One ends while this program is there, the other one with its client.
+          spawnFor(await listener.accept(), i === 0 ? "true" : "cat").unref();
+        }\`;
+      const child = spawnWorker("data:text/javascript," + encodeURIComponent(\`
+        import { parent, spawnFor, spawnProcess } from "\${IMPORTS[0]}";
+        import { TcpConn, TcpListener } from "\${IMPORTS[1]}";
+        \${start}
+        spawnProcess("data:text/javascript,setInterval(() => {}, 1000)");
+        await parent().send(1);
+        for await (const _ of parent().messages());\`));
+      await child.messages().next();
+      await new Function("spawnFor", "TcpListener", "TcpConn", "return (async () => {" + start + "})()")(spawnFor, TcpListener, TcpConn);
+      console.log("up");
+      END`;
+    const ends = ["", `setTimeout(() => { throw new Error("failed"); }, 300);`, ""];
+    await using watched = new Watched(source.replace("END", ends[0] as string), 0);
+    for (let i = 1; i < 4; i++) {
+      await watched.next();
+      if (i === 2) await eventually(() => watched.output.includes("Process failed") ? true : undefined);
+      else {
+        const expected = ["cat S", "cat S", "deno S"];
+        const isRight = () => String(watched.childStates()) === String(expected) ? true : undefined;
+        await eventually(isRight, 10_000).catch(() => assertEquals([watched.childStates(), i], [expected, i]));
+      }
+      watched.write(source.replace("END", ends[i] ?? ""));
+    }
+    await watched.next();
   },
 });
 
