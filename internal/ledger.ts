@@ -99,7 +99,7 @@ function readFile(path: string): string {
   return text;
 }
 
-/** The ledgers of this process: more than one if two threads have made theirs at the same time. */
+/** The ledgers of this process: mostly one, but two threads may make theirs at the same time. */
 function find(): bigint[] {
   const found: bigint[] = [];
   findShared(NAME, SIZE, (address) => {
@@ -117,9 +117,9 @@ function entryAt(ledger: bigint, fd: number): bigint {
 /** Finds the ledger, and closes what those have left open who were here before. */
 function open(): void {
   mine[0] = threadId();
-  mine[1] = starterThread();
   let ledgers: bigint[];
   try {
+    mine[1] = starterThread();
     ledgers = find();
     if (ledgers.length === 0) {
       createShared(NAME, SIZE);
@@ -162,21 +162,22 @@ function settle(ledger: bigint, isFirst: boolean): void {
   const ended = new Set([...threads].filter((thread) => !isRunning(thread)));
   if (ended.size === 0 && !hasRun) return;
   const isGone = (thread: number) => (hasRun && thread === self) || ended.has(thread);
+  const starters = new Map<number, boolean>([[0, false], [self, !isFirst]]);
+  const isAbandoned = ([thread, starter]: Entry) => {
+    if (!isGone(thread)) return false;
+    if (!starters.has(starter)) starters.set(starter, isRunning(starter));
+    return !starters.get(starter);
+  };
   // One thread at a time: a number that was closed can be another's at once.
   if (!lock(ledger)) return;
   try {
+    endChildren(ledger, isGone);
     // Of a wait by poll(2) or select(2) that is under way the kernel keeps sockets open until it has returned.
-    wake(ledger, isGone);
-    const children = readWords(ledger, CHILDREN_AT, 2 * MOST_CHILDREN);
-    for (let i = 0; i < children.length; i += 2) {
-      if (!isGone(children[i] as number)) continue;
-      endChild(children[i + 1] as number);
-      writeWord(ledger, CHILDREN_AT + i, 0);
-    }
-    for (const [fd, [thread, starter, isProgram]] of entries(ledger)) {
-      const isAbandoned = starter === 0 || (isFirst && starter === self) || !isRunning(starter);
-      if (!isGone(thread) || !isAbandoned) continue;
+    wake(ledger, isAbandoned);
+    for (const [fd, entry] of entries(ledger)) {
+      if (!isAbandoned(entry)) continue;
       libc.memcpy_to(entryAt(ledger, fd), nobody, ENTRY);
+      const [, , isProgram] = entry;
       if (isProgram && awaitProgram(fd)) continue;
       libc.close(fd);
     }
@@ -185,8 +186,11 @@ function settle(ledger: bigint, isFirst: boolean): void {
   }
 }
 
-/** By number, what is entered of each descriptor: its thread, that one's starter, and whether it is a program's. */
-function* entries(ledger: bigint): Generator<[fd: number, entry: [thread: number, starter: number, program: boolean]]> {
+/** What is entered of a descriptor: its thread, the thread that has started that one, and whether it is a program's. */
+type Entry = readonly [thread: number, starter: number, isProgram: boolean];
+
+/** The entries of all descriptors that have one, by number. */
+function* entries(ledger: bigint): Generator<readonly [fd: number, entry: Entry]> {
   const words = readWords(ledger, DESCRIPTORS_AT, 2 * Math.min(descriptorsEnd(), MOST_DESCRIPTORS));
   for (let i = 0; i < words.length; i += 2) {
     const thread = words[i] as number;
@@ -203,8 +207,8 @@ function threadsIn(ledger: bigint): Set<number> {
 }
 
 /** Ends the waits of threads, and gives them the time to return. */
-function wake(ledger: bigint, isIts: (thread: number) => boolean): void {
-  const fds = [...entries(ledger)].filter(([, [thread]]) => isIts(thread)).map(([fd]) => fd);
+function wake(ledger: bigint, isTheirs: (entry: Entry) => boolean): void {
+  const fds = [...entries(ledger)].filter(([, entry]) => isTheirs(entry)).map(([fd]) => fd);
   if (fds.length === 0) return;
   wakeWaits(fds);
   libc.usleep(RETURN_TIME);
@@ -270,15 +274,29 @@ function awaitThreads(threads: ReadonlySet<number>): void {
   }
 }
 
-/** Kills the processes that a thread which has ended has started, for they are to end with it. */
+/** Kills the processes that a thread which was ended has started, for they are to end with it. */
 export function endChildrenOf(thread: number): void {
-  for (const ledger of find()) {
-    const children = readWords(ledger, CHILDREN_AT, 2 * MOST_CHILDREN);
-    for (let i = 0; i < children.length; i += 2) {
-      if (children[i] !== thread) continue;
-      endChild(children[i + 1] as number);
-      writeWord(ledger, CHILDREN_AT + i, 0);
-    }
+  let ledgers: bigint[];
+  try {
+    ledgers = find();
+  } catch {
+    // No descriptor is left to look with.
+    ledgers = base > 0n ? [base] : [];
+  }
+  for (const ledger of ledgers) {
+    const isLocked = lock(ledger);
+    endChildren(ledger, (starter) => starter === thread);
+    if (isLocked) unlock(ledger);
+  }
+}
+
+function endChildren(ledger: bigint, isTheirs: (thread: number) => boolean): void {
+  const children = readWords(ledger, CHILDREN_AT, 2 * MOST_CHILDREN);
+  for (let i = 0; i < children.length; i += 2) {
+    const thread = children[i] as number;
+    if (thread === 0 || !isTheirs(thread)) continue;
+    endChild(children[i + 1] as number);
+    writeWord(ledger, CHILDREN_AT + i, 0);
   }
 }
 
@@ -329,10 +347,15 @@ export function isKept(fd: number): boolean {
 export function enterChild(pid: number): () => void {
   if (base === 0n) open();
   if (base < 0n) return () => {};
-  const children = readWords(base, CHILDREN_AT, 2 * MOST_CHILDREN);
-  const free = children.findIndex((thread, i) => i % 2 === 0 && thread === 0);
-  if (free < 0) return () => {};
-  writeWord(base, CHILDREN_AT + free + 1, pid);
-  writeWord(base, CHILDREN_AT + free, mine[0] as number);
-  return () => writeWord(base, CHILDREN_AT + free, 0);
+  const isLocked = lock(base);
+  try {
+    const children = readWords(base, CHILDREN_AT, 2 * MOST_CHILDREN);
+    const free = children.findIndex((thread, i) => i % 2 === 0 && thread === 0);
+    if (free < 0) return () => {};
+    writeWord(base, CHILDREN_AT + free + 1, pid);
+    writeWord(base, CHILDREN_AT + free, mine[0] as number);
+    return () => writeWord(base, CHILDREN_AT + free, 0);
+  } finally {
+    if (isLocked) unlock(base);
+  }
 }

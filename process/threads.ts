@@ -40,13 +40,14 @@ export async function whenThreadEnds(owner: bigint): Promise<boolean> {
 }
 
 /**
- * Closes the sockets of a thread that was ended and runs on: an inert socket takes their numbers, which stay the
- * thread's. What the thread reads there is at its end, and what it writes fails. Its epoll goes with them, so that the
- * kernel wakes nobody for sockets that the thread has shared.
+ * Ends the processes of a thread that was ended and runs on, and closes its sockets: an inert socket takes their
+ * numbers, which stay the thread's. What the thread reads there is at its end, and what it writes fails. Its epoll goes
+ * with them, so that the kernel wakes nobody for sockets that the thread has shared.
  *
  * @param inert What was put there before, as links of `/proc`.
  */
 function takeSockets(owner: bigint, inert: Set<string>): void {
+  endChildrenOf(threadOf(owner));
   const taken = belongingsOf(owner, descriptorsEnd()).filter((fd) => {
     const link = linkOf(fd);
     return /^socket:|\[eventpoll\]$/.test(link) && !inert.has(link);

@@ -366,6 +366,34 @@ oneKindTest("worker", "processes that a thread has started end with it, at any m
   }
 });
 
+oneKindTest("worker", "processes of a thread that is killed and runs on end at the kill", async (kind) => {
+  const folder = await Deno.makeTempDir();
+  const fifo = `${folder}/fifo`;
+  try {
+    await new Deno.Command("mkfifo", { args: [fifo] }).output();
+    await using child = spawn(
+      kind,
+      moduleOf(`
+      const { spawnProcess } = await import("${import.meta.resolve("@c10k/sockets/process")}");
+      for (const permissions of ["inherit", "none"]) {
+        spawnProcess("data:text/javascript,setInterval(() => {}, 1000)", { permissions });
+      }
+      await parent().send("started");
+      // In a system call, which nothing ends: it waits until the other end is opened.
+      setTimeout(() => Deno.openSync("${fifo}"));`),
+    );
+    await child.messages().next();
+    await eventually(() => descendants(Deno.pid).length === 2 ? true : undefined);
+    child.kill();
+    await child.closed;
+    await eventually(() => descendants(Deno.pid).length === 0 ? true : undefined);
+    // The thread is still there, and ends now.
+    (await Deno.open(fifo, { write: true })).close();
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 /** What a Worker of that name comes to that opens a listener, an endpoint and a copy of `fd`. */
 async function openedAs(name: string, fd: number): Promise<string[]> {
   const source = `
