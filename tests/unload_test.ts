@@ -343,6 +343,64 @@ Deno.test({
 });
 
 Deno.test({
+  name: "what a Worker of the Web leaves open that was terminated is closed by the next one, and its program is reaped",
+  ignore: !NATIVE,
+  async fn() {
+    const source = `
+      const url = (text) => "data:text/javascript," + encodeURIComponent(text);
+      const TCP = import.meta.resolve("@c10k/sockets/tcp");
+      const PROCESS = import.meta.resolve("@c10k/sockets/process");
+      const start = async (text) => {
+        const worker = new Worker(url(text), { type: "module" });
+        return [worker, await new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data))];
+      };
+      const until = async (isRight) => { while (!isRight()) await new Promise((resolve) => setTimeout(resolve, 10)); };
+      const workers = () => [...Deno.readDirSync("/proc/self/task")].filter(({ name }) => {
+        try {
+          return Deno.readTextFileSync("/proc/self/task/" + name + "/comm").startsWith("worker-");
+        } catch {
+          return false;
+        }
+      }).length;
+      const peer = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const [first, [port, pid]] = await start(\`
+        import { TcpConn, TcpListener } from "\${TCP}";
+        import { spawnFor } from "\${PROCESS}";
+        const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+        const conn = await TcpConn.connect({ port: \${peer.addr.port}, engine: "native" });
+        const { pid } = spawnFor(conn, "cat");
+        postMessage([listener.addr.port, pid]);
+      \`);
+      const conn = await peer.accept();
+      if (workers() !== 1) throw new Error("the thread of a Worker has another name");
+      first.terminate();
+      await until(() => workers() === 0);
+      const [second, isFree] = await start(\`
+        import { TcpListener } from "\${TCP}";
+        const listener = TcpListener.bind({ hostname: "127.0.0.1", port: \${port}, engine: "native" });
+        postMessage(true);
+      \`);
+      // It goes on, until its client has gone.
+      await conn.write(new TextEncoder().encode("hello"));
+      const p = new Uint8Array(5);
+      await conn.read(p);
+      console.log(isFree, new TextDecoder().decode(p));
+      conn.close();
+      await until(() => {
+        try {
+          return !Deno.statSync("/proc/" + pid);
+        } catch {
+          return true;
+        }
+      });
+      Deno.exit(0);`;
+    const config = new URL("deno.json", ROOT).pathname;
+    const { code, stdout, stderr } = await run(["eval", "--quiet", "--config", config, source]);
+    assertEquals([code, stdout, stderr], [0, "true hello\n", ""]);
+  },
+});
+
+Deno.test({
   name: "handlers of unload that a program has added before run with its sockets open, and after with them closed",
   ignore: !NATIVE,
   async fn() {
