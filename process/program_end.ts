@@ -15,7 +15,7 @@ export class ProgramEnd {
   readonly #name: string;
 
   /** Takes over a pidfd; `name` is what errors call the program, which can go on when this one is unloaded. */
-  constructor(pidfd: number, name: string, goesOn: boolean) {
+  constructor(pidfd: number, name: string, goesOn = false) {
     this.#pidfd = new NativeSocket(pidfd, this, () => name);
     if (goesOn) enterProgram(pidfd);
     this.#side = new WaitingSide(this.#pidfd);

@@ -78,7 +78,7 @@ export class ProcessChild implements Child {
       this.#files = files = new ProcessFiles(this.name, stdout, stderr, hasSocket);
       keepChildStatus();
       this.pid = spawn({ command, file: command, args: argv, environment, cwd }, files.list);
-      this.#end = new ProgramEnd(openPidfd(this.pid), this.name, false);
+      this.#end = new ProgramEnd(openPidfd(this.pid), this.name);
       files.handedOver();
     } catch (error) {
       files?.close();
