@@ -20,6 +20,7 @@ import { starterThread } from "./owner.ts";
 import { descriptorsEnd, isRunning, threadId, wakeWaits } from "./proc_self.ts";
 import { createShared, findShared } from "./shared_memory.ts";
 import { lastErrno } from "./syscall.ts";
+import { isUnloaded } from "./unload.ts";
 
 const NAME = "c10k-sockets-ledger-2";
 const CHILDREN_AT = 64;
@@ -42,6 +43,7 @@ const WNOHANG = 1;
 const WEXITED = 4;
 const SIGINFO_SIZE = 128;
 const SYS_PIDFD_OPEN = 434n;
+const SYS_PIDFD_SEND_SIGNAL = 424n;
 const SYS_FUTEX = Deno.build.arch === "aarch64" ? 98n : 202n;
 // linux/futex.h
 const FUTEX_LOCK_PI = 6;
@@ -134,7 +136,8 @@ function open(): void {
     return;
   }
   const realm = globalThis as { [MARK]?: boolean };
-  if (realm[MARK]) return;
+  // A realm that is at its end adopts nothing: the next one does.
+  if (realm[MARK] || isUnloaded()) return;
   Object.defineProperty(realm, MARK, { value: true });
   for (const ledger of ledgers) settle(ledger, true);
 }
@@ -146,7 +149,7 @@ export function openLedger(): void {
 
 /** Closes what is left of threads that run no more, and that no thread is there to close. */
 export function closeAbandoned(): void {
-  if (base > 0n) settle(base, false);
+  if (base > 0n && !isUnloaded()) settle(base, false);
 }
 
 /** Closes and ends what threads that are gone have left; `isFirst` if this thread has entered nothing yet. */
@@ -307,7 +310,7 @@ function endChild(pid: number): void {
   // Asked once there is a pidfd: from now on the number is no other process's.
   const parent = /^\d+ \(.*\) \S (\d+) /s.exec(readFile(`/proc/${pid}/stat`))?.[1];
   if (parent === String(Deno.pid)) {
-    libc.kill(pid, SIGKILL);
+    libc.pidfd_send_signal(SYS_PIDFD_SEND_SIGNAL, pidfd, SIGKILL, null, 0);
     libc.poll(new Uint8Array(new Int32Array([pidfd, POLLIN]).buffer), 1, LIMIT);
     // The one that has waited for it is gone.
     libc.waitid(P_PIDFD, pidfd, new Uint8Array(SIGINFO_SIZE), WEXITED | WNOHANG);

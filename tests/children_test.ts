@@ -387,8 +387,8 @@ oneKindTest("worker", "processes of a thread that is killed and runs on end at t
     child.kill();
     await child.closed;
     await eventually(() => descendants(Deno.pid).length === 0 ? true : undefined);
-    // The thread is still there, and ends now.
-    (await Deno.open(fifo, { write: true })).close();
+    // The thread is still there, and ends now. To open both ends waits for nobody, where the thread never got as far.
+    (await Deno.open(fifo, { read: true, write: true })).close();
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -14,7 +14,7 @@ import { parseArgs } from "@std/cli";
 
 const ROOT = new URL("../", import.meta.url);
 /** Milliseconds after which a file is given up. */
-const LIMIT = 10 * 60_000;
+const LIMIT = 5 * 60_000;
 
 const end = Deno.args.includes("--") ? Deno.args.indexOf("--") : Deno.args.length;
 /** What goes to the tests. A task that ends with `--` may have been given one more. */
