@@ -355,26 +355,27 @@ Deno.test({
         return [worker, await new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data))];
       };
       const until = async (isRight) => { while (!isRight()) await new Promise((resolve) => setTimeout(resolve, 10)); };
-      const workers = () => [...Deno.readDirSync("/proc/self/task")].filter(({ name }) => {
+      const isThere = (path) => {
         try {
-          return Deno.readTextFileSync("/proc/self/task/" + name + "/comm").startsWith("worker-");
+          return Deno.lstatSync(path) !== undefined;
         } catch {
           return false;
         }
-      }).length;
+      };
       const peer = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-      const [first, [port, pid]] = await start(\`
+      const [first, [port, pid, thread]] = await start(\`
         import { TcpConn, TcpListener } from "\${TCP}";
         import { spawnFor } from "\${PROCESS}";
         const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
         const conn = await TcpConn.connect({ port: \${peer.addr.port}, engine: "native" });
         const { pid } = spawnFor(conn, "cat");
-        postMessage([listener.addr.port, pid]);
+        postMessage([listener.addr.port, pid, Deno.readLinkSync("/proc/thread-self").split("/").at(-1)]);
       \`);
       const conn = await peer.accept();
-      if (workers() !== 1) throw new Error("the thread of a Worker has another name");
+      const task = "/proc/self/task/" + thread;
+      if (!isThere(task)) throw new Error("there is no thread of the Worker");
       first.terminate();
-      await until(() => workers() === 0);
+      await until(() => !isThere(task));
       const [second, isFree] = await start(\`
         import { TcpListener } from "\${TCP}";
         const listener = TcpListener.bind({ hostname: "127.0.0.1", port: \${port}, engine: "native" });
@@ -386,13 +387,7 @@ Deno.test({
       await conn.read(p);
       console.log(isFree, new TextDecoder().decode(p));
       conn.close();
-      await until(() => {
-        try {
-          return !Deno.statSync("/proc/" + pid);
-        } catch {
-          return true;
-        }
-      });
+      await until(() => !isThere("/proc/" + pid));
       Deno.exit(0);`;
     const config = new URL("deno.json", ROOT).pathname;
     const { code, stdout, stderr } = await run(["eval", "--quiet", "--config", config, source]);
