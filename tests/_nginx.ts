@@ -1,12 +1,11 @@
 /** nginx in the foreground, with a folder of its own. */
 
-import { getAvailablePort } from "@std/net";
 import { Program } from "./_program.ts";
-import { eventually } from "./_util.ts";
+import { eventually, freePort } from "./_util.ts";
 
 /** A web server that answers with its name, and with the files of a folder under `/files/`. */
 export class Nginx implements AsyncDisposable {
-  readonly port: number = getAvailablePort();
+  readonly port: number = freePort();
   readonly folder: string = Deno.makeTempDirSync();
   readonly #program: Program;
 

@@ -1,9 +1,9 @@
 /** The real Redis, which nobody here wrote. */
 
 import { TcpConn } from "@c10k/sockets/tcp";
-import { getAvailablePort } from "@std/net";
 import { delay } from "@std/async";
 import { Buffer } from "node:buffer";
+import { freePort } from "./_util.ts";
 
 /** A redis-server that keeps nothing on disk; `await using` ends it. */
 export class Redis implements AsyncDisposable {
@@ -16,7 +16,7 @@ export class Redis implements AsyncDisposable {
   /** Starts it and waits until it answers. */
   static async start(): Promise<Redis> {
     for (let attempt = 1;; attempt++) {
-      const port = getAvailablePort();
+      const port = freePort();
       const child = new Deno.Command("redis-server", {
         args: ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/tmp"],
         stdin: "null",

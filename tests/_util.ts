@@ -3,7 +3,6 @@
 import { type Engine, engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert } from "@std/assert";
 import { delay } from "@std/async";
-import { getAvailablePort } from "@std/net";
 import dns from "node:dns";
 import { reactor } from "../mux/reactor.ts";
 
@@ -181,11 +180,26 @@ export function longTest(name: string, fn: () => Promise<void>): void {
 }
 
 /**
- * A port for a program that cannot be told to let the kernel pick one. It lies below those that the kernel picks: no
- * other socket of the machine gets it before the program does.
+ * The first of free ports in a row, for programs that cannot be told to let the kernel pick one. They lie below those
+ * that the kernel picks: no other socket of the machine gets them before the program does.
  */
+export function freePorts(count: number): number {
+  for (let first = 10_000 + Math.floor(Math.random() * 20_000);; first += count) {
+    const taken: TcpListener[] = [];
+    try {
+      for (let i = 0; i < count; i++) taken.push(TcpListener.bind({ hostname: "127.0.0.1", port: first + i }));
+      return first;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error; // the next ones
+    } finally {
+      for (const listener of taken) listener.close();
+    }
+  }
+}
+
+/** One of them. */
 export function freePort(): number {
-  return getAvailablePort({ preferredPort: 10_000 + Math.floor(Math.random() * 20_000) });
+  return freePorts(1);
 }
 
 /** Random bytes, however many. */

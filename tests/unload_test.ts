@@ -1,25 +1,10 @@
 /** What a program leaves open when it is run again in the same process: `deno run --watch`, the files of `deno test`. */
 
-import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { deadline } from "@std/async";
 import { descriptorLinks, internetSockets, NATIVE } from "./_process.ts";
-import { encode, eventually, isFullSize, readText, ROOT, run } from "./_util.ts";
-
-/** Free ports in a row, below those that the kernel gives to clients. */
-function freePorts(count: number): number {
-  for (let first = 20_000 + Math.floor(Math.random() * 10_000);; first += count) {
-    const taken: TcpListener[] = [];
-    try {
-      for (let i = 0; i < count; i++) taken.push(TcpListener.bind({ hostname: "127.0.0.1", port: first + i }));
-      return first;
-    } catch {
-      /* the next ones */
-    } finally {
-      for (const listener of taken) listener.close();
-    }
-  }
-}
+import { encode, eventually, freePorts, isFullSize, readText, ROOT, run } from "./_util.ts";
 
 /** A program under `deno run --watch`, which says "up" each time it has started. */
 class Watched implements AsyncDisposable {
