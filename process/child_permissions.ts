@@ -30,7 +30,7 @@ const DEFAULT_IMPORTS = [
 /** Checks the option for a kind of child, and returns a copy, which stays as it was checked. */
 export function checkPermissions(
   value: unknown,
-  child: "worker" | "process" = "process",
+  child: "worker" | "process",
 ): NonNullable<SpawnOptions["permissions"]> {
   if (value === undefined || value === "inherit") return "inherit";
   if (value === "none") return value;

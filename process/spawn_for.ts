@@ -45,7 +45,7 @@ export interface SpawnForOptions {
   args?: string[];
   /** More variables for its environment. */
   env?: Record<string, string>;
-  /** Its current folder, by default this program's. A `..` in it is taken away with the folder before it, also if that is a link. */
+  /** Its current folder, by default this program's. `link/..` is the folder that `link` lies in, wherever that leads. */
   cwd?: string;
   /**
    * Where its standard error goes.

@@ -89,7 +89,7 @@ export class StreamSocket implements RuntimeSocket {
   async read(p: Uint8Array): Promise<number | null> {
     while (sizeOf(this.#rest) === 0) {
       const result = await this.#reader.read().catch((reason: unknown) => {
-        // As the kernel does: the first call that meets an error is told of it, reads after that find the end.
+        // As with a socket of the kernel's, one call gets the error, and later reads return end-of-file.
         if (!this.#isTold) throw this.#tell(reason);
         return { done: true, value: undefined } as const;
       });

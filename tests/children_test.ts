@@ -188,7 +188,7 @@ endTest("a child ends when its module has nothing left to do, and all that it ha
   }
 });
 
-endTest("a child whose module knows nothing of this library ends with it", async (kind) => {
+endTest("a child ends when its module has ended, also if that does not import this library", async (kind) => {
   for (
     const [text, success] of [["1;", true], ["self.close();", true], ["Deno.exit(0);", true], [
       "Deno.exit(3);",

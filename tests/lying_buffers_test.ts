@@ -328,7 +328,7 @@ Deno.test("the options of a pool, its module and the permissions of a child are 
   }
   assertEquals(moduleUrl(new Evil("file:///a.ts")).href, "file:///a.ts");
   const permissions = onceOnly({ net: ["127.0.0.1:1"], env: false }, true);
-  assertEquals(checkPermissions(permissions), { net: ["127.0.0.1:1"], env: false });
+  assertEquals(checkPermissions(permissions, "process"), { net: ["127.0.0.1:1"], env: false });
 });
 
 for (const backend of Multiplexer.backends()) {
