@@ -260,7 +260,8 @@ function outputTo(name: "stdout" | "stderr", to: unknown = "inherit"): OutputTo 
  * has. The two talk by a socketpair(2), which needs no file and no folder.
  *
  * It begins with no signal blocked, and none ignored but SIGHUP, SIGINT and SIGQUIT, if this program ignores them
- * (posix_spawn(3)).
+ * (posix_spawn(3)). Since 2.9.2 Deno itself stops ignoring SIGHUP and SIGINT half a second after its start, as it
+ * listens for SIGUSR1 then.
  *
  * Requires `--allow-run` for Deno itself (the path that `Deno.execPath()` tells), and the native engine: Linux and
  * `--allow-ffi`, here and there.
