@@ -149,6 +149,9 @@ export function median(numbers: number[]): number {
 /** Whether tests have their full size (`deno task test:long`), or one that fits into an everyday run. */
 export const isFullSize = Deno.env.get("TEST_SIZE") === "full";
 
+/** Whether Deno measures coverage: until it has written what a thread has reached, that thread does not end. */
+export const isMeasured: boolean = Deno.env.has("DENO_COVERAGE_DIR");
+
 /** A number of repetitions, of bytes or of milliseconds: in the everyday run, and at full size. */
 export function sized<T>(everyday: T, full: T): T {
   return isFullSize ? full : everyday;

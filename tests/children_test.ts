@@ -31,7 +31,7 @@ import {
   withoutOrphans,
 } from "./_process.ts";
 import { endOwner, freeOwner, newOwner, threadOf, WORKER_MARK, workerName } from "../internal/owner.ts";
-import { encode, eventually, Pair, readText, ROOT, runDeno, sized } from "./_util.ts";
+import { encode, eventually, isMeasured, Pair, readText, ROOT, runDeno, sized } from "./_util.ts";
 
 /** Modules that end by themselves before they have talked: status code of a process, of a thread, a thread's error. */
 const EARLY_ENDS: [string, string | URL, number, number, RegExp | undefined][] = [
@@ -168,9 +168,9 @@ const ENDS: readonly (readonly [what: string, text: string, said: unknown[], suc
   ["sets an exit code", `Deno.exitCode = 4;`, [], false],
 ];
 
-/** Of children that end by themselves: while Deno measures coverage, a thread does not. */
+/** Of children that end by themselves. */
 const endTest: typeof childTest = (name, fn) =>
-  childTest(name, (kind) => kind === "worker" && Deno.env.has("DENO_COVERAGE_DIR") ? Promise.resolve() : fn(kind));
+  childTest(name, (kind) => kind === "worker" && isMeasured ? Promise.resolve() : fn(kind));
 
 endTest("a child ends when its module has nothing left to do, and all that it has said is read", async (kind) => {
   for (const [what, text, said, success] of ENDS) {

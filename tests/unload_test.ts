@@ -4,7 +4,7 @@ import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { deadline } from "@std/async";
 import { descriptorLinks, internetSockets, NATIVE } from "./_process.ts";
-import { encode, eventually, freePorts, isFullSize, readText, ROOT, run } from "./_util.ts";
+import { encode, eventually, freePorts, isFullSize, isMeasured, readText, ROOT, run } from "./_util.ts";
 
 /** A program under `deno run --watch`, which says "up" each time it has started. */
 class Watched implements AsyncDisposable {
@@ -267,7 +267,7 @@ const WORKERS = `
 Deno.test({
   name:
     "a program with Workers of the Web that is run again by --watch finds their ports free, and their children gone",
-  ignore: !NATIVE,
+  ignore: !NATIVE || isMeasured,
   async fn() {
     const source = WORKERS.replace("[SECONDS]", `["0.1"]`);
     await using watched = new Watched(source, freePorts(8));
