@@ -3,7 +3,7 @@
 import { spawnProcess } from "@c10k/sockets/process";
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { moduleOf, NATIVE, next, oneKindTest, spawn, withoutOrphans } from "./_process.ts";
-import { runDeno } from "./_util.ts";
+import { long, runDeno, some } from "./_util.ts";
 
 /** Tells what it may do, by its exit code if it cannot talk: 64, and one bit for each permission. */
 const ASKS_ITSELF = `
@@ -124,7 +124,7 @@ oneKindTest(
 const RUN = ["--allow-ffi", `--allow-run=${Deno.execPath()}`];
 
 for (
-  const [flags, spawn, permissions, expected] of [
+  const [flags, spawn, permissions, expected] of some(8, [
     [["--allow-all"], "spawnProcess", `"inherit"`, { granted: GRANTED, partial: [], hosts: ["granted", "granted"] }],
     [[...RUN, "--allow-net"], "spawnProcess", `"inherit"`, {
       granted: ["ffi", "net"],
@@ -194,7 +194,7 @@ for (
       "NotCapable",
       /escalate|--allow-net/,
     ]],
-  ] as [string[], string, string, [string, RegExp] | object][]
+  ] as [string[], string, string, [string, RegExp] | object][])
 ) {
   const shown = flags.map((flag) => flag.replace(Deno.execPath(), "deno"));
   Deno.test(
@@ -328,7 +328,7 @@ const ITEMS: Record<string, { good: string[]; bad: string[]; ofThreads?: string[
   ffi: { good: [" ", "/tmp"], bad: [] },
 };
 
-Deno.test({
+long(Deno.test)({
   name: "permissions: an item that Deno cannot read is a TypeError at the call, and no other",
   ignore: !NATIVE,
   fn: () =>

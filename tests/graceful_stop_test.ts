@@ -11,7 +11,7 @@ import { deadline } from "@std/async";
 import { examplesIn } from "../tools/examples.ts";
 import { haunt, hauntUdp } from "./_hostile.ts";
 import { descendants } from "./_process.ts";
-import { decode, encode, ENGINES, isMeasured, ROOT, runDeno, ServerProcess, some } from "./_util.ts";
+import { decode, encode, ENGINES, isMeasured, long, ROOT, runDeno, ServerProcess, some } from "./_util.ts";
 
 const CLIENTS = 30;
 /** Where each has a thread or process of its own, which takes its time to start. */
@@ -160,7 +160,7 @@ for (const engine of ENGINES) {
     ignore: Deno.build.os === "windows",
     async fn(t) {
       using others = startOthers();
-      for (const one of some(4, casesOf(engine, others))) {
+      for (const one of some(2, casesOf(engine, others))) {
         await t.step(`${one.example} ${one.args?.join(" ").replace(/\d{5}/, "PORT") ?? ""}`, () => tryOut(one));
       }
     },
@@ -212,7 +212,7 @@ for (const engine of ENGINES) {
   }
 }
 
-Deno.test({
+long(Deno.test)({
   name: "Pool.reload(), and another program that takes over, serve all that are queued",
   ignore: !ENGINES.includes("native"),
   async fn() {

@@ -9,7 +9,7 @@ import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
 import { takeOver } from "../process/upgrade.ts";
 import { ECHO, visit } from "./_pool.ts";
 import { NATIVE, oneKindTest } from "./_process.ts";
-import { runDeno, socketTest } from "./_util.ts";
+import { long, runDeno, socketTest } from "./_util.ts";
 
 if (NATIVE) loadLibc();
 
@@ -177,7 +177,7 @@ folderTest("statusOf() tells what the kernel does", (folder) => {
   assertEquals(statusOf(folder, false)?.type, "other");
 });
 
-oneKindTest(
+long(oneKindTest)(
   "worker",
   "Pool makes no file but its control socket, and leaves those alone that are named alike",
   async () => {
@@ -234,7 +234,7 @@ oneKindTest("worker", "Pool.close() leaves a file alone that has been put in the
   }
 });
 
-oneKindTest("worker", "Pool.start() leaves one control socket if two start at once", async () => {
+long(oneKindTest)("worker", "Pool.start() leaves one control socket if two start at once", async () => {
   const folder = await Deno.makeTempDir();
   const control = `${folder}/control`;
   try {

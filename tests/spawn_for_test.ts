@@ -14,6 +14,7 @@ import {
   ENGINES,
   engineTest,
   eventually,
+  long,
   Pair,
   randomBytes,
   readText,
@@ -162,27 +163,31 @@ programTest("spawnFor() serves 50 connections at a time", async (engine) => {
   }));
 });
 
-oneKindTest("worker", "spawnFor() programs of a thread that is killed go on, and leave no zombie", async (kind) => {
-  using pair = await Pair.open("native");
-  const child = spawn(
-    kind,
-    moduleOf(`
+long(oneKindTest)(
+  "worker",
+  "spawnFor() programs of a thread that is killed go on, and leave no zombie",
+  async (kind) => {
+    using pair = await Pair.open("native");
+    const child = spawn(
+      kind,
+      moduleOf(`
       import { spawnFor } from "${import.meta.resolve("@c10k/sockets/process")}";
       const { value: { sockets: [conn] } } = await parent().messages().next();
       await parent().send(spawnFor(conn, "cat").pid);
       for await (const _ of parent().messages());
     `),
-  );
-  await child.send("serve", { sockets: [pair.server] });
-  const { message: pid } = await next(child.messages());
-  child.kill();
-  await child.closed;
-  await pair.client.writeAll(encode("hello"));
-  assertEquals(await readText(pair.client), "hello");
-  await pair.client.closeWrite();
-  assertEquals(await readText(pair.client), null);
-  await eventually(() => hasProcess(pid) ? undefined : true);
-});
+    );
+    await child.send("serve", { sockets: [pair.server] });
+    const { message: pid } = await next(child.messages());
+    child.kill();
+    await child.closed;
+    await pair.client.writeAll(encode("hello"));
+    assertEquals(await readText(pair.client), "hello");
+    await pair.client.closeWrite();
+    assertEquals(await readText(pair.client), null);
+    await eventually(() => hasProcess(pid) ? undefined : true);
+  },
+);
 
 /** Whether there is such a process, or a zombie of it. */
 function hasProcess(pid: number): boolean {

@@ -10,6 +10,7 @@ import {
   checksum,
   decode,
   encode,
+  long,
   Pair,
   randomBytes,
   readExactly,
@@ -145,7 +146,7 @@ const AFTER_RESET: [call: string, outcome: string][][] = [
   [["readable", RESET]],
 ];
 
-Deno.test({
+long(Deno.test)({
   name: "a connection that its peer has reset tells the same in a thread, to which it came as streams, as elsewhere",
   ignore: !NATIVE,
   fn: () =>

@@ -5,12 +5,12 @@ import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assertEquals, assertGreater, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import dgram from "node:dgram";
-import { ENGINES, longTest, replaced, run, runDeno, withoutLeaks } from "./_util.ts";
+import { ENGINES, long, replaced, run, runDeno, withoutLeaks } from "./_util.ts";
 
 /** With `--unstable-net` there is Deno.listenDatagram. */
 const TRANSPORTS = [["node:dgram", []], ["Deno.listenDatagram", ["--unstable-net"]]] as const;
 
-longTest("[runtime] the suite holds with --unstable-net too, on Deno.listenDatagram", async () => {
+long(Deno.test)("[runtime] the suite holds with --unstable-net too, on Deno.listenDatagram", async () => {
   const files = [
     "tests/udp_test.ts",
     "tests/udp_batch_test.ts",

@@ -4,7 +4,7 @@ import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { deadline } from "@std/async";
 import { descriptorLinks, internetSockets, NATIVE } from "./_process.ts";
-import { encode, eventually, freePorts, isFullSize, isMeasured, readText, ROOT, run } from "./_util.ts";
+import { encode, eventually, freePorts, isFullSize, isMeasured, long, readText, ROOT, run } from "./_util.ts";
 
 /** A program under `deno run --watch`, which says "up" each time it has started. */
 class Watched implements AsyncDisposable {
@@ -264,7 +264,7 @@ const WORKERS = `
   console.log("up");
   setInterval(() => {}, 1000);`;
 
-Deno.test({
+long(Deno.test)({
   name:
     "a program with Workers of the Web that is run again by --watch finds their ports free, and their children gone",
   ignore: !NATIVE || isMeasured,
@@ -285,7 +285,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+long(Deno.test)({
   name: "programs of spawnFor() go on when --watch runs their starter again, and are no zombies when they have ended",
   ignore: !NATIVE,
   async fn() {
