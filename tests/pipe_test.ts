@@ -215,7 +215,8 @@ engineTest(
     assertEquals(await readText(right.server), "one");
     const own = new ReadableStream({ start: (controller) => controller.enqueue(encode("mine")) });
     await assertRejects(() => own.pipeTo(writable), TypeError, "belongs to a pipe");
-    const reader: ReadableStreamDefaultReader = Reflect.apply(ReadableStream.prototype.getReader, readable, []);
+    const { getReader } = ReadableStream.prototype;
+  const reader = Reflect.apply(getReader, readable, []) as ReadableStreamDefaultReader;
     await assertRejects(() => reader.read(), TypeError, "belongs to a pipe");
     left.server.close();
     right.client.close();
