@@ -216,7 +216,7 @@ engineTest(
     const own = new ReadableStream({ start: (controller) => controller.enqueue(encode("mine")) });
     await assertRejects(() => own.pipeTo(writable), TypeError, "belongs to a pipe");
     const { getReader } = ReadableStream.prototype;
-  const reader = Reflect.apply(getReader, readable, []) as ReadableStreamDefaultReader;
+    const reader = Reflect.apply(getReader, readable, []) as ReadableStreamDefaultReader;
     await assertRejects(() => reader.read(), TypeError, "belongs to a pipe");
     left.server.close();
     right.client.close();
