@@ -167,12 +167,19 @@ for (const engine of ENGINES) {
   });
 }
 
-/** A child that answers one request, and that waits for it no longer than it is let. */
+/**
+ * A child that answers one request, for which it has a second at least; what is there already can take longer on a busy
+ * machine, where it comes by way of another thread.
+ */
 const ASKED = `
   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
   await serve(async (conn, { signal }) => {
     const p = new Uint8Array(100);
-    const n = await conn.read(p, { signal });
+    const since = performance.now();
+    const n = await conn.read(p, { signal }).catch((error) => {
+      if (performance.now() - since < 990) throw error;
+      return conn.read(p);
+    });
     await new Promise((resolve) => setTimeout(resolve, 20));
     await conn.writeAll(p.subarray(0, n ?? 0));
   });

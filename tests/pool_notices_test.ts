@@ -3,7 +3,8 @@
 import type { Pool, PoolOptions } from "@c10k/sockets/process";
 import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { nextStart } from "../process/death_notice.ts";
+import { nextStart, reportDeath } from "../process/death_notice.ts";
+import type { PoolChild } from "../process/pool_child.ts";
 import { startPool } from "./_pool.ts";
 import { childTest, type Kind, moduleOf, NATIVE, oneKindTest } from "./_process.ts";
 import { encode, eventually, long, replaced, ROOT } from "./_util.ts";
@@ -179,4 +180,20 @@ Deno.test("nextStart() says milliseconds, seconds, or that none starts", () => {
     "the next one starts in 9.8 s",
     "no other one starts in its place",
   ]);
+});
+
+Deno.test("reportDeath() says nothing of SIGTERM, survives what cannot be shown, and a console that fails", () => {
+  const lines: unknown[] = [];
+  using _ = replaced(console, "error", (line: unknown) => {
+    lines.push(line);
+    throw new Error("no standard error");
+  });
+  reportDeath({ signal: "SIGTERM" } as PoolChild, new Error("ended"), "next");
+  const hostile = {
+    toString() {
+      throw new Error("not shown");
+    },
+  };
+  reportDeath(undefined, hostile, "next");
+  assertEquals(lines, ["Pool: cannot start a child: an error that cannot be shown; next"]);
 });

@@ -159,18 +159,34 @@ childTest("Pool.close() ends what is not finished after the grace", async (kind)
 long(childTest)("Pool.close() tells the handler by its signal", async (kind) => {
   const source = `
     import { serve } from "${PROCESS}";
-    await serve(async (conn, { signal }) => {
-      await conn.writeAll(new TextEncoder().encode("hello"));
-      await new Promise((resolve) => signal.addEventListener("abort", resolve));
-      await conn.writeAll(new TextEncoder().encode("bye"));
+    await serve(async (conn, context) => {
+      const say = (text) => conn.writeAll(new TextEncoder().encode(text));
+      await say("hello");
+      const isAsked = (await conn.read(new Uint8Array(1))) === null;
+      if (isAsked) await new Promise((resolve) => context.signal.addEventListener("abort", resolve));
+      // One that looks when its time is over is told at once.
+      else await new Promise((resolve) => setTimeout(resolve, 1_050));
+      await say("bye " + context.signal.aborted);
     });
   `;
   const pool = await startPool({ kind, size: 1, module: moduleOf(source) });
   using conn = await TcpConn.connect({ port: pool.addr.port });
-  assertEquals(await readText(conn), "hello");
+  using late = await TcpConn.connect({ port: pool.addr.port });
+  assertEquals([await readText(conn), await readText(late)], ["hello", "hello"]);
+  await conn.closeWrite();
+  await late.writeAll(encode("x"));
   const closing = pool.close();
-  assertEquals(await readText(conn), "bye");
+  assertEquals([await readText(conn), await readText(late)], ["bye true", "bye true"]);
   await closing;
+});
+
+childTest("Pool.close() closes what is queued and finds no room within the grace", async (kind) => {
+  const pool = await startPool({ kind, size: 1, maxConnections: 1, balance: "round-robin" });
+  using client = await Client.open(pool.addr.port);
+  using queued = await TcpConn.connect({ port: pool.addr.port });
+  await pool.close({ grace: 50 });
+  await assertEnds(client.conn);
+  await assertEnds(queued);
 });
 
 // Not in a top-level await: a Worker that is terminated there leaves two descriptors of Deno's own open.

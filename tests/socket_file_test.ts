@@ -128,6 +128,21 @@ function leaveAt(path: string): void {
   new UnixListener(path).publish().close(true);
 }
 
+folderTest("UnixListener.publish() leaves another user's socket, and waits for a folder that is locked", (folder) => {
+  const path = `${folder}/control`;
+  const lock = Deno.openSync(folder);
+  lock.lockSync(true);
+  const why = "its folder is locked by another program (flock)";
+  assertThrows(() => new UnixListener(path).publish(), Deno.errors.Busy, why);
+  lock.close();
+  new UnixListener(path).publish().close();
+  if (Deno.uid() !== 0) return; // who cannot make a file another user's
+  leaveAt(path);
+  Deno.chownSync(path, 12_345, 12_345);
+  assertThrows(() => new UnixListener(path).publish(), Deno.errors.PermissionDenied, "another user's socket");
+  assertEquals(kindAt(path), "socket");
+});
+
 folderTest("UnixListener.publish() says why it cannot be bound", (folder, names) => {
   const missing = new UnixListener(`${folder}/missing/control`);
   assertThrows(() => missing.publish(), SyscallError, "ENOENT");
@@ -175,6 +190,8 @@ folderTest("statusOf() tells what the kernel does", (folder) => {
   assertEquals(statusOf(`${folder}/link`, false)?.type, "other");
   assertEquals(statusOf(`${folder}/file/none`, false), undefined);
   assertEquals(statusOf(folder, false)?.type, "other");
+  Deno.symlinkSync("loop", `${folder}/loop`);
+  assertThrows(() => statusOf(`${folder}/loop`, true), SyscallError, "ELOOP");
 });
 
 long(oneKindTest)(

@@ -216,6 +216,31 @@ programTest(
   },
 );
 
+Deno.test({
+  name: "Child.ref() of a program keeps this one alive until that has ended, also after unref()",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const { code, stdout, stderr } = await runDeno(
+      ["--allow-net", "--allow-run=cat", "--allow-ffi", "--allow-read"],
+      `
+      import { spawnFor } from "@c10k/sockets/process";
+      import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+      for (const engine of ${JSON.stringify(ENGINES)}) {
+        const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+        const client = await TcpConn.connect({ port: listener.addr.port, engine });
+        const child = spawnFor(await listener.accept(), "cat");
+        listener.close();
+        await client.closeWrite();
+        child.unref();
+        child.ref();
+        console.log((await child.closed).code);
+        client.close();
+      }`,
+    );
+    assertEquals([code, stdout, stderr], [0, "0\n".repeat(ENGINES.length), ""]);
+  },
+});
+
 programTest("await using ends the program of spawnFor()", async (engine) => {
   using pair = await Pair.open(engine);
   let closed: Promise<ChildStatus>;

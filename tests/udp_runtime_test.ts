@@ -348,3 +348,18 @@ Deno.test("[runtime] UdpEndpoint keeps the order of a queue of node:dgram's that
     assertEquals(endpoint.drops(), 0);
     endpoint.close();
   }));
+
+Deno.test("[runtime] UdpEndpoint.sendTo() that is cancelled before its turn sends nothing", () =>
+  withoutLeaks(async () => {
+    using a = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+    using b = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+    const abort = new AbortController();
+    const first = a.sendTo(new Uint8Array(1), b.addr);
+    const second = a.sendTo(new Uint8Array(2), b.addr, { signal: abort.signal });
+    const third = a.sendTo(new Uint8Array(3), b.addr);
+    abort.abort(new Error("stop"));
+    await assertRejects(() => second, Error, "stop");
+    assertEquals(await Promise.all([first, third]), [1, 3]);
+    const sizes = [await b.recvFrom(new Uint8Array(9)), await b.recvFrom(new Uint8Array(9))].map(({ size }) => size);
+    assertEquals(sizes, [1, 3]);
+  }));

@@ -1,6 +1,6 @@
 /** What a program leaves open when it is run again in the same process: `deno run --watch`, the files of `deno test`. */
 
-import { TcpConn } from "@c10k/sockets/tcp";
+import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { deadline } from "@std/async";
 import { descriptorLinks, internetSockets, NATIVE } from "./_process.ts";
@@ -448,5 +448,16 @@ Deno.test({
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
+  },
+});
+
+Deno.test({
+  name: "a second copy of the library in one program does not take the first one for an earlier run",
+  ignore: !NATIVE,
+  async fn() {
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+    const copy: typeof import("../internal/ledger.ts") = await import(new URL("internal/ledger.ts?copy", ROOT).href);
+    copy.openLedger();
+    assertEquals(listener.queue().length, 0);
   },
 });
