@@ -24,6 +24,7 @@ import { isEnvelope, sealForThread, ThreadTransport, unpack } from "./thread_tra
 import { startThread, type Thread } from "./thread.ts";
 import { closeLeftOpen, closeLeftOpenLater, closeLeftOpenNow, whenThreadEnds } from "./threads.ts";
 import { atCaller } from "../internal/stack.ts";
+import type { StreamSocket } from "../tcp/stream_socket.ts";
 
 /** What a Worker says first: messages can be sent to it now. */
 export interface Hello {
@@ -52,6 +53,8 @@ export class WorkerChild implements Child {
   readonly #resolve: (status: ChildStatus) => void;
   /** Messages that have come. */
   #received = 0;
+  /** Connections that it has sent here, whose bytes go through it. */
+  readonly #flowing = new Set<StreamSocket>();
   #hasEnded = false;
   /** Takes back what is to be done when this program is unloaded. */
   readonly #forget: (() => void)[];
@@ -149,7 +152,7 @@ export class WorkerChild implements Child {
       const { body } = data.packet;
       const error = body === undefined ? undefined : body instanceof Error ? body : new Error(String(body));
       this.#end({ success: error === undefined, code: error === undefined ? 0 : 1, signal: undefined, error });
-    } else this.link.receive(data.packet, ...unpack(data, this.#owner));
+    } else this.link.receive(data.packet, ...unpack(data, this.#owner, this.#flowing));
   }
 
   #fail(error: Error): void {
@@ -168,6 +171,7 @@ export class WorkerChild implements Child {
       await new Promise((resolve) => setTimeout(resolve));
     }
     this.#thread.terminate();
+    for (const socket of this.#flowing) socket.lose();
     for (const forget of this.#forget) forget();
     this.link.end();
     if (!isOver) closeLeftOpenLater(this.#owner);

@@ -228,18 +228,30 @@ function isMoved(value: unknown): value is Moved {
  * Makes sockets of what has come, and counts those of which none could be made.
  *
  * @param owner The thread among the two that may end first, on whose behalf its descriptors were posted.
+ * @param flowing Gets the connections whose bytes go through the sender, as long as they are open.
  * @throws {TypeError} If a number is posted that the sender has not given away: it would be closed, or taken from its
  * owner. None is taken then.
  */
-export function unpack({ sockets: sent }: Envelope, owner: bigint): [MovableSocket[], lost: number] {
+export function unpack(
+  { sockets: sent }: Envelope,
+  owner: bigint,
+  flowing = new Set<StreamSocket>(),
+): [MovableSocket[], lost: number] {
   const numbers = sent.flatMap((moved) => moved.kind === "streams" ? [] : moved.fd);
   if (new Set(numbers).size < numbers.length || !numbers.every((fd) => isEntrusted(fd, owner))) {
     throw new TypeError("Cannot receive: a descriptor is not the sender's to give");
   }
   const sockets = sent.flatMap((moved) =>
     moved.kind === "streams"
-      ? wrapConn(new RuntimeConn(new StreamSocket(moved.conn)))
+      ? wrapConn(new RuntimeConn(openStreams(moved.conn, flowing)))
       : adopt(moved.kind, new Descriptor(moved.fd)) ?? []
   );
   return [sockets, sent.length - sockets.length];
+}
+
+function openStreams(conn: MovedConn, flowing: Set<StreamSocket>): StreamSocket {
+  const socket = new StreamSocket(conn);
+  flowing.add(socket);
+  socket.onClosed = () => flowing.delete(socket);
+  return socket;
 }

@@ -74,7 +74,13 @@ export class StreamSocket implements RuntimeSocket {
   #rest: Uint8Array = NOTHING;
   /** The connection has failed, and a call has told of it. */
   #isTold = false;
+  /** Set by {@linkcode lose}. */
+  #failure: Error | undefined;
+  /** Ends the calls that wait for the streams. */
+  readonly #waiting = new Set<(failure: Error) => void>();
   #closed = false;
+  /** Told when it is closed. */
+  onClosed: () => void = () => {};
 
   constructor({ readable, writable, localAddr, remoteAddr }: MovedConn) {
     this.localAddr = localAddr;
@@ -88,7 +94,7 @@ export class StreamSocket implements RuntimeSocket {
 
   async read(p: Uint8Array): Promise<number | null> {
     while (sizeOf(this.#rest) === 0) {
-      const result = await this.#reader.read().catch((reason: unknown) => {
+      const result = await this.#unlessFailed(this.#reader.read()).catch((reason: unknown) => {
         // As with a socket of the kernel's, one call gets the error, and later reads return end-of-file.
         if (!this.#isTold) throw this.#tell(reason);
         return { done: true, value: undefined } as const;
@@ -109,8 +115,9 @@ export class StreamSocket implements RuntimeSocket {
     // The stream passes a buffer on when it has the time, and the caller may fill it anew.
     const copy = copyOf(p);
     try {
-      await this.#writer.ready;
-      await this.#writer.write(copy);
+      if (this.#failure !== undefined) throw this.#failure;
+      await this.#unlessFailed(this.#writer.ready);
+      await this.#unlessFailed(this.#writer.write(copy));
     } catch (reason) {
       throw this.#isTold ? brokenPipe() : this.#tell(reason);
     }
@@ -120,12 +127,33 @@ export class StreamSocket implements RuntimeSocket {
   async closeWrite(): Promise<void> {
     if (this.#isTold) throw notConnected();
     try {
-      await this.#writer.close();
+      if (this.#failure !== undefined) throw this.#failure;
+      await this.#unlessFailed(this.#writer.close());
     } catch (error) {
+      if (this.#failure !== undefined) throw this.#isTold ? notConnected() : this.#tell(error);
       // Of a stream that has failed, close() does not say why: bytes that were written before may be lost.
       const reason = await this.#writer.closed.then(() => error, (reason: unknown) => reason);
       throw this.#isTold ? notConnected() : this.#tell(reason);
     }
+  }
+
+  /** Fails it as a reset does, since the thread at the other end of the streams has ended, of which they tell nothing. */
+  lose(): void {
+    if (this.#failure !== undefined || this.#closed) return;
+    const failure = new Deno.errors.ConnectionReset("the thread that the connection came from has ended");
+    this.#failure = Object.assign(failure, { code: "ECONNRESET" });
+    for (const end of this.#waiting) end(failure);
+    this.#waiting.clear();
+  }
+
+  /** The result of a call to the streams, which may never come; an error if the connection fails before. */
+  #unlessFailed<T>(result: Promise<T>): Promise<T> {
+    // What has come already is there first.
+    if (this.#failure !== undefined) return Promise.race([result, Promise.reject(this.#failure)]);
+    return new Promise((resolve, reject) => {
+      this.#waiting.add(reject);
+      result.then(resolve, reject).finally(() => this.#waiting.delete(reject));
+    });
   }
 
   /** The error of the connection, for the one call that tells of it. */
@@ -152,6 +180,7 @@ export class StreamSocket implements RuntimeSocket {
     this.#closed = true;
     this.#reader.cancel().catch(() => {});
     this.#writer.close().catch(() => {});
+    this.onClosed();
   }
 }
 

@@ -243,3 +243,53 @@ Deno.test("StreamSocket keeps the chunk for the next read if the buffer is gone 
   assertEquals([await socket.read(q), decode(q)], [4, "kept"]);
   await writing;
 });
+
+runtimeTest(
+  "TcpConn that came back from a thread fails when that thread ends, and what has come before is read",
+  async () => {
+    const module = moduleOf(`
+    for await (const { sockets } of parent().messages()) await parent().send("back", { sockets });`);
+    for (const end of [(child: TestChild) => child.kill(), (child: TestChild) => void child.shutdown()]) {
+      using pair = await Pair.open("runtime");
+      using unread = await Pair.open("runtime");
+      await using child = start(module);
+      await child.send("take", { sockets: [pair.server] });
+      using back = (await next(child.messages())).sockets[0] as TcpConn;
+      await child.send("take", { sockets: [unread.server] });
+      await pair.client.writeAll(encode("hello"));
+      assertEquals(await readText(back, 3), "hel");
+      end(child);
+      await child.closed;
+      assertEquals(await readText(back), "lo");
+      const failure = await assertRejects(
+        () => deadline(back.read(new Uint8Array(1)), 20_000),
+        Deno.errors.ConnectionReset,
+      );
+      assertEquals((failure as { code?: string }).code, "ECONNRESET");
+      await assertRejects(() => deadline(back.writeAll(encode("x")), 20_000), Deno.errors.BrokenPipe);
+      // One that nobody has taken yet.
+      for await (const { sockets } of child.messages()) {
+        using late = sockets[0] as TcpConn;
+        await assertRejects(() => deadline(late.read(new Uint8Array(1)), 20_000), Deno.errors.ConnectionReset);
+      }
+    }
+  },
+);
+
+runtimeTest("calls of a TcpConn that wait for a thread end when it does", async () => {
+  using pair = await Pair.open("runtime");
+  await using child = start(moduleOf(`
+    for await (const { sockets } of parent().messages()) {
+      await parent().send("back", { sockets });
+      while (true); // takes no byte from here on
+    }`));
+  await child.send("take", { sockets: [pair.server] });
+  using back = (await next(child.messages())).sockets[0] as TcpConn;
+  const writing = Array.from({ length: 8 }, () => back.writeAll(new Uint8Array(1024 * 1024)));
+  const calls = [...writing, back.closeWrite(), back.read(new Uint8Array(1))];
+  child.kill();
+  // The first writes were on their way to the thread, which is all that a write waits for.
+  const ends = (await deadline(Promise.allSettled(calls), 20_000)).map(({ status }) => status);
+  // As after any reset, there is nothing left to close.
+  assertEquals(ends.slice(-3), ["rejected", "fulfilled", "rejected"]);
+});
