@@ -179,7 +179,8 @@ export class StreamSocket implements RuntimeSocket {
     if (this.#closed) return;
     this.#closed = true;
     this.#reader.cancel().catch(() => {});
-    this.#writer.close().catch(() => {});
+    // Nobody takes any more what waits to be written.
+    (this.#failure === undefined ? this.#writer.close() : this.#writer.abort(this.#failure)).catch(() => {});
     this.onClosed();
   }
 }
