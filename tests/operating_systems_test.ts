@@ -8,7 +8,7 @@ import { constants } from "node:os";
 import { acceptTrouble, runtimeAcceptTrouble } from "../internal/backoff.ts";
 import { mapped, specified } from "../internal/destination.ts";
 import { ErrorNumbers, type Os } from "../internal/error_numbers.ts";
-import { codeOf, fromRuntimeError, SyscallError } from "../internal/errors.ts";
+import { codeOf, fromRuntimeError, type SyscallError } from "../internal/errors.ts";
 import { syscallError } from "../internal/syscall.ts";
 import { reasonOfFailedKill } from "../process/failed_kill.ts";
 import { moduleUrl } from "../process/names.ts";

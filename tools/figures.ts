@@ -115,6 +115,7 @@ export function allFigures(): ReadonlyMap<string, string> {
 if (import.meta.main) {
   const readme = new URL("../README.md", import.meta.url);
   await Deno.writeTextFile(readme, withFigures(await Deno.readTextFile(readme), allFigures()));
-  const { code } = await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", fileURLToPath(readme)] }).output();
+  const { code } = await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", fileURLToPath(readme)] })
+    .output();
   Deno.exitCode = code;
 }
