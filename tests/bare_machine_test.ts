@@ -10,7 +10,7 @@ import { encode, readText, ROOT } from "./_util.ts";
 interface Config {
   readonly imports: Readonly<Record<string, string>>;
   readonly tasks: Readonly<Record<string, { readonly command: string }>>;
-  readonly links: readonly string[];
+  readonly links?: readonly string[];
   readonly compilerOptions: object;
   readonly test: object;
 }
