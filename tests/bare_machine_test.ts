@@ -79,10 +79,11 @@ Deno.test({
       }
       assertEquals(await echo.ended(), 0);
       const packages = packagesIn(cache);
-      // With the real packages of @std there is no mirror of them (`deno task ok:jsr`).
-      const isLinked = read<Config>("deno.json").links?.some((link) => link.startsWith("./tools/std/")) === true;
-      if (isLinked) assert(packages.includes("deno-std@1.4.0"), packages.join());
       assertLessOrEqual(packages.length, 5, packages.join());
+      // With the real packages of @std (`deno task ok:jsr`) there is no mirror of them, and Deno compiles them here.
+      const isLinked = read<Config>("deno.json").links?.some((link) => link.startsWith("./tools/std/")) === true;
+      if (!isLinked) return;
+      assert(packages.includes("deno-std@1.4.0"), packages.join());
       assertLessOrEqual(sizeOf(cache), 10_000_000, "bytes");
     } finally {
       await Deno.remove(cache, { recursive: true });

@@ -5,7 +5,7 @@
  *     deno task ok:jsr check                   another task
  *     deno task ok:jsr --std ../std check      with a clone of github.com/denoland/std, where JSR cannot be reached
  *
- * The copy has the same files, without the `links` of `deno.json` and `deno.bench.json` (or with one that leads to the
+ * The copy has the same files, without the `links` of `deno.json` and `deno.bench.json` (or with those that lead to the
  * clone), and its locks name the real packages.
  */
 
@@ -37,21 +37,50 @@ async function copyCheckout(folder: string): Promise<void> {
   }
 }
 
-/** Takes the links to the stand-ins away. */
-async function unlink(config: string, std: string | undefined): Promise<void> {
-  const { links: _, ...rest } = JSON.parse(await Deno.readTextFile(config));
-  const links = std === undefined ? {} : { links: [std] };
-  await Deno.writeTextFile(config, JSON.stringify({ ...rest, ...links }, null, 2) + "\n");
+/** The packages of a clone of the standard library. */
+async function packagesOf(std: string): Promise<string[]> {
+  const { workspace } = JSON.parse(await Deno.readTextFile(`${std}/deno.json`)) as { workspace: string[] };
+  return Promise.all(workspace.map((folder) => Deno.realPath(`${std}/${folder}`)));
+}
+
+/** Writes a file of JSON anew. */
+async function edit<T>(path: string, change: (content: T) => void): Promise<void> {
+  const content = JSON.parse(await Deno.readTextFile(path));
+  change(content);
+  await Deno.writeTextFile(path, JSON.stringify(content, null, 2) + "\n");
+}
+
+/** Puts links in the place of those to the stand-ins; without any, Deno asks JSR. */
+async function relink(config: string, links: readonly string[]): Promise<void> {
+  await edit<{ links?: readonly string[] }>(config, (content) => {
+    if (links.length > 0) content.links = links;
+    else delete content.links;
+  });
+}
+
+type Lock = { specifiers: Record<string, string>; npm: Record<string, unknown>; workspace: { links?: unknown } };
+
+/** Forgets the mirror that only the stand-ins import: Deno installs what stands in a lock. */
+async function forgetMirror(lock: string): Promise<void> {
+  await edit<Lock>(lock, ({ specifiers, npm, workspace }) => {
+    for (const list of [specifiers, npm]) {
+      for (const name of Object.keys(list)) if (/^(npm:)?deno-std@/.test(name)) delete list[name];
+    }
+    delete workspace.links;
+  });
 }
 
 const flags = parseArgs(Deno.args.filter((arg) => arg !== "--"), { string: ["std", "_"] });
-const std = flags.std === undefined ? undefined : await Deno.realPath(flags.std);
+const links = flags.std === undefined ? [] : await packagesOf(flags.std);
 const [task = "ok", ...args] = flags._.map(String);
 const temporary = await Deno.realPath(await Deno.makeTempDir());
 try {
   const folder = `${temporary}/sockets`;
   await copyCheckout(folder);
-  for (const config of CONFIGS) await unlink(`${folder}/${config}`, std);
+  for (const config of CONFIGS) {
+    await relink(`${folder}/${config}`, links);
+    await forgetMirror(`${folder}/${config.replace(".json", ".lock")}`);
+  }
   const deno = async (...args: string[]) =>
     (await new Deno.Command(Deno.execPath(), { args, cwd: folder }).spawn().status).code;
   // Tests run with --frozen: the locks are written before. What differs from the real packages in type is found here.
