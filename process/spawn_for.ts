@@ -188,10 +188,9 @@ class RelayedProgram extends ProgramChild {
       this.#wasKilled = true;
     } catch (error) {
       const reason = reasonOfFailedKill(error, signal);
-      if (reason === "cannot send") {
-        throw notSupportedError(`send ${signal} to ${this.command} on Windows`, "SIGTERM and SIGKILL end it");
-      }
-      if (reason !== "ended") throw error;
+      if (reason === "ended") return;
+      if (reason !== "cannot send") throw error;
+      throw notSupportedError(`send ${signal} to ${this.command} on Windows`, "SIGTERM and SIGKILL end it");
     }
   }
 

@@ -306,7 +306,7 @@ Deno.test("Pool.start() checks its options before anything is started", async ()
   ];
   for (const [options, type] of wrong) {
     await assertRejects(
-      () => startPool({ kind: "process", size: 1, ...options } as unknown as PoolOptions),
+      () => startPool({ kind: NATIVE ? "process" : "worker", size: 1, ...options } as unknown as PoolOptions),
       type as typeof Error,
       undefined,
       Deno.inspect(options),

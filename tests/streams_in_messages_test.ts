@@ -15,6 +15,7 @@ import {
   readExactly,
   readText,
   readToEnd,
+  runDeno,
   withoutLeaks,
 } from "./_util.ts";
 import { outcomes } from "./children/failures.ts";
@@ -121,6 +122,23 @@ runtimeTest(
     assertEquals(await waiting, 5);
     await assertRejects(() => child.send(() => {}, { sockets: [pair.server] }), DOMException, "could not be cloned");
     assert((await ask(child, "later")).message.message === "later");
+  },
+);
+
+runtimeTest(
+  "Child.send() refuses a listener where there is no native engine for the reason that it is of the runtime's",
+  async () => {
+    const source = `
+    import { spawnWorker } from "@c10k/sockets/process";
+    import { TcpListener } from "@c10k/sockets/tcp";
+    await using child = spawnWorker("data:text/javascript,await new Promise((resolve) => setTimeout(resolve, 10_000))");
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+    console.log(await child.send("x", { sockets: [listener] }).catch((error) => error.name + " " + error.message));
+    child.kill();`;
+    const { stdout, stderr } = await runDeno(["--allow-net", "--allow-read"], source);
+    const why = "NotSupported Cannot send a socket of the runtime engine: it has connections only that can be moved, " +
+      "and to a thread only; use --allow-ffi on Linux\n";
+    assertEquals([stdout, stderr], [why, ""]);
   },
 );
 

@@ -64,6 +64,11 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     [GUARD]: ["if (this.#listener !== undefined || this.#fd < 0) return;"],
     [RACE]: ["if (conn === undefined) break;"],
   },
+  "process/spawn_for.ts": {
+    [OTHER_SYSTEM]: [
+      'throw notSupportedError(`send ${signal} to ${this.command} on Windows`, "SIGTERM and SIGKILL end it");',
+    ],
+  },
   "process/spawn_process.ts": {
     [NO_REPORT]: ['throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");'],
   },
