@@ -131,10 +131,12 @@ runtimeTest(
     const source = `
     import { spawnWorker } from "@c10k/sockets/process";
     import { TcpListener } from "@c10k/sockets/tcp";
-    await using child = spawnWorker("data:text/javascript,await new Promise((resolve) => setTimeout(resolve, 10_000))");
+    const module = 'import { parent } from "' + import.meta.resolve("@c10k/sockets/process") +
+      '"; await parent().send("up"); for await (const _ of parent().messages());';
+    await using child = spawnWorker("data:application/typescript," + encodeURIComponent(module));
+    await child.messages().next(); // sockets are checked in another place once there is a thread
     using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
-    console.log(await child.send("x", { sockets: [listener] }).catch((error) => error.name + " " + error.message));
-    child.kill();`;
+    console.log(await child.send("x", { sockets: [listener] }).catch((error) => error.name + " " + error.message));`;
     const { stdout, stderr } = await runDeno(["--allow-net", "--allow-read"], source);
     const why = "NotSupported Cannot send a socket of the runtime engine: it has connections only that can be moved, " +
       "and to a thread only; use --allow-ffi on Linux\n";
