@@ -8,7 +8,8 @@
 
 const FD = "i32";
 
-const SYMBOLS = {
+/** What is called for each connection or message: Deno compiles machine code for it. */
+const OFTEN = {
   socket: { parameters: ["i32", "i32", "i32"], result: FD },
   bind: { parameters: [FD, "buffer", "u32"], result: "i32" },
   listen: { parameters: [FD, "i32"], result: "i32" },
@@ -22,7 +23,6 @@ const SYMBOLS = {
   sendmmsg: { parameters: [FD, "buffer", "u32", "i32"], result: "i32" },
   recvmsg: { parameters: [FD, "buffer", "i32"], result: "i32" },
   sendmsg: { parameters: [FD, "buffer", "i32"], result: "i32" },
-  socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   shutdown: { parameters: [FD, "i32"], result: "i32" },
   close: { parameters: [FD], result: "i32" },
   getsockname: { parameters: [FD, "buffer", "buffer"], result: "i32" },
@@ -30,9 +30,47 @@ const SYMBOLS = {
   getsockopt: { parameters: [FD, "i32", "i32", "buffer", "buffer"], result: "i32" },
   setsockopt: { parameters: [FD, "i32", "i32", "buffer", "u32"], result: "i32" },
   fcntl: { parameters: [FD, "i32", "i32"], result: "i32" },
-  ioctl: { parameters: [FD, "u32", "buffer"], result: "i32" },
   read: { parameters: [FD, "buffer", "u32"], result: "i32" },
   write: { parameters: [FD, "buffer", "u32"], result: "i32" },
+  epoll_ctl: { parameters: [FD, "i32", FD, "buffer"], result: "i32" },
+  epoll_wait: { parameters: [FD, "buffer", "i32", "i32"], result: "i32" },
+  /** Linux 5.11 and glibc 2.35; absent before. */
+  epoll_pwait2: { parameters: [FD, "buffer", "i32", "buffer", "pointer", "u32"], result: "i32", optional: true },
+  /**
+   * {@linkcode epoll_wait} on another thread, whose errno cannot be read. It may return when the memory of a buffer is
+   * another's, so the address is one of `ForeignMemory`; so are those below.
+   */
+  epoll_wait_elsewhere: {
+    name: "epoll_wait",
+    parameters: [FD, "usize", "i32", "i32"],
+    result: "i32",
+    nonblocking: true,
+  },
+  poll: { parameters: ["buffer", "u32", "i32"], result: "i32" },
+  ppoll: { parameters: ["buffer", "u32", "buffer", "pointer"], result: "i32" },
+  poll_elsewhere: { name: "poll", parameters: ["usize", "u32", "i32"], result: "i32", nonblocking: true },
+  select: { parameters: ["i32", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
+  select_elsewhere: {
+    name: "select",
+    parameters: ["i32", "usize", "usize", "usize", "usize"],
+    result: "i32",
+    nonblocking: true,
+  },
+  sched_yield_elsewhere: { name: "sched_yield", parameters: [], result: "i32", nonblocking: true },
+  __errno_location: { parameters: [], result: "pointer" },
+  memcpy: { parameters: ["buffer", "pointer", "u32"], result: "pointer" },
+  /** {@linkcode memcpy} of nothing: returns the address of a buffer, without the right to make pointers. */
+  memcpy_address: { name: "memcpy", parameters: ["buffer", "pointer", "u32"], result: "usize" },
+  /** {@linkcode memcpy} from an address that C has put into a struct; works without the right to make pointers. */
+  memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
+  /** {@linkcode memcpy} to an address, the other way round. */
+  memcpy_to: { name: "memcpy", parameters: ["usize", "buffer", "u32"], result: "pointer" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** What is called now and then. */
+const RARELY = {
+  socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  ioctl: { parameters: [FD, "u32", "buffer"], result: "i32" },
   open: { parameters: ["buffer", "i32", "i32"], result: FD },
   fchmod: { parameters: [FD, "u32"], result: "i32" },
   dup3: { parameters: [FD, FD, "i32"], result: FD },
@@ -71,44 +109,11 @@ const SYMBOLS = {
   getxattr: { parameters: ["buffer", "buffer", "buffer", "u32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: FD },
   epoll_create1: { parameters: ["i32"], result: FD },
-  epoll_ctl: { parameters: [FD, "i32", FD, "buffer"], result: "i32" },
-  epoll_wait: { parameters: [FD, "buffer", "i32", "i32"], result: "i32" },
-  /** Linux 5.11 and glibc 2.35; absent before. */
-  epoll_pwait2: { parameters: [FD, "buffer", "i32", "buffer", "pointer", "u32"], result: "i32", optional: true },
-  /**
-   * {@linkcode epoll_wait} on another thread, whose errno cannot be read. It may return when the memory of a buffer is
-   * another's, so the address is one of `ForeignMemory`; so are those below.
-   */
-  epoll_wait_elsewhere: {
-    name: "epoll_wait",
-    parameters: [FD, "usize", "i32", "i32"],
-    result: "i32",
-    nonblocking: true,
-  },
-  poll: { parameters: ["buffer", "u32", "i32"], result: "i32" },
-  ppoll: { parameters: ["buffer", "u32", "buffer", "pointer"], result: "i32" },
-  poll_elsewhere: { name: "poll", parameters: ["usize", "u32", "i32"], result: "i32", nonblocking: true },
-  select: { parameters: ["i32", "buffer", "buffer", "buffer", "buffer"], result: "i32" },
-  select_elsewhere: {
-    name: "select",
-    parameters: ["i32", "usize", "usize", "usize", "usize"],
-    result: "i32",
-    nonblocking: true,
-  },
-  sched_yield_elsewhere: { name: "sched_yield", parameters: [], result: "i32", nonblocking: true },
   usleep: { parameters: ["u32"], result: "i32" },
   if_nametoindex: { parameters: ["buffer"], result: "u32" },
   if_indextoname: { parameters: ["u32", "buffer"], result: "pointer" },
   getaddrinfo: { parameters: ["buffer", "buffer", "buffer", "buffer"], result: "i32" },
   freeaddrinfo: { parameters: ["usize"], result: "void" },
-  __errno_location: { parameters: [], result: "pointer" },
-  memcpy: { parameters: ["buffer", "pointer", "u32"], result: "pointer" },
-  /** {@linkcode memcpy} of nothing: returns the address of a buffer, without the right to make pointers. */
-  memcpy_address: { name: "memcpy", parameters: ["buffer", "pointer", "u32"], result: "usize" },
-  /** {@linkcode memcpy} from an address that C has put into a struct; works without the right to make pointers. */
-  memcpy_from: { name: "memcpy", parameters: ["buffer", "usize", "u32"], result: "pointer" },
-  /** {@linkcode memcpy} to an address, the other way round. */
-  memcpy_to: { name: "memcpy", parameters: ["usize", "buffer", "u32"], result: "pointer" },
   calloc: { parameters: ["u32", "u32"], result: "usize" },
   free: { parameters: ["usize"], result: "void" },
   /** memfd_create(2), which not every glibc has a name for. */
@@ -118,7 +123,7 @@ const SYMBOLS = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The functions of the C library that are called here. */
-export type Libc = Deno.StaticForeignLibraryInterface<typeof SYMBOLS>;
+export type Libc = Deno.StaticForeignLibraryInterface<typeof OFTEN & typeof RARELY>;
 
 const MACHINE = Deno.build.arch === "aarch64" ? "aarch64-linux-gnu" : "x86_64-linux-gnu";
 
@@ -143,6 +148,26 @@ export function loadedLibc(): string | undefined {
   return loaded;
 }
 
+/**
+ * A last parameter that no callee looks at. Opening the library takes a third of a millisecond for each function that
+ * Deno compiles, in each thread anew, and it compiles none with a struct among its parameters.
+ */
+const NOT_COMPILED = { struct: ["i32"] } as const satisfies Deno.NativeStructType;
+const ANY_VALUE = new Uint8Array(4);
+
+function open(path: string): Libc {
+  const rarely = Object.entries<Deno.ForeignFunction>(RARELY).map(([name, declaration]) => {
+    return [name, { ...declaration, parameters: [...declaration.parameters, NOT_COMPILED] }];
+  });
+  const { symbols } = Deno.dlopen(path, { ...OFTEN, ...Object.fromEntries(rarely) as typeof RARELY });
+  const all: Record<string, unknown> = { ...symbols };
+  for (const [name] of rarely) {
+    const call = all[name as string] as ((...args: unknown[]) => unknown) | null;
+    if (call !== null) all[name as string] = (...args: unknown[]) => call(...args, ANY_VALUE);
+  }
+  return all as unknown as Libc;
+}
+
 function granted(path: string): boolean {
   // As a permission a bare name is a file in the current folder, which is not what dlopen(3) takes it for.
   if (!path.startsWith("/")) return Deno.permissions.querySync({ name: "ffi" }).state === "granted";
@@ -165,7 +190,7 @@ export function loadLibc(): string | undefined {
   for (const path of CANDIDATES) {
     if (!granted(path)) continue;
     try {
-      libc = Deno.dlopen(path, SYMBOLS).symbols as Libc;
+      libc = open(path);
       loaded = path;
       return undefined;
     } catch (error) {

@@ -215,12 +215,6 @@ export class UnixListener implements Source {
     return this.#wrap(await this.#accepting.call(() => this.#take(), signal));
   }
 
-  /** The same without waiting; `undefined` if nobody has connected. */
-  tryAccept(): UnixSocket | undefined {
-    const fd = this.#accepting.tryCall(() => this.#take());
-    return fd === undefined ? undefined : this.#wrap(fd);
-  }
-
   #wrap(fd: number): UnixSocket {
     return new UnixSocket(fd, `connection on ${this.path}`);
   }

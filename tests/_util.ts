@@ -178,9 +178,9 @@ function sumOf(name: string): number {
   return encode(name).reduce((sum, byte) => (sum * 31 + byte) % 65_521, 0);
 }
 
-/** Declares a test that runs at full size only. */
-export function longTest(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name, ignore: !isFullSize, fn });
+/** Declares a test at full size only: `long(Deno.test)("…", async () => {…})`. */
+export function long<D extends (...args: never[]) => void>(declare: D): D {
+  return isFullSize ? declare : (() => {}) as unknown as D;
 }
 
 /**

@@ -5,7 +5,7 @@ import { TcpListener } from "@c10k/sockets/tcp";
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import { childTest, isPending, type Kind, moduleOf, NATIVE, next, oneKindTest } from "./_process.ts";
-import { decode, ENGINES, Pair, runDeno } from "./_util.ts";
+import { decode, ENGINES, oneOf, Pair, runDeno } from "./_util.ts";
 
 const script = (text: string) => `data:text/javascript,${encodeURIComponent(text)}`;
 const MEBIBYTE = 1024 * 1024;
@@ -122,7 +122,7 @@ Deno.test("stdout and stderr of children are checked before anything is started"
     // deno-lint-ignore no-explicit-any -- what the types forbid
     const wrong = { [name]: "file" } as any;
     assertThrows(() => spawnWorker(module, options), TypeError, `${name} can be piped from processes only`);
-    for (const kind of NATIVE ? ["worker", "process"] as const : ["worker"] as const) {
+    for (const kind of NATIVE ? oneOf("unref", ["worker", "process"] as const) : ["worker"] as const) {
       const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
       await assertRejects(() => Pool.start({ kind, module, listener, ...options }), TypeError, name);
       listener.close();

@@ -1,9 +1,11 @@
 /** What a child may do: at most what its parent may. */
 
 import { spawnProcess } from "@c10k/sockets/process";
-import { assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { denialFlags } from "../process/launch_flags.ts";
+import { giveItem } from "../process/permission_items.ts";
 import { moduleOf, NATIVE, next, oneKindTest, spawn, withoutOrphans } from "./_process.ts";
-import { runDeno } from "./_util.ts";
+import { long, ROOT, run, runDeno, some } from "./_util.ts";
 
 /** Tells what it may do, by its exit code if it cannot talk: 64, and one bit for each permission. */
 const ASKS_ITSELF = `
@@ -121,10 +123,43 @@ oneKindTest(
   },
 );
 
+oneKindTest(
+  "worker",
+  "a thread with fewer permissions talks, fails without its program, and keeps that alive as it is told",
+  async () => {
+    const { code, stdout, stderr } = await runDeno(
+      ["--allow-all", "--unstable-worker-options"],
+      `
+      import { spawnWorker } from "@c10k/sockets/process";
+      const permissions = { read: true };
+      const echo = spawnWorker(${
+        JSON.stringify(moduleOf("for await (const { message } of parent().messages()) await parent().send(message);"))
+      }, { permissions });
+      await echo.send("hello");
+      console.log((await echo.messages().next()).value.message);
+      const failing = spawnWorker(${
+        JSON.stringify(moduleOf(`await parent().messages().next(); throw new RangeError("far");`))
+      }, { permissions });
+      await failing.send("go");
+      const { code, error } = await failing.closed;
+      console.log(code, error.message.split("has failed: ")[1]);
+      echo.unref();
+      echo.unref();
+      echo.ref();
+      setTimeout(() => {
+        console.log("still here");
+        echo.unref();
+      });`,
+    );
+    assertEquals([code, stdout], [0, "hello\n1 (in promise) RangeError: far\nstill here\n"]);
+    assertStringIncludes(stderr, "RangeError: far");
+  },
+);
+
 const RUN = ["--allow-ffi", `--allow-run=${Deno.execPath()}`];
 
 for (
-  const [flags, spawn, permissions, expected] of [
+  const [flags, spawn, permissions, expected] of some(8, [
     [["--allow-all"], "spawnProcess", `"inherit"`, { granted: GRANTED, partial: [], hosts: ["granted", "granted"] }],
     [[...RUN, "--allow-net"], "spawnProcess", `"inherit"`, {
       granted: ["ffi", "net"],
@@ -172,6 +207,17 @@ for (
       "NotCapable",
       /the child would get read access to "\/etc\/passwd"/,
     ]],
+    [[...RUN, "--allow-net=[::1]"], "spawnProcess", `{ ffi: true, net: ["[::1]"], read: undefined, sys: [] }`, {
+      granted: ["ffi"],
+      partial: [],
+      hosts: ["prompt", "prompt"],
+    }],
+    // What Deno allows every program.
+    [RUN, "spawnProcess", `{ ffi: true, import: ["jsr.io:443"] }`, {
+      granted: ["ffi"],
+      partial: [],
+      hosts: ["prompt", "prompt"],
+    }],
     [["--allow-ffi"], "spawnProcess", `"inherit"`, ["NotCapable", /^Cannot start process 1 .*--allow-run/]],
     [["--allow-ffi", "--allow-run=sh"], "spawnProcess", `"inherit"`, ["NotCapable", /^Cannot start process 1 /]],
     [["--allow-run"], "spawnProcess", `"inherit"`, ["NotSupported", /^Cannot start process 1 .*--allow-ffi/]],
@@ -194,7 +240,7 @@ for (
       "NotCapable",
       /escalate|--allow-net/,
     ]],
-  ] as [string[], string, string, [string, RegExp] | object][]
+  ] as [string[], string, string, [string, RegExp] | object][])
 ) {
   const shown = flags.map((flag) => flag.replace(Deno.execPath(), "deno"));
   Deno.test(
@@ -328,7 +374,7 @@ const ITEMS: Record<string, { good: string[]; bad: string[]; ofThreads?: string[
   ffi: { good: [" ", "/tmp"], bad: [] },
 };
 
-Deno.test({
+long(Deno.test)({
   name: "permissions: an item that Deno cannot read is a TypeError at the call, and no other",
   ignore: !NATIVE,
   fn: () =>
@@ -398,4 +444,69 @@ oneKindTest("process", "permissions: a relative path in a folder with a comma gi
     Deno.chdir(here);
     await Deno.remove(folder);
   }
+});
+
+Deno.test({
+  name: "giveItem() takes a link that leads to itself for what it is",
+  ignore: !NATIVE,
+  async fn() {
+    const folder = await Deno.realPath(await Deno.makeTempDir());
+    try {
+      await Deno.symlink("loop", `${folder}/loop`);
+      assertEquals(giveItem("read", `${folder}/loop`), { item: `${folder}/loop` });
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
+
+/** Puts a byte into the arguments of this process, as setproctitle(3) does, until the end of a `using` block. */
+function written(at: number, byte: number): Disposable {
+  using memory = Deno.openSync("/proc/self/mem", { read: true, write: true });
+  const before = new Uint8Array(1);
+  const write = (bytes: Uint8Array, file: Deno.FsFile) => {
+    file.seekSync(at, Deno.SeekMode.Start);
+    file.writeSync(bytes);
+  };
+  memory.seekSync(at, Deno.SeekMode.Start);
+  memory.readSync(before);
+  write(new Uint8Array([byte]), memory);
+  return {
+    [Symbol.dispose]() {
+      using memory = Deno.openSync("/proc/self/mem", { write: true });
+      write(before, memory);
+    },
+  };
+}
+
+Deno.test({
+  name: "denialFlags() knows nothing where the arguments are not those that Deno was started with",
+  ignore: !NATIVE,
+  async fn() {
+    const known = denialFlags("net");
+    assertEquals(known, []);
+    Deno.env.set("DENO_PERMISSION_BROKER_PATH", "/nowhere");
+    assertEquals(denialFlags("net"), undefined);
+    Deno.env.delete("DENO_PERMISSION_BROKER_PATH");
+    // arg_start and arg_end of proc_pid_stat(5).
+    const fields = Deno.readTextFileSync("/proc/self/stat").replace(/^.*\) /s, "").split(" ").map(Number);
+    const [start, end] = [fields[45] as number, fields[46] as number];
+    {
+      using _ = written(start, 0xff);
+      assertEquals(denialFlags("net"), undefined);
+    }
+    {
+      using _ = written(end - 1, 0x78);
+      assertEquals(denialFlags("net"), undefined);
+    }
+    assertEquals(denialFlags("net"), []);
+    const source = `
+      import { loadLibc } from "${new URL("internal/libc.ts", ROOT)}";
+      import { denialFlags } from "${new URL("process/launch_flags.ts", ROOT)}";
+      loadLibc();
+      console.log(denialFlags("net"));`;
+    const few = ["run", "-A", "--quiet", `data:text/javascript,${encodeURIComponent(source)}`];
+    assertEquals((await run(few)).stdout, "[]\n");
+    assertEquals((await run([...few, ...Array(9).fill("x".repeat(120_000))])).stdout, "undefined\n");
+  },
 });

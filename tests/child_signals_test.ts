@@ -2,7 +2,7 @@
 
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { moduleOf, NATIVE } from "./_process.ts";
-import { decode, ENGINES, type Finished, hasCommand, ROOT } from "./_util.ts";
+import { decode, ENGINES, type Finished, hasCommand, ROOT, some } from "./_util.ts";
 
 const LINUX = Deno.build.os === "linux" && hasCommand("env");
 const MODULE = moduleOf(`serve(async (conn) => { await conn.writeAll(new TextEncoder().encode("" + Deno.pid)); });`);
@@ -62,7 +62,7 @@ const EXPECTED_ENDS = [
 
 const SIGNALS = [["--ignore-signal=CHLD"], ["--block-signal=CHLD"], ["--ignore-signal=CHLD", "--block-signal=CHLD"]];
 
-for (const signals of SIGNALS) {
+for (const signals of some(1, SIGNALS)) {
   for (const engine of ENGINES) {
     Deno.test({
       name: `[${engine}] spawnFor() tells how programs end with env ${signals.join(" ")}`,

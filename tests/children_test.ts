@@ -31,7 +31,7 @@ import {
   withoutOrphans,
 } from "./_process.ts";
 import { endOwner, freeOwner, newOwner, threadOf, WORKER_MARK, workerName } from "../internal/owner.ts";
-import { encode, eventually, isMeasured, Pair, readText, ROOT, runDeno, sized } from "./_util.ts";
+import { encode, eventually, isMeasured, long, Pair, readText, ROOT, runDeno, sized } from "./_util.ts";
 
 /** Modules that end by themselves before they have talked: status code of a process, of a thread, a thread's error. */
 const EARLY_ENDS: [string, string | URL, number, number, RegExp | undefined][] = [
@@ -201,7 +201,7 @@ endTest("a child ends when its module has ended, also if that does not import th
   }
 });
 
-childTest("a child goes on while something there is waited for", async (kind) => {
+long(childTest)("a child goes on while something there is waited for", async (kind) => {
   const waits = {
     "a message": `parent().messages().next();`,
     "a timer": `parent(); setInterval(() => {}, 1000);`,
@@ -332,7 +332,7 @@ oneKindTest("worker", "threads that are ended in every way leave no descriptors"
   await assertDescriptors(before);
 });
 
-oneKindTest("worker", "a thread that is killed at any moment of its start leaves nothing", async (kind) => {
+long(oneKindTest)("worker", "a thread that is killed at any moment of its start leaves nothing", async (kind) => {
   using probe = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
   const { port } = probe.addr;
   probe.close();
@@ -345,28 +345,32 @@ oneKindTest("worker", "a thread that is killed at any moment of its start leaves
   }
 });
 
-oneKindTest("worker", "processes that a thread has started end with it, at any moment of their start", async (kind) => {
-  const endless = "data:text/javascript,setInterval(() => {}, 1000)";
-  for (const permissions of ["inherit", "none"]) {
-    for (let i = 0; i < sized(6, 15); i++) {
-      const child = spawn(
-        kind,
-        moduleOf(`
+long(oneKindTest)(
+  "worker",
+  "processes that a thread has started end with it, at any moment of their start",
+  async (kind) => {
+    const endless = "data:text/javascript,setInterval(() => {}, 1000)";
+    for (const permissions of ["inherit", "none"]) {
+      for (let i = 0; i < sized(6, 15); i++) {
+        const child = spawn(
+          kind,
+          moduleOf(`
         const { spawnProcess } = await import("${import.meta.resolve("@c10k/sockets/process")}");
         spawnProcess("${endless}", { permissions: "${permissions}" });
         await parent().send("started");
         setInterval(() => {}, 1000);`),
-      );
-      await child.messages().next();
-      await delay(i * i);
-      child.kill();
-      await child.closed;
-      await eventually(() => descendants(Deno.pid).length === 0 ? true : undefined);
+        );
+        await child.messages().next();
+        await delay(i * i);
+        child.kill();
+        await child.closed;
+        await eventually(() => descendants(Deno.pid).length === 0 ? true : undefined);
+      }
     }
-  }
-});
+  },
+);
 
-oneKindTest("worker", "processes of a thread that is killed and runs on end at the kill", async (kind) => {
+long(oneKindTest)("worker", "processes of a thread that is killed and runs on end at the kill", async (kind) => {
   const folder = await Deno.makeTempDir();
   const fifo = `${folder}/fifo`;
   try {
@@ -416,7 +420,7 @@ async function openedAs(name: string, fd: number): Promise<string[]> {
   });
 }
 
-Deno.test({
+long(Deno.test)({
   name: "[worker] a thread that was ended before it had opened anything can open nothing, and leaves nothing",
   ignore: !NATIVE,
   async fn() {
@@ -452,7 +456,7 @@ const STUCK = {
 };
 
 // In a process of its own, since such threads stay.
-Deno.test({
+long(Deno.test)({
   name: "[worker] Child.kill() of a thread that never returns to its event loop closes its sockets, and no other's",
   ignore: !NATIVE,
   async fn() {
@@ -612,7 +616,7 @@ childTest("Child.shutdown() of a child that has only just been started ends it",
   assertEquals(signal, kind === "process" ? "SIGTERM" : undefined);
 });
 
-oneKindTest(
+long(oneKindTest)(
   "process",
   "spawnProcess() lets a child inherit no socket, also of those opened meanwhile",
   async (kind) => {
@@ -689,7 +693,7 @@ oneKindTest("worker", "a thread that sends what Deno cannot receive is ended, an
   assertEquals((await ask(good, "hello")).message.message, "hello");
 });
 
-Deno.test({
+long(Deno.test)({
   name: "spawnProcess() says that descriptors have run out, and leaves no process; one that was started before goes on",
   ignore: !NATIVE,
   async fn() {
@@ -718,7 +722,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+long(Deno.test)({
   name: "[worker] Child.kill() ends a thread also when descriptors have run out",
   ignore: !NATIVE,
   async fn() {
@@ -737,7 +741,7 @@ Deno.test({
   },
 });
 
-oneKindTest(
+long(oneKindTest)(
   "worker",
   "what a thread has open is closed while it runs, and the rest when it has ended, if nobody waits for that",
   async () => {

@@ -1,7 +1,7 @@
 /** Connections on their way to another thread: what goes into the channel comes out of it, and when it is full nothing is lost. */
 
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Descriptor } from "../internal/descriptor.ts";
 import { newOwner } from "../internal/owner.ts";
 import { reactor } from "../mux/reactor.ts";
@@ -88,5 +88,12 @@ channelTest("ThreadTransport hands connections by message once nobody receives f
     assertEquals(await readText(pair.client), "whole");
     conn?.close();
   }
+  transport.close();
+});
+
+channelTest("ThreadTransport refuses a native socket for a thread that nobody keeps track of", async () => {
+  using pair = await Pair.open("native");
+  const transport = new ThreadTransport({ postMessage: () => {} }, 0n);
+  assertThrows(() => transport.check([pair.server]), Deno.errors.NotSupported, "mount /proc and allow memfd_create(2)");
   transport.close();
 });

@@ -7,7 +7,7 @@ import { delay } from "@std/async";
 import { type Example, examplesIn } from "../tools/examples.ts";
 import { asConsumer } from "./_consumer.ts";
 import { haunt, hauntUdp } from "./_hostile.ts";
-import { decode, encode, ENGINES, isFullSize, longTest, oneOf, ROOT } from "./_util.ts";
+import { decode, encode, ENGINES, isFullSize, long, oneOf, ROOT } from "./_util.ts";
 
 const native = ENGINES.includes("native");
 const isWindows = Deno.build.os === "windows";
@@ -160,7 +160,7 @@ function flagsOf({ flags = [] }: Example, port: number): string[] {
   return flags.map((flag) => flag.replace(PORT, `${port}`));
 }
 
-longTest(
+long(Deno.test)(
   "consumer: every entry point is there under its name, and all types are right under Deno's own settings",
   async () => {
     await asConsumer(async (folder) => {

@@ -18,8 +18,12 @@ import { ask, childTest, descriptorLinks, ECHO, moduleOf, NATIVE, next, oneKindT
 import { decode, ROOT, socketTest } from "./_util.ts";
 
 /** Runs a program whose descriptor 3 is one end of a socketpair, and returns the other end. */
-function spawnBeside(command: string, args: string[]): { pid: number; near: UnixSocket; end: ProgramEnd } {
-  const [near, far] = UnixSocket.pair().map((fd) => new Descriptor(fd)) as [Descriptor, Descriptor];
+function spawnBeside(
+  command: string,
+  args: string[],
+  type?: number,
+): { pid: number; near: UnixSocket; end: ProgramEnd } {
+  const [near, far] = UnixSocket.pair(type).map((fd) => new Descriptor(fd)) as [Descriptor, Descriptor];
   const environment = environmentWith({ [PARENT_VARIABLE]: "3", NO_COLOR: "1" });
   const pid = startProgram({ command, file: command, args, environment, cwd: undefined }, [
     undefined,
@@ -72,6 +76,11 @@ oneKindTest("process", "parent() believes nobody but the process that has starte
   const { near, end } = spawnBeside("/bin/sh", ["-c", script]);
   assertEquals((await deadline(end.wait(), 20_000)).code, 42);
   near.close();
+  // Made by the parent, but for something else: it keeps no bounds of messages.
+  const SOCK_STREAM = 1;
+  const other = spawnBeside(Deno.execPath(), ["run", "--quiet", "-A", module], SOCK_STREAM);
+  assertEquals((await deadline(other.end.wait(), 20_000)).code, 42);
+  other.near.close();
 });
 
 const PARENT_SOCKET = new URL("process/parent_socket.ts", ROOT);
@@ -80,7 +89,7 @@ const TRANSPORT = new URL("process/process_transport.ts", ROOT);
 for (
   const [what, says, bytes] of [
     ["garbage", true, `[1, 2, 3, 4]`],
-    ["garbage before all else", false, `[1, 2, 3, 4]`],
+    ["garbage before all else, with a descriptor", false, `[1, 2, 3, 4]`],
     ["credit that is no number", true, `[1, ...serialize({ packet: { type: "credit", body: "1" }, kinds: [] })]`],
   ] as const
 ) {
@@ -97,7 +106,7 @@ for (
           await socket.send(HELLO, () => [], () => {});
           await socket.receive();
         }
-        await socket.send(new Uint8Array(${bytes}), () => [], () => {});
+        await socket.send(new Uint8Array(${bytes}), () => ${says} ? [] : [2], () => {});
         setInterval(() => {}, 1000);
       `),
     );

@@ -4,7 +4,7 @@ import { TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "@std/assert";
 import { examplesIn } from "../tools/examples.ts";
 import { allFigures, type FourWays, fourWays, withFigures } from "../tools/figures.ts";
-import { decode, encode, ENGINES, hasCommand, ROOT, run, ServerProcess, socketTest } from "./_util.ts";
+import { decode, encode, ENGINES, hasCommand, long, ROOT, run, ServerProcess, socketTest, some } from "./_util.ts";
 
 const native = ENGINES.includes("native");
 const PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bench/README.md"];
@@ -125,7 +125,7 @@ function argumentsOf(task: string): string[] {
   return args;
 }
 
-for (const { task, nc: flags, input, output, args = "" } of SERVERS) {
+for (const { task, nc: flags, input, output, args = "" } of some(4, SERVERS)) {
   socketTest(`docs: deno task ${task} answers nc, and ends when it is told to`, async () => {
     using echo = echoServer();
     const more = args === "" ? [] : args.replace("ECHO", `${echo.addr.port}`).split(" ");
@@ -141,26 +141,29 @@ socketTest("docs: deno task example:nc talks to a server", async () => {
   assertEquals(await feed(Deno.execPath(), args, "hello\n"), "hello\n");
 });
 
-Deno.test("docs: every example says with --help how to call it, refuses what it does not know, and needs no permission for that", async () => {
-  const programs = new Set(
-    [...TASKS.keys()].filter((task) => task.startsWith("example:")).map(argumentsOf)
-      // That of the four ways has packages of its own: bench/four_ways_test.ts.
-      .filter((args) => !args.includes("--config"))
-      .map((args) => args.find((arg) => arg.endsWith(".ts")) ?? args.join(" ")),
-  );
-  await Promise.all([...programs].map(async (program) => {
-    const file = program.replace("examples/", "");
-    // `deno task NAME -- --help` passes the -- on.
-    for (const before of [[], ["--"]]) {
-      const { code, stdout } = await run(["run", "--no-prompt", "--quiet", program, ...before, "--help"]);
-      assertEquals(code, 0, program);
-      assertMatch(stdout, new RegExp(`^Usage: ${file}`));
-      const refusal = await run(["run", "--no-prompt", "--quiet", program, ...before, "--unknown"]);
-      assertEquals([file, refusal.code], [file, 2]);
-      assertMatch(refusal.stderr, /^Unknown argument "--unknown"/);
-    }
-  }));
-});
+long(Deno.test)(
+  "docs: every example says with --help how to call it, refuses what it does not know, and needs no permission for that",
+  async () => {
+    const programs = new Set(
+      [...TASKS.keys()].filter((task) => task.startsWith("example:")).map(argumentsOf)
+        // That of the four ways has packages of its own: bench/four_ways_test.ts.
+        .filter((args) => !args.includes("--config"))
+        .map((args) => args.find((arg) => arg.endsWith(".ts")) ?? args.join(" ")),
+    );
+    await Promise.all([...programs].map(async (program) => {
+      const file = program.replace("examples/", "");
+      // `deno task NAME -- --help` passes the -- on.
+      for (const before of [[], ["--"]]) {
+        const { code, stdout } = await run(["run", "--no-prompt", "--quiet", program, ...before, "--help"]);
+        assertEquals(code, 0, program);
+        assertMatch(stdout, new RegExp(`^Usage: ${file}`));
+        const refusal = await run(["run", "--no-prompt", "--quiet", program, ...before, "--unknown"]);
+        assertEquals([file, refusal.code], [file, 2]);
+        assertMatch(refusal.stderr, /^Unknown argument "--unknown"/);
+      }
+    }));
+  },
+);
 
 Deno.test("docs: CI runs the two commands of README to the letter", () => {
   const commands = read("README.md").split("\n").slice(0, 2).map((line) => line.replace(/ +#.*$/, "").trim());
@@ -287,7 +290,7 @@ function isClass(declaration: object): boolean {
   return "kind" in declaration && declaration.kind === "class";
 }
 
-Deno.test("docs: deno task docs writes a page for every module and symbol", async () => {
+long(Deno.test)("docs: deno task docs writes a page for every module and symbol", async () => {
   const { command } = TASKS.get("docs") ?? { command: "" };
   const folder = await Deno.makeTempDir();
   try {
@@ -323,7 +326,7 @@ function calls(table: string, syscall: string): number {
   return Number(line?.trim().split(/\s+/)[3] ?? 0);
 }
 
-Deno.test({
+long(Deno.test)({
   name: "docs/four-ways.md: a socket is added to epoll once, and a wait is one system call, as strace counts",
   ignore: !native || !(await canTrace()),
   async fn() {

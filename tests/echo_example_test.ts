@@ -13,12 +13,15 @@ import {
   ENGINES,
   eventually,
   isEveryday,
+  long,
+  oneOf,
   randomBytes,
   readExactly,
   readText,
   ROOT,
   run,
   ServerProcess,
+  some,
 } from "./_util.ts";
 import { descendants, isAlive } from "./_process.ts";
 
@@ -106,7 +109,7 @@ async function feed(command: string, args: string[], input: Uint8Array): Promise
 }
 
 for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
-  if (isEveryday(`unchanged ${name}`, 3)) {
+  if (isEveryday(`unchanged ${name}`, 5)) {
     clientTest(["socat"], `[${name}] echo example gives back ${size} MiB unchanged`, async () => {
       await using server = await start();
       const data = randomBytes(size * 1024 * 1024);
@@ -118,7 +121,7 @@ for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
   }
 
   // Only OpenBSD's nc, of Debian's netcat-openbsd, has -N; macOS gives it another meaning.
-  if (isEveryday(`half-close ${name}`, 3)) {
+  if (isEveryday(`half-close ${name}`, 5)) {
     clientTest(
       [Deno.build.os === "linux" ? "nc.openbsd" : "netcat-openbsd"],
       `[${name}] echo example gives a client that shuts down its side all its echoes`,
@@ -134,7 +137,7 @@ for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
     );
   }
 
-  if (isEveryday(`at once ${name}`, 3)) {
+  if (isEveryday(`at once ${name}`, 5)) {
     Deno.test(`[${name}] echo example serves ${clients} clients at once, each with its own data`, async () => {
       await using server = await start();
       await Promise.all(Array.from({ length: clients }, async (_, i) => {
@@ -152,7 +155,7 @@ for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
 
   if (clients < 20) continue;
 
-  if (isEveryday(`disturbed ${name}`, 3)) {
+  if (isEveryday(`disturbed ${name}`, 5)) {
     Deno.test(`[${name}] echo example is not disturbed by clients that reset, vanish or never read`, async () => {
       await using server = await start();
       using steady = await TcpConn.connect({ port: server.port, engine });
@@ -187,7 +190,7 @@ for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
     });
   }
 
-  if (isEveryday(`slow ${name}`, 3)) {
+  if (isEveryday(`slow ${name}`, 5)) {
     Deno.test({
       name: `[${name}] echo example gives slow readers backpressure, not memory`,
       // The memory is read from /proc.
@@ -297,7 +300,7 @@ for (const signal of Deno.build.os === "windows" ? [] : ["SIGINT", "SIGTERM"] as
   });
 }
 
-for (const [model, ...per] of NATIVE ? [["process", "--per", "connection"], ["worker"]] as const : []) {
+for (const [model, ...per] of NATIVE ? oneOf("leave", [["process", "--per", "connection"], ["worker"]] as const) : []) {
   Deno.test(`echo example with --model ${model} ${per.join(" ")} on SIGTERM lets connections finish and leaves nobody behind`, async () => {
     await using server = await startModel(model, ...per);
     using conn = await TcpConn.connect({ port: server.port });
@@ -355,7 +358,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+long(Deno.test)({
   name: "echo example runs in another app, with only its imports changed and no more permissions than it says",
   ignore: !NATIVE,
   async fn() {
@@ -395,7 +398,7 @@ const UDP: readonly [string, string[]][] = [
   ),
 ].map(([name, args]) => [name, [...args]]);
 
-for (const [name, args] of UDP) {
+for (const [name, args] of some(2, UDP)) {
   clientTest(["socat"], `[udp ${name}] echo example sends datagrams back whole, each to its sender`, async () => {
     await using server = await ServerProcess.start([...args, "--port", "0"]);
     const socat = ["-b", "65536", "-t", "0.3", "-", `UDP:127.0.0.1:${server.port}`];
@@ -417,7 +420,7 @@ for (const [name, args] of UDP) {
   });
 }
 
-Deno.test({
+long(Deno.test)({
   name: "echo example on SIGTERM cuts connections that do not finish within 5 s",
   ignore: Deno.build.os === "windows",
   async fn() {

@@ -11,7 +11,7 @@ import { deadline } from "@std/async";
 import { examplesIn } from "../tools/examples.ts";
 import { haunt, hauntUdp } from "./_hostile.ts";
 import { descendants } from "./_process.ts";
-import { decode, encode, ENGINES, isMeasured, ROOT, runDeno, ServerProcess, some } from "./_util.ts";
+import { decode, encode, ENGINES, isMeasured, long, ROOT, runDeno, ServerProcess, some } from "./_util.ts";
 
 const CLIENTS = 30;
 /** Where each has a thread or process of its own, which takes its time to start. */
@@ -160,19 +160,26 @@ for (const engine of ENGINES) {
     ignore: Deno.build.os === "windows",
     async fn(t) {
       using others = startOthers();
-      for (const one of some(4, casesOf(engine, others))) {
+      for (const one of some(2, casesOf(engine, others))) {
         await t.step(`${one.example} ${one.args?.join(" ").replace(/\d{5}/, "PORT") ?? ""}`, () => tryOut(one));
       }
     },
   });
 }
 
-/** A child that answers one request, and that waits for it no longer than it is let. */
+/**
+ * A child that answers one request, for which it has a second at least; what is there already can take longer on a busy
+ * machine, where it comes by way of another thread.
+ */
 const ASKED = `
   import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
   await serve(async (conn, { signal }) => {
     const p = new Uint8Array(100);
-    const n = await conn.read(p, { signal });
+    const since = performance.now();
+    const n = await conn.read(p, { signal }).catch((error) => {
+      if (performance.now() - since < 990) throw error;
+      return conn.read(p);
+    });
     await new Promise((resolve) => setTimeout(resolve, 20));
     await conn.writeAll(p.subarray(0, n ?? 0));
   });
@@ -212,7 +219,7 @@ for (const engine of ENGINES) {
   }
 }
 
-Deno.test({
+long(Deno.test)({
   name: "Pool.reload(), and another program that takes over, serve all that are queued",
   ignore: !ENGINES.includes("native"),
   async fn() {

@@ -7,7 +7,7 @@ import { deadline } from "@std/async";
 import { freeOwner, newOwner, threadOf, workerName } from "../internal/owner.ts";
 import { createShared, findShared } from "../internal/shared_memory.ts";
 import { ask, ECHO, moduleOf, NATIVE, oneKindTest } from "./_process.ts";
-import { ENGINES, runDeno, some } from "./_util.ts";
+import { ENGINES, long, oneOf, runDeno, some } from "./_util.ts";
 
 /** Names as this library makes them, nearly, or not at all. */
 const NAMES = [
@@ -42,7 +42,7 @@ const NAMES = [
   "__proto__",
 ];
 
-for (const engine of ENGINES) {
+for (const engine of oneOf("names", ENGINES)) {
   Deno.test(`[${engine}] a Worker of any name loads the library and serves`, async () => {
     const worker = `
       import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
@@ -195,7 +195,7 @@ const POSTED: [what: string, text: string][] = [
   ["a greeting that is none", `{ hello: true }`],
 ];
 
-oneKindTest("worker", "a child that posts what is no message of the library is ended, and no other", async () => {
+long(oneKindTest)("worker", "a child that posts what is no message of the library is ended, and no other", async () => {
   await using good = spawnWorker(ECHO);
   await ask(good, "before");
   await Promise.all(POSTED.map(async ([what, text]) => {

@@ -8,7 +8,7 @@ import fc from "fast-check";
 import { Buffer } from "node:buffer";
 import { Requests } from "../examples/kv/requests.ts";
 import { Redis, words } from "./_redis.ts";
-import { clientTest, decode, encode, eventually, randomBytes, readExactly, run, ServerProcess } from "./_util.ts";
+import { clientTest, decode, encode, eventually, long, randomBytes, readExactly, run, ServerProcess } from "./_util.ts";
 
 const EXAMPLE = "examples/kv.ts";
 const NATIVE = Multiplexer.backends()[0] === "epoll";
@@ -228,7 +228,7 @@ clientTest(["redis-cli"], "kv example serves redis-cli", async () => {
   assertEquals(await cli("mget", "key:7", "key:19999"), "7\n19999\n");
 });
 
-clientTest(["redis-benchmark"], "kv example serves redis-benchmark", async () => {
+long(clientTest)(["redis-benchmark"], "kv example serves redis-benchmark", async () => {
   await using kv = await startKv();
   const benchmark = async (...args: string[]) =>
     decode(await client(kv.port, "redis-benchmark", ["--csv", "-t", "set,get,incr,mset,ping", ...args]));

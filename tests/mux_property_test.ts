@@ -4,7 +4,7 @@ import { type Backend, type Interest, Multiplexer, type ReadyEvent } from "@c10k
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
 import fc from "fast-check";
-import { eventually, Pair } from "./_util.ts";
+import { eventually, Pair, sized } from "./_util.ts";
 
 const PAIRS = 3;
 
@@ -181,6 +181,6 @@ Deno.test("Multiplexer tells on all backends what a model of the sockets says", 
       }
     }
   });
-  await fc.assert(property, { numRuns: 20 });
+  await fc.assert(property, { numRuns: sized(8, 20) });
   await delay(5);
 });

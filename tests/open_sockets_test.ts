@@ -15,11 +15,13 @@ import {
   ENGINES,
   eventually,
   hasCommand,
+  long,
   Pair,
   ROOT,
   runDeno,
   ServerProcess,
   sized,
+  some,
   withoutLeaks,
 } from "./_util.ts";
 
@@ -308,7 +310,7 @@ nativeTest("openSockets() finds a Multipath TCP socket that carries TCP in TCP's
   }
 }, mptcp < 0);
 
-nativeTest("openSockets() names a connection that was reset, which is in no table any more", async () => {
+long(nativeTest)("openSockets() names a connection that was reset, which is in no table any more", async () => {
   using pair = await Pair.open("native");
   pair.client.reset();
   const socket = await eventually(() => {
@@ -368,7 +370,7 @@ nativeTest("openSockets(Deno.pid) is this process", () => {
   assertEquals(openSockets(Deno.pid), openSockets());
 });
 
-nativeTest("openSockets() leaves out what is closed while it looks, and never fails", async () => {
+long(nativeTest)("openSockets() leaves out what is closed while it looks, and never fails", async () => {
   const library = import.meta.resolve("@c10k/sockets/tcp");
   const source = `
     import { TcpConn, TcpListener } from "${library}";
@@ -506,21 +508,25 @@ nativeTest(`openSockets() tells what ss -uanp tells of this process (${withSs})`
 }, !hasCommand("ss"));
 
 for (const engine of ENGINES) {
-  nativeTest(`openSockets(pid) tells what ss -tanp tells of a server on the ${engine} engine (${withSs})`, async () => {
-    const flags = ["--allow-net", ...(engine === "native" ? ["--allow-ffi"] : [])];
-    await using server = await ServerProcess.start([...flags, "examples/echo.ts", "--port", "0", "--engine", engine]);
-    using client = await TcpConn.connect({ port: server.port, engine: "native" });
-    await client.writeAll(encode("x"));
-    await client.read(new Uint8Array(1));
-    // Our acknowledgement may be delayed, and their byte is in their send queue until then.
-    await eventually(() =>
-      openSockets(server.pid).every(({ queues }) => queues === undefined || queues.send === 0) || undefined
-    );
-    assertEquals(await compare("tcp", server.pid), 2);
-    const [listener, conn] = openSockets(server.pid).filter(({ protocol }) => protocol === "tcp");
-    assertEquals([listener?.state, listener?.localAddr?.port], ["LISTEN", server.port]);
-    assertEquals(conn?.remoteAddr, client.localAddr);
-  }, !hasCommand("ss"));
+  long(nativeTest)(
+    `openSockets(pid) tells what ss -tanp tells of a server on the ${engine} engine (${withSs})`,
+    async () => {
+      const flags = ["--allow-net", ...(engine === "native" ? ["--allow-ffi"] : [])];
+      await using server = await ServerProcess.start([...flags, "examples/echo.ts", "--port", "0", "--engine", engine]);
+      using client = await TcpConn.connect({ port: server.port, engine: "native" });
+      await client.writeAll(encode("x"));
+      await client.read(new Uint8Array(1));
+      // Our acknowledgement may be delayed, and their byte is in their send queue until then.
+      await eventually(() =>
+        openSockets(server.pid).every(({ queues }) => queues === undefined || queues.send === 0) || undefined
+      );
+      assertEquals(await compare("tcp", server.pid), 2);
+      const [listener, conn] = openSockets(server.pid).filter(({ protocol }) => protocol === "tcp");
+      assertEquals([listener?.state, listener?.localAddr?.port], ["LISTEN", server.port]);
+      assertEquals(conn?.remoteAddr, client.localAddr);
+    },
+    !hasCommand("ss"),
+  );
 }
 
 nativeTest(`openSockets() tells what ss -xap tells of Unix sockets (${withSs})`, async () => {
@@ -598,17 +604,17 @@ const list = (pid: string) => `
 const needsAll = (pid: string) =>
   `NotCapable: Cannot list open sockets of process ${pid}: requires all access to "/proc/${pid}", ` +
   "run again with the --allow-all flag";
-const some = ["env", "ffi", "import", "net", "read", "run", "sys"].map((kind) => `--allow-${kind}`);
+const most = ["env", "ffi", "import", "net", "read", "run", "sys"].map((kind) => `--allow-${kind}`);
 
 for (
-  const [flags, pid, expected] of [
+  const [flags, pid, expected] of some(6, [
     [["--allow-ffi"], "", "none"],
     [["--allow-ffi", "--deny-read"], "", "none"],
     [["--allow-ffi", "--deny-read"], "Deno.pid", "none"],
     [["--allow-ffi"], "1", needsAll("1")],
     [["--allow-ffi", "--allow-read"], "1", needsAll("1")],
     [["--allow-ffi", "--allow-read=/proc/1", "--allow-sys"], "1", needsAll("1")],
-    [some, "1", needsAll("1")],
+    [most, "1", needsAll("1")],
     [["--allow-all", "--deny-read=/etc"], "1", needsAll("1")],
     [["--allow-all", "--deny-net=127.0.0.1"], "1", needsAll("1")],
     // Whether there is such a process is nobody's business either.
@@ -618,9 +624,9 @@ for (
       "2147483647",
       "NotFound: Cannot list open sockets of process 2147483647: there is no process 2147483647 (ENOENT)",
     ],
-    [[...some, "--allow-write"], String(Deno.pid), "tcp"],
+    [[...most, "--allow-write"], String(Deno.pid), "tcp"],
     [["--allow-all"], String(Deno.pid), "tcp"],
-  ] as [string[], string, string][]
+  ] as [string[], string, string][])
 ) {
   const name = `openSockets(${pid === String(Deno.pid) ? "parent" : pid}) with [${flags.join(" ")}]`;
   nativeTest(name, async () => {
@@ -696,7 +702,7 @@ function tcpLine(i: number): string {
     `01:00000014 00000000  1000        0 ${1_000_000 + i} 1 00000000df099984 20 4 30 10 -1   `;
 }
 
-Deno.test("readTables() finds lines in a table of 100,000, and in chunks that end anywhere", async () => {
+long(Deno.test)("readTables() finds lines in a table of 100,000, and in chunks that end anywhere", async () => {
   if (!native) return;
   const folder = await Deno.makeTempDir();
   try {

@@ -2,7 +2,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { NATIVE, withoutOrphans } from "./_process.ts";
-import { decode, ROOT } from "./_util.ts";
+import { decode, long, ROOT } from "./_util.ts";
 
 /** What children are asked to try, and a folder in which the denied files are. */
 interface World {
@@ -260,7 +260,7 @@ escapeTest("a child gets nothing of what its parent, who may do all else, is den
   check(own, results, requests);
 });
 
-escapeTest("a child gets a name together with what its parent is denied, if that is known", async (world) => {
+long(escapeTest)("a child gets a name together with what its parent is denied, if that is known", async (world) => {
   const { port, http } = world;
   const requests: [unknown, Expected][] = [
     [{ net: [`localhost:${port}`] }, []],
@@ -294,7 +294,7 @@ escapeTest("a child gets a name together with what its parent is denied, if that
   check(...await outcomes(world, whole(world), part.map(([permissions]) => permissions)), part);
 });
 
-escapeTest("a child gets addresses only, where nobody knows what its parent is denied", async (world) => {
+long(escapeTest)("a child gets addresses only, where nobody knows what its parent is denied", async (world) => {
   const { port, http, folder } = world;
   const requests: [unknown, Expected][] = [
     [{ net: [`localhost:${port}`] }, "refused"],
@@ -320,7 +320,7 @@ escapeTest("a child gets addresses only, where nobody knows what its parent is d
   }
 });
 
-escapeTest("a child imports from nowhere from where its parent may not", async (world) => {
+long(escapeTest)("a child imports from nowhere from where its parent may not", async (world) => {
   const { http } = world;
   const flags = ["--allow-ffi", "--allow-net", `--allow-run=${RUN_DENO}`, `--allow-import=127.0.0.2:${http}`];
   const requests: [unknown, Expected][] = [
@@ -335,29 +335,32 @@ escapeTest("a child imports from nowhere from where its parent may not", async (
   check(...await outcomes(world, flags, requests.map(([permissions]) => permissions)), requests);
 });
 
-escapeTest("a thread gets nothing of what its parent is denied either: Deno keeps that from it", async (world) => {
-  const { port, http } = world;
-  const hosts = [
-    "127.0.0.0/8",
-    "0.0.0.0/0",
-    "127.1",
-    "*.local",
-    "localhost",
-    "127.0.0.2",
-    "0.0.0.0",
-    `localhost:${port}`,
-    `localhost:${http}`,
-  ];
-  const read = [new URL(".", ROOT).pathname];
-  const requests: [unknown, Expected][] = [
-    ["inherit", ["connect 127.0.0.2"]],
-    [{ read, net: true, import: true, env: true, run: true, sys: true }, ["connect 127.0.0.2"]],
-    ...hosts.map((host): [unknown, Expected] => [{ read, net: [host] }, "either"]),
-    [{ read, import: ["localhost", "127.0.0.0/8"] }, "either"],
-    [{ read, env: ["AWS_*"] }, "either"],
-    [{ read, run: ["/bin/cat"] }, "either"],
-  ];
-  const flags = [...whole(world), "--unstable-worker-options"];
-  const list = requests.map(([permissions]) => permissions);
-  check(...await outcomes(world, flags, list, { kind: "worker" }), requests);
-});
+long(escapeTest)(
+  "a thread gets nothing of what its parent is denied either: Deno keeps that from it",
+  async (world) => {
+    const { port, http } = world;
+    const hosts = [
+      "127.0.0.0/8",
+      "0.0.0.0/0",
+      "127.1",
+      "*.local",
+      "localhost",
+      "127.0.0.2",
+      "0.0.0.0",
+      `localhost:${port}`,
+      `localhost:${http}`,
+    ];
+    const read = [new URL(".", ROOT).pathname];
+    const requests: [unknown, Expected][] = [
+      ["inherit", ["connect 127.0.0.2"]],
+      [{ read, net: true, import: true, env: true, run: true, sys: true }, ["connect 127.0.0.2"]],
+      ...hosts.map((host): [unknown, Expected] => [{ read, net: [host] }, "either"]),
+      [{ read, import: ["localhost", "127.0.0.0/8"] }, "either"],
+      [{ read, env: ["AWS_*"] }, "either"],
+      [{ read, run: ["/bin/cat"] }, "either"],
+    ];
+    const flags = [...whole(world), "--unstable-worker-options"];
+    const list = requests.map(([permissions]) => permissions);
+    check(...await outcomes(world, flags, list, { kind: "worker" }), requests);
+  },
+);

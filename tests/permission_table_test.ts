@@ -7,7 +7,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { Row } from "./children/permission_probe.ts";
-import { ENGINES, ROOT, run, some } from "./_util.ts";
+import { ENGINES, long, ROOT, run, some } from "./_util.ts";
 
 const FOLDER = "/tmp/c10k-probe";
 const FFI = "--allow-ffi";
@@ -90,11 +90,11 @@ const ignore = Deno.build.os === "windows";
 Deno.test(
   { name: "permissions: every call gets the answer that Deno gives, under every set of flags", ignore },
   async () => {
-    await checkAll(some(10, FLAGS).map((flags) => [...flags, PROBE]));
+    await checkAll(some(6, FLAGS).map((flags) => [...flags, PROBE]));
   },
 );
 
-Deno.test(
+long(Deno.test)(
   { name: "permissions: every call gets the answer that Deno gives, in a Worker with less", ignore },
   async () => {
     await checkAll(

@@ -191,3 +191,35 @@ engineTest(
     await assertRejects(() => left.server.readable.pipeTo(writable), Error, "boom");
   },
 );
+
+engineTest("TcpConn.readable that is read while a read() waits comes after it", async (engine) => {
+  using pair = await Pair.open(engine);
+  const first = readText(pair.server);
+  const reader = pair.server.readable.getReader();
+  const second = reader.read();
+  await pair.client.writeAll(encode("one"));
+  assertEquals(await first, "one");
+  await pair.client.writeAll(encode("two"));
+  assertEquals(decode((await second).value as Uint8Array), "two");
+});
+
+engineTest(
+  "TcpConn.readable that is piped belongs to the pipe, also for those who do not ask for its lock",
+  async (engine) => {
+    using left = await Pair.open(engine);
+    using right = await Pair.open(engine);
+    const { readable } = left.server;
+    const { writable } = right.client;
+    const piping = readable.pipeTo(writable).catch(() => {});
+    await left.client.writeAll(encode("one"));
+    assertEquals(await readText(right.server), "one");
+    const own = new ReadableStream({ start: (controller) => controller.enqueue(encode("mine")) });
+    await assertRejects(() => own.pipeTo(writable), TypeError, "belongs to a pipe");
+    const { getReader } = ReadableStream.prototype;
+    const reader = Reflect.apply(getReader, readable, []) as ReadableStreamDefaultReader;
+    await assertRejects(() => reader.read(), TypeError, "belongs to a pipe");
+    left.server.close();
+    right.client.close();
+    await piping;
+  },
+);

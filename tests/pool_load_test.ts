@@ -1,11 +1,10 @@
 /** Pools under load, while children are killed and replaced, and programs by other programs. */
 
-import type { Balance } from "@c10k/sockets/process";
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { assertGone, Client, Load, startPool, untilRefused } from "./_pool.ts";
 import { childTest, isAlive, type Kind, oneKindTest } from "./_process.ts";
-import { eventually, oneOf, ServerProcess, sized } from "./_util.ts";
+import { eventually, long, oneOf, ServerProcess } from "./_util.ts";
 
 /** The books of one connection, which sends and receives until it breaks or all is done. */
 interface Book {
@@ -36,11 +35,11 @@ async function keepBook(port: number): Promise<Book> {
 }
 
 /** For how many seconds children are killed, and how often the pool is reloaded. */
-const [SECONDS, RELOADS] = [sized(2, 20), sized(2, 10)];
+const [SECONDS, RELOADS] = [20, 10];
 
 // A thread cannot be killed from outside.
 for (const balance of oneOf("kill", ["round-robin", "shared"] as const)) {
-  oneKindTest(
+  long(oneKindTest)(
     "process",
     `Pool [${balance}] loses only connections of killed children while one is killed each 100 ms for ${SECONDS} s`,
     async (kind) => {
@@ -122,40 +121,43 @@ function pidsOf(program: ServerProcess): number[] {
 
 const TAKEN = [["process", "shared"], ["process", "round-robin"], ["worker", "reuseport"]] as const;
 for (const [kind, balance] of oneOf("take over", TAKEN)) {
-  Deno.test(`[${kind}] Pool [${balance}] is taken over by another program without losing a connection`, async () => {
-    const folder = await Deno.makeTempDir();
-    try {
-      const options = {
-        kind,
-        balance,
-        size: 2,
-        control: `${folder}/control`,
-        listen: { hostname: "127.0.0.1", port: 0 },
-      };
-      let running = await startProgram(options);
-      const { port } = running;
-      const load = new Load(() => port);
-      for (let i = 0; i < 2; i++) {
-        const next = await startProgram(options);
-        assertEquals(next.port, port);
-        // It ends by itself, once all that it has is served.
-        assertEquals(await running.ended(), 0);
-        await assertGone(pidsOf(running).filter((pid) => pid !== running.pid), 10_000);
-        running = next;
+  long(Deno.test)(
+    `[${kind}] Pool [${balance}] is taken over by another program without losing a connection`,
+    async () => {
+      const folder = await Deno.makeTempDir();
+      try {
+        const options = {
+          kind,
+          balance,
+          size: 2,
+          control: `${folder}/control`,
+          listen: { hostname: "127.0.0.1", port: 0 },
+        };
+        let running = await startProgram(options);
+        const { port } = running;
+        const load = new Load(() => port);
+        for (let i = 0; i < 2; i++) {
+          const next = await startProgram(options);
+          assertEquals(next.port, port);
+          // It ends by itself, once all that it has is served.
+          assertEquals(await running.ended(), 0);
+          await assertGone(pidsOf(running).filter((pid) => pid !== running.pid), 10_000);
+          running = next;
+        }
+        await load.stop();
+        assertEquals(load.errors, []);
+        // Each of the three programs had its turn.
+        const runs = new Set(load.servers.map(({ run }) => run)).size;
+        assert(runs >= 3 && runs <= 6, `${runs} children have served ${load.servers.length} connections`);
+        assertEquals(await running.stop("SIGTERM"), 0);
+      } finally {
+        await Deno.remove(folder, { recursive: true });
       }
-      await load.stop();
-      assertEquals(load.errors, []);
-      // Each of the three programs had its turn.
-      const runs = new Set(load.servers.map(({ run }) => run)).size;
-      assert(runs >= 3 && runs <= 6, `${runs} children have served ${load.servers.length} connections`);
-      assertEquals(await running.stop("SIGTERM"), 0);
-    } finally {
-      await Deno.remove(folder, { recursive: true });
-    }
-  });
+    },
+  );
 }
 
-Deno.test("Pool.start() takes a control path over from a program that was killed", async () => {
+long(Deno.test)("Pool.start() takes a control path over from a program that was killed", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const options = {
@@ -184,7 +186,7 @@ Deno.test("Pool.start() takes a control path over from a program that was killed
   }
 });
 
-for (const kind of ["worker", "process"] as const) {
+for (const kind of oneOf("signals", ["worker", "process"] as const)) {
   Deno.test(`[${kind}] Pool reloads on SIGHUP, and closes on SIGTERM and SIGINT`, async () => {
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
       const program = await startProgram({ kind, size: 2, listen: { hostname: "127.0.0.1", port: 0 } });
@@ -207,7 +209,7 @@ for (const kind of ["worker", "process"] as const) {
   });
 }
 
-for (const balance of ["shared", "round-robin"] satisfies Balance[]) {
+for (const balance of oneOf("killed", ["shared", "round-robin"] as const)) {
   Deno.test(`Pool [${balance}] leaves no processes when its program is killed`, async () => {
     const kind: Kind = "process";
     const program = await startProgram({ kind, balance, size: 3, listen: { hostname: "127.0.0.1", port: 0 } });

@@ -3,10 +3,11 @@
 import type { Pool, PoolOptions } from "@c10k/sockets/process";
 import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { nextStart } from "../process/death_notice.ts";
+import { nextStart, reportDeath } from "../process/death_notice.ts";
+import type { PoolChild } from "../process/pool_child.ts";
 import { startPool } from "./_pool.ts";
 import { childTest, type Kind, moduleOf, NATIVE, oneKindTest } from "./_process.ts";
-import { encode, eventually, replaced, ROOT } from "./_util.ts";
+import { encode, eventually, long, replaced, ROOT } from "./_util.ts";
 
 /** A child that does what a connection says; it ends at once while there is a file. */
 function obedient(flag: string): string {
@@ -91,21 +92,25 @@ for (const kind of ["worker", "process"] as const) {
   });
 }
 
-oneKindTest("process", "Pool names the signal that has ended a child, and says nothing of SIGTERM", async (kind) => {
-  await using watched = await Watched.start({ kind, restart: { delay: 1 } });
-  for (const signal of ["SIGKILL", "SIGUSR1", "SIGTERM"] as const) {
-    const [child] = watched.pool.stats();
-    Deno.kill(child?.pid as number, signal);
-    if (signal !== "SIGTERM") {
-      assertMatch(await watched.line(), new RegExp(`, pid ${child?.pid}, has ended by ${signal};`));
+long(oneKindTest)(
+  "process",
+  "Pool names the signal that has ended a child, and says nothing of SIGTERM",
+  async (kind) => {
+    await using watched = await Watched.start({ kind, restart: { delay: 1 } });
+    for (const signal of ["SIGKILL", "SIGUSR1", "SIGTERM"] as const) {
+      const [child] = watched.pool.stats();
+      Deno.kill(child?.pid as number, signal);
+      if (signal !== "SIGTERM") {
+        assertMatch(await watched.line(), new RegExp(`, pid ${child?.pid}, has ended by ${signal};`));
+      }
+      await watched.whole(child?.id);
     }
-    await watched.whole(child?.id);
-  }
-  await eventually(() => watched.pool.stats().length === 1 ? true : undefined);
-  assertEquals(watched.lines, []);
-});
+    await eventually(() => watched.pool.stats().length === 1 ? true : undefined);
+    assertEquals(watched.lines, []);
+  },
+);
 
-childTest(
+long(childTest)(
   "Pool writes a line for each child that ends before it serves, and the last says that it gives up",
   async (kind) => {
     await using watched = await Watched.start({ kind, restart: { delay: 4, limit: 4 } });
@@ -131,7 +136,7 @@ childTest("Pool writes a line for a child of one connection that ends in the mid
   assertEquals(watched.lines, []);
 });
 
-childTest("Pool writes nothing about children that end because they were asked to", async (kind) => {
+long(childTest)("Pool writes nothing about children that end because they were asked to", async (kind) => {
   await using watched = await Watched.start({ kind, size: 2 });
   const busy = [await watched.order("wait"), await watched.order("wait")];
   await eventually(() => watched.pool.stats().reduce((sum, { active }) => sum + active, 0) === 2 ? true : undefined);
@@ -175,4 +180,20 @@ Deno.test("nextStart() says milliseconds, seconds, or that none starts", () => {
     "the next one starts in 9.8 s",
     "no other one starts in its place",
   ]);
+});
+
+Deno.test("reportDeath() says nothing of SIGTERM, survives what cannot be shown, and a console that fails", () => {
+  const lines: unknown[] = [];
+  using _ = replaced(console, "error", (line: unknown) => {
+    lines.push(line);
+    throw new Error("no standard error");
+  });
+  reportDeath({ signal: "SIGTERM" } as PoolChild, new Error("ended"), "next");
+  const hostile = {
+    toString() {
+      throw new Error("not shown");
+    },
+  };
+  reportDeath(undefined, hostile, "next");
+  assertEquals(lines, ["Pool: cannot start a child: an error that cannot be shown; next"]);
 });

@@ -8,7 +8,7 @@ import { Restarts } from "../process/restarts.ts";
 import { kernel } from "./_kernel.ts";
 import { assertGone, byChild, Client, ECHO, startPool, visit, visits } from "./_pool.ts";
 import { childTest, isAlive, type Kind, moduleOf, oneKindTest } from "./_process.ts";
-import { encode, ENGINES, engineTest, eventually, readText, ROOT, runDeno } from "./_util.ts";
+import { encode, ENGINES, engineTest, eventually, long, oneOf, readText, ROOT, runDeno } from "./_util.ts";
 
 const SHUT_RDWR = 2;
 
@@ -48,7 +48,7 @@ function whole(pool: Pool, size: number) {
   });
 }
 
-for (const balance of ["shared", "reuseport", "round-robin"] as const) {
+for (const balance of oneOf("SIGTERM", ["shared", "reuseport", "round-robin"] as const)) {
   oneKindTest("process", `Pool [${balance}] replaces a child that gets SIGTERM, which finishes first`, async (kind) => {
     await using pool = await startPool({ kind, balance, size: 2 });
     using client = await Client.open(pool.addr.port);
@@ -66,7 +66,7 @@ for (const balance of ["shared", "reuseport", "round-robin"] as const) {
   });
 }
 
-oneKindTest("process", "Pool [round-robin] is not held up by a child that takes nothing", async (kind) => {
+long(oneKindTest)("process", "Pool [round-robin] is not held up by a child that takes nothing", async (kind) => {
   await using pool = await startPool({ kind, balance: "round-robin", size: 2 });
   const [stuck, other] = pool.stats();
   assert(stuck?.pid !== undefined && other !== undefined);
@@ -81,7 +81,7 @@ oneKindTest("process", "Pool [round-robin] is not held up by a child that takes 
   assertEquals(byChild(servers), new Map([[other.id, 600 - 128], [stuck.id, 128]]));
 });
 
-childTest("Pool [per connection] gives up when children fail one after the other", async (kind) => {
+long(childTest)("Pool [per connection] gives up when children fail one after the other", async (kind) => {
   const module = moduleOf(`throw new Error("a bad release");`);
   const pool = await startPool({ kind, module, per: "connection", size: 2, restart: { delay: 1, limit: 3 } });
   const { port } = pool.addr;
@@ -110,7 +110,7 @@ childTest("Pool.close() is made to come sooner by another call with less grace",
   }
 });
 
-childTest("Pool.close() in the midst of a reload ends the old children and the new ones", async (kind) => {
+long(childTest)("Pool.close() in the midst of a reload ends the old children and the new ones", async (kind) => {
   for (const ms of [0, 30, 150]) {
     const pool = await startPool({ kind, size: 2 });
     const pids = new Set(pool.stats().map(({ pid }) => pid ?? 0));
@@ -127,7 +127,7 @@ childTest("Pool.close() in the midst of a reload ends the old children and the n
   }
 });
 
-childTest("Pool.reload() is done once for all that ask for it while another one runs", async (kind) => {
+long(childTest)("Pool.reload() is done once for all that ask for it while another one runs", async (kind) => {
   await using pool = await startPool({ kind, size: 1 });
   const [before] = pool.stats();
   await Promise.all(Array.from({ length: 10 }, () => pool.reload()));
@@ -135,7 +135,7 @@ childTest("Pool.reload() is done once for all that ask for it while another one 
   assertEquals((after?.id ?? 0) - (before?.id ?? 0), 2);
 });
 
-childTest("Pool.reload() fills the place of a child that fails meanwhile, once", async (kind) => {
+long(childTest)("Pool.reload() fills the place of a child that fails meanwhile, once", async (kind) => {
   await using pool = await startPool({ kind, balance: "shared", size: 2, restart: { delay: 1 } });
   using client = await Client.open(pool.addr.port);
   const reloading = pool.reload();
@@ -161,17 +161,19 @@ childTest("Pool [shared] divides maxConnections among its children to the last o
 
 // In a process of its own, since such threads stay.
 for (const engine of ENGINES) {
-  Deno.test(`[${engine}] Pool.close() closes the port and the connections of threads that never return to their event loop`, async () => {
-    const module = moduleOf(`
+  long(Deno.test)(
+    `[${engine}] Pool.close() closes the port and the connections of threads that never return to their event loop`,
+    async () => {
+      const module = moduleOf(`
       serve(async (conn) => {
         await conn.writeAll(new Uint8Array(1));
         setTimeout(() => { while (true); });
         await new Promise(() => {});
       });
     `);
-    const { code, stdout, stderr } = await runDeno(
-      ["--allow-net", "--allow-read", ...(engine === "native" ? ["--allow-ffi"] : [])],
-      `import { Pool } from "@c10k/sockets/process";
+      const { code, stdout, stderr } = await runDeno(
+        ["--allow-net", "--allow-read", ...(engine === "native" ? ["--allow-ffi"] : [])],
+        `import { Pool } from "@c10k/sockets/process";
        import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
        const listen = { hostname: "127.0.0.1", port: 0 };
        const balances = "${engine}" === "native" ? ["shared", "reuseport", "round-robin"] : ["round-robin"];
@@ -189,9 +191,10 @@ for (const engine of ENGINES) {
          console.log("closed", pool.stats().length);
        }));
        Deno.exit();`,
-    );
-    assertEquals([code, stdout, stderr], [0, "closed 0\n".repeat(engine === "native" ? 3 : 1), ""]);
-  });
+      );
+      assertEquals([code, stdout, stderr], [0, "closed 0\n".repeat(engine === "native" ? 3 : 1), ""]);
+    },
+  );
 }
 
 engineTest("Pool.start() closes the listener that it was given, also if it fails", async (engine) => {
@@ -235,14 +238,17 @@ async function failOne(pool: Pool): Promise<TcpConn> {
   return await TcpConn.connect({ port: pool.addr.port });
 }
 
-childTest("Pool [round-robin] keeps a connection for the child that replaces one which has failed", async (kind) => {
-  await using pool = await startPool({ kind, size: 1, balance: "round-robin", restart: { delay: 20 } });
-  using conn = await failOne(pool);
-  assertMatch(await deadline(readText(conn), 20_000) ?? "", /^\d+ \d+ [0-9a-f]+\n$/);
-  assertEquals(pool.stats().map(({ restarts }) => restarts), [1]);
-});
+long(childTest)(
+  "Pool [round-robin] keeps a connection for the child that replaces one which has failed",
+  async (kind) => {
+    await using pool = await startPool({ kind, size: 1, balance: "round-robin", restart: { delay: 20 } });
+    using conn = await failOne(pool);
+    assertMatch(await deadline(readText(conn), 20_000) ?? "", /^\d+ \d+ [0-9a-f]+\n$/);
+    assertEquals(pool.stats().map(({ restarts }) => restarts), [1]);
+  },
+);
 
-childTest("Pool [round-robin] closes a connection that waits for a child when it gives up", async (kind) => {
+long(childTest)("Pool [round-robin] closes a connection that waits for a child when it gives up", async (kind) => {
   const file = await Deno.makeTempFile({ suffix: ".js" });
   try {
     await Deno.writeTextFile(file, `import "${ECHO}";`);
@@ -266,25 +272,28 @@ childTest("Pool [round-robin] closes a connection that waits for a child when it
   }
 });
 
-childTest("Pool.close() does not wait for a child that was to come later", async (kind) => {
+long(childTest)("Pool.close() does not wait for a child that was to come later", async (kind) => {
   const pool = await startPool({ kind, size: 1, restart: { delay: 600_000, maxDelay: 600_000 } });
   (await failOne(pool)).close();
   await deadline(pool.close({ grace: 0 }), 5_000);
   assertEquals(pool.stats(), []);
 });
 
-childTest("Pool.reload() is faster than a child that was to come later, which is not needed then", async (kind) => {
-  await using pool = await startPool({ kind, size: 1, restart: { delay: 400 } });
-  (await failOne(pool)).close();
-  await pool.reload();
-  await visit(pool.addr.port);
-  // The delay is moved by a quarter at most.
-  await delay(550);
-  assertEquals(pool.stats().filter(({ state }) => state === "serving").length, 1);
-  await visit(pool.addr.port);
-});
+long(childTest)(
+  "Pool.reload() is faster than a child that was to come later, which is not needed then",
+  async (kind) => {
+    await using pool = await startPool({ kind, size: 1, restart: { delay: 400 } });
+    (await failOne(pool)).close();
+    await pool.reload();
+    await visit(pool.addr.port);
+    // The delay is moved by a quarter at most.
+    await delay(550);
+    assertEquals(pool.stats().filter(({ state }) => state === "serving").length, 1);
+    await visit(pool.addr.port);
+  },
+);
 
-childTest("Pool.reload() that waits for another one is refused when the pool closes", async (kind) => {
+long(childTest)("Pool.reload() that waits for another one is refused when the pool closes", async (kind) => {
   const pool = await startPool({ kind, size: 1 });
   const [first, second] = [pool.reload(), pool.reload()].map((reloading) => reloading.catch((error) => error));
   await pool.close();
@@ -353,7 +362,7 @@ async function halfReloaded(kind: Kind, director: Director, part: string) {
   return { pool, old, reloading, first };
 }
 
-childTest("Pool.reload() replaces a new child that has failed before the others serve", async (kind) => {
+long(childTest)("Pool.reload() replaces a new child that has failed before the others serve", async (kind) => {
   await using director = new Director();
   const { pool, old, reloading, first } = await halfReloaded(kind, director, "fail later");
   await using _ = pool;
@@ -367,7 +376,7 @@ childTest("Pool.reload() replaces a new child that has failed before the others 
   assertEquals(fresh.map(({ restarts }) => restarts).sort(), [0, 1]);
 });
 
-childTest(
+long(childTest)(
   "Pool.reload() of which all new children fail, one after it has served, leaves the old ones",
   async (kind) => {
     await using director = new Director();
@@ -381,21 +390,25 @@ childTest(
   },
 );
 
-oneKindTest("process", "Pool.reload() replaces a new child that gets SIGTERM before the others serve", async (kind) => {
-  await using director = new Director();
-  const { pool, old, reloading, first } = await halfReloaded(kind, director, "stay");
-  await using _ = pool;
-  Deno.kill(first.pid as number, "SIGTERM");
-  await eventually(() => pool.stats().find(({ id, state }) => id === first.id && state === "draining"));
-  await director.tell("echo");
-  await deadline(reloading, 20_000);
-  await director.tell("echo");
-  await director.tell("", "/end");
-  const fresh = await whole(pool, 2);
-  assert(fresh.every(({ id }) => id !== first.id && !old.includes(id)));
-});
+long(oneKindTest)(
+  "process",
+  "Pool.reload() replaces a new child that gets SIGTERM before the others serve",
+  async (kind) => {
+    await using director = new Director();
+    const { pool, old, reloading, first } = await halfReloaded(kind, director, "stay");
+    await using _ = pool;
+    Deno.kill(first.pid as number, "SIGTERM");
+    await eventually(() => pool.stats().find(({ id, state }) => id === first.id && state === "draining"));
+    await director.tell("echo");
+    await deadline(reloading, 20_000);
+    await director.tell("echo");
+    await director.tell("", "/end");
+    const fresh = await whole(pool, 2);
+    assert(fresh.every(({ id }) => id !== first.id && !old.includes(id)));
+  },
+);
 
-childTest("Pool.close() replaces no child that asks to be drained at that very moment", async (kind) => {
+long(childTest)("Pool.close() replaces no child that asks to be drained at that very moment", async (kind) => {
   // A child says so when it gets SIGTERM; this one says it late.
   const module = moduleOf(`
     import { thePort } from "${new URL("process/parent.ts", ROOT)}";

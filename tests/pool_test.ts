@@ -7,7 +7,7 @@ import { ProcessChild } from "../process/spawn_process.ts";
 import { WorkerChild } from "../process/spawn_worker.ts";
 import { BALANCES, byChild, Client, ECHO, startPool, untilRefused, visit, visits } from "./_pool.ts";
 import { ask, checkEcho, childTest, ECHO as PLAIN, type Kind, NATIVE, next, spawn } from "./_process.ts";
-import { encode, eventually, Pair, readText, ROOT, sized, socketTest } from "./_util.ts";
+import { encode, eventually, long, oneOf, Pair, readText, ROOT, sized, socketTest, some } from "./_util.ts";
 
 function moduleOf(source: string): string {
   return `data:text/javascript,${encodeURIComponent(source)}`;
@@ -26,7 +26,7 @@ async function totals(pool: Pool, expected: number): Promise<Map<number, number>
   return new Map(stats.filter(({ total }) => total > 0).map(({ id, total }) => [id, total]));
 }
 
-for (const balance of BALANCES) {
+for (const balance of some(2, BALANCES)) {
   childTest(`Pool [${balance}] answers each connection from the child that stats() says`, async (kind) => {
     await using pool = await startPool({ kind, balance, size: 4 });
     const count = sized(500, 10_000);
@@ -125,7 +125,7 @@ childTest("Pool [per connection] has no more than size children, and the next co
   await third.echo("now it is my turn");
 });
 
-childTest("Pool [per connection] goes on when a child fails", async (kind) => {
+long(childTest)("Pool [per connection] goes on when a child fails", async (kind) => {
   await using pool = await startPool({ kind, per: "connection", size: 2 });
   using failing = await Client.open(pool.addr.port);
   await failing.conn.writeAll(encode("!"));
@@ -134,7 +134,7 @@ childTest("Pool [per connection] goes on when a child fails", async (kind) => {
 });
 
 childTest("Pool.close() lets connections finish, and refuses new ones", async (kind) => {
-  for (const balance of BALANCES) {
+  for (const balance of some(2, BALANCES)) {
     const pool = await startPool({ kind, balance, size: 2 });
     const { port } = pool.addr;
     using client = await Client.open(port);
@@ -156,21 +156,37 @@ childTest("Pool.close() ends what is not finished after the grace", async (kind)
   await assertEnds(client.conn);
 });
 
-childTest("Pool.close() tells the handler by its signal", async (kind) => {
+long(childTest)("Pool.close() tells the handler by its signal", async (kind) => {
   const source = `
     import { serve } from "${PROCESS}";
-    await serve(async (conn, { signal }) => {
-      await conn.writeAll(new TextEncoder().encode("hello"));
-      await new Promise((resolve) => signal.addEventListener("abort", resolve));
-      await conn.writeAll(new TextEncoder().encode("bye"));
+    await serve(async (conn, context) => {
+      const say = (text) => conn.writeAll(new TextEncoder().encode(text));
+      await say("hello");
+      const isAsked = (await conn.read(new Uint8Array(1))) === null;
+      if (isAsked) await new Promise((resolve) => context.signal.addEventListener("abort", resolve));
+      // One that looks when its time is over is told at once.
+      else await new Promise((resolve) => setTimeout(resolve, 1_050));
+      await say("bye " + context.signal.aborted);
     });
   `;
   const pool = await startPool({ kind, size: 1, module: moduleOf(source) });
   using conn = await TcpConn.connect({ port: pool.addr.port });
-  assertEquals(await readText(conn), "hello");
+  using late = await TcpConn.connect({ port: pool.addr.port });
+  assertEquals([await readText(conn), await readText(late)], ["hello", "hello"]);
+  await conn.closeWrite();
+  await late.writeAll(encode("x"));
   const closing = pool.close();
-  assertEquals(await readText(conn), "bye");
+  assertEquals([await readText(conn), await readText(late)], ["bye true", "bye true"]);
   await closing;
+});
+
+childTest("Pool.close() closes what is queued and finds no room within the grace", async (kind) => {
+  const pool = await startPool({ kind, size: 1, maxConnections: 1, balance: "round-robin" });
+  using client = await Client.open(pool.addr.port);
+  using queued = await TcpConn.connect({ port: pool.addr.port });
+  await pool.close({ grace: 50 });
+  await assertEnds(client.conn);
+  await assertEnds(queued);
 });
 
 // Not in a top-level await: a Worker that is terminated there leaves two descriptors of Deno's own open.
@@ -187,7 +203,7 @@ childTest("Pool.start() rejects with what a child has thrown", async (kind) => {
   await assertRejects(() => startPool({ kind, module: new URL("./children/none.ts", import.meta.url) }), Error);
 });
 
-childTest("Pool.closed rejects with the last error when children fail one after the other", async (kind) => {
+long(childTest)("Pool.closed rejects with the last error when children fail one after the other", async (kind) => {
   const source = `
     import { serve } from "${PROCESS}";
     const done = serve(() => {});
@@ -202,7 +218,7 @@ childTest("Pool.closed rejects with the last error when children fail one after 
 });
 
 childTest("Pool.reload() replaces all children, and open connections finish in the old ones", async (kind) => {
-  for (const balance of BALANCES) {
+  for (const balance of some(1, BALANCES)) {
     await using pool = await startPool({ kind, balance, size: 2 });
     const { port } = pool.addr;
     using client = await Client.open(port);
@@ -248,7 +264,7 @@ childTest("serve() resets the connection of a handler that fails, and goes on", 
 });
 
 childTest("Pool serves who came before its children were there, from a listener of the caller's", async (kind) => {
-  for (const balance of ["shared", "round-robin"] as const) {
+  for (const balance of oneOf("early", ["shared", "round-robin"] as const)) {
     const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
     const early = Client.open(listener.addr.port);
     await using pool = await startPool({ kind, balance, listener });
@@ -385,7 +401,7 @@ childTest("serve() of a child that serves already is refused, and the first goes
   assertEquals(await readText(conn), "Cannot serve: this child serves already");
 });
 
-Deno.test("serve() [runtime] closes the connection of a handler that fails", async () => {
+long(Deno.test)("serve() [runtime] closes the connection of a handler that fails", async () => {
   const listen = { hostname: "127.0.0.1", port: 0, engine: "runtime" } as const;
   await using pool = await startPool({ kind: "worker", size: 1, listen });
   using client = await Client.open(pool.addr.port);
@@ -410,7 +426,7 @@ async function childAlone(kind: Kind) {
   return { child, said, counts, post };
 }
 
-childTest("serve() counts a connection that was lost on the way as finished", async (kind) => {
+long(childTest)("serve() counts a connection that was lost on the way as finished", async (kind) => {
   const { child, said, counts, post } = await childAlone(kind);
   // As it comes to a child that may have no more descriptors.
   await child.link.post({ type: "connection" });
@@ -421,34 +437,37 @@ childTest("serve() counts a connection that was lost on the way as finished", as
   await child.shutdown();
 });
 
-childTest("serve() says once that it leaves and that it drains, and looks for nothing after that", async (kind) => {
-  using pair = await Pair.open("native");
-  const { child, said, post } = await childAlone(kind);
-  await child.link.post({ type: "connection" }, [pair.server]);
-  await readText(pair.client);
-  const asked: string[] = [];
-  if (kind === "process") {
-    // Each is taken before what is sent after it has come back.
-    for (let i = 0; i < 2; i++) {
-      child.kill("SIGTERM");
-      await eventually(() => said.includes("leaving") ? true : undefined);
-      await checkEcho(pair.client, "still served");
-      await delay(5);
+long(childTest)(
+  "serve() says once that it leaves and that it drains, and looks for nothing after that",
+  async (kind) => {
+    using pair = await Pair.open("native");
+    const { child, said, post } = await childAlone(kind);
+    await child.link.post({ type: "connection" }, [pair.server]);
+    await readText(pair.client);
+    const asked: string[] = [];
+    if (kind === "process") {
+      // Each is taken before what is sent after it has come back.
+      for (let i = 0; i < 2; i++) {
+        child.kill("SIGTERM");
+        await eventually(() => said.includes("leaving") ? true : undefined);
+        await checkEcho(pair.client, "still served");
+        await delay(5);
+      }
+      asked.push("leaving");
     }
-    asked.push("leaving");
-  }
-  await post({ do: "drain" });
-  await eventually(() => said.includes("draining") ? true : undefined);
-  await post({ do: "drain" });
-  await post({ do: "look" });
-  await checkEcho(pair.client, "to the end");
-  await pair.client.closeWrite();
-  await eventually(() => said.includes("drained") ? true : undefined);
-  assertEquals(said, [...asked, "draining", "drained"]);
-  assertEquals((await child.shutdown()).success, true);
-});
+    await post({ do: "drain" });
+    await eventually(() => said.includes("draining") ? true : undefined);
+    await post({ do: "drain" });
+    await post({ do: "look" });
+    await checkEcho(pair.client, "to the end");
+    await pair.client.closeWrite();
+    await eventually(() => said.includes("drained") ? true : undefined);
+    assertEquals(said, [...asked, "draining", "drained"]);
+    assertEquals((await child.shutdown()).success, true);
+  },
+);
 
-childTest("a child that does not serve closes a connection that is for a pool's child", async (kind) => {
+long(childTest)("a child that does not serve closes a connection that is for a pool's child", async (kind) => {
   using pair = await Pair.open("native");
   const child = kind === "worker" ? new WorkerChild(PLAIN, {}) : new ProcessChild(PLAIN, {});
   await child.link.post({ type: "connection" }, [pair.server]);
@@ -457,7 +476,7 @@ childTest("a child that does not serve closes a connection that is for a pool's 
   await child.shutdown();
 });
 
-childTest("Pool closes what a child sends along with what it says", async (kind) => {
+long(childTest)("Pool closes what a child sends along with what it says", async (kind) => {
   const source = `
     import { serve } from "${PROCESS}";
     import { thePort } from "${new URL("process/parent.ts", ROOT)}";

@@ -13,7 +13,7 @@ import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
 import { ControlServer, takeOver } from "../process/upgrade.ts";
 import { Client, ECHO, untilRefused, visit, visits } from "./_pool.ts";
 import { moduleOf, NATIVE, oneKindTest, runStarved } from "./_process.ts";
-import { eventually, openDescriptors, ROOT, run, socketTest } from "./_util.ts";
+import { eventually, long, openDescriptors, ROOT, run, socketTest } from "./_util.ts";
 
 /** A test with a pool that others can take over from; a thread is the least that a pool takes. */
 function upgradeTest(name: string, fn: (running: Pool, options: PoolOptions & { control: string }) => Promise<void>) {
@@ -55,7 +55,7 @@ upgradeTest("Pool.start() that fails after a takeover leaves the running pool wh
   assertEquals(next.addr.port, port);
 });
 
-upgradeTest("Pool goes on when a program is killed that was taking over", async (running, options) => {
+long(upgradeTest)("Pool goes on when a program is killed that was taking over", async (running, options) => {
   const program = `
     import { takeOver } from "${new URL("process/upgrade.ts", ROOT)}";
     const { listeners } = await takeOver(${JSON.stringify(options.control)});
@@ -70,7 +70,7 @@ upgradeTest("Pool goes on when a program is killed that was taking over", async 
   assertEquals(next.addr.port, port);
 });
 
-upgradeTest("Pool.start() refuses to take over while another one does", async (running, options) => {
+long(upgradeTest)("Pool.start() refuses to take over while another one does", async (running, options) => {
   const { addr } = running;
   const asked = Promise.withResolvers<void>();
   const told = Promise.withResolvers<Response>();
@@ -132,22 +132,25 @@ upgradeTest(
   },
 );
 
-upgradeTest("Pool [round-robin] serves from several sockets no more at a time than it may", async (_, options) => {
-  // As many sockets for one port as there are children.
-  const control = `${options.control}2`;
-  await using old = await Pool.start({ ...options, control, balance: "reuseport", size: 2 });
-  const { port } = old.addr;
-  await using next = await Pool.start({ ...options, control, balance: "round-robin", maxConnections: 1 });
-  await old.closed;
-  assertEquals(next.addr.port, port);
-  const first = await Client.open(port);
-  // The kernel deals these out among the sockets.
-  const others = Array.from({ length: 16 }, () => Client.open(port));
-  const early = await Promise.race([...others, delay(50)]);
-  assertEquals(early, undefined, "two were served at a time");
-  await first.finish();
-  await Promise.all(others.map(async (opening) => await (await opening).finish()));
-});
+long(upgradeTest)(
+  "Pool [round-robin] serves from several sockets no more at a time than it may",
+  async (_, options) => {
+    // As many sockets for one port as there are children.
+    const control = `${options.control}2`;
+    await using old = await Pool.start({ ...options, control, balance: "reuseport", size: 2 });
+    const { port } = old.addr;
+    await using next = await Pool.start({ ...options, control, balance: "round-robin", maxConnections: 1 });
+    await old.closed;
+    assertEquals(next.addr.port, port);
+    const first = await Client.open(port);
+    // The kernel deals these out among the sockets.
+    const others = Array.from({ length: 16 }, () => Client.open(port));
+    const early = await Promise.race([...others, delay(50)]);
+    assertEquals(early, undefined, "two were served at a time");
+    await first.finish();
+    await Promise.all(others.map(async (opening) => await (await opening).finish()));
+  },
+);
 
 /** A test with the path of a control socket. */
 function controlTest(name: string, fn: (control: string) => Promise<void>, ignore = false): void {
@@ -295,7 +298,7 @@ controlTest("programs of different users do not take over from each other (as ro
   server.close();
 }, Deno.uid() !== 0);
 
-Deno.test({
+long(Deno.test)({
   name: "Pool answers who wants to take over later, when descriptors have run out",
   ignore: !NATIVE,
   async fn() {
@@ -325,7 +328,7 @@ Deno.test({
   },
 });
 
-oneKindTest(
+long(oneKindTest)(
   "worker",
   "Pool [round-robin] keeps what several sockets have accepted for a child that takes nothing",
   async () => {

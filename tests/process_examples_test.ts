@@ -2,7 +2,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { withoutOrphans } from "./_process.ts";
-import { clientTest, decode, encode, ENGINES, eventually, ServerProcess } from "./_util.ts";
+import { clientTest, decode, encode, ENGINES, eventually, ServerProcess, some } from "./_util.ts";
 
 const NATIVE = ENGINES.includes("native");
 
@@ -17,11 +17,14 @@ async function nc(port: number, text: string): Promise<string> {
 }
 
 for (
-  const [example, engine, flags, says] of [
-    ["workers", "runtime", ["--allow-net", "--allow-read"], /2 threads, engine runtime/],
-    ["workers", "native", ["--allow-net", "--allow-read", "--allow-ffi"], /2 threads, engine native/],
-    ["processes", "native", ["--allow-net", "--allow-read", "--allow-ffi", "--allow-run"], /processes \d+, \d+/],
-  ] as const
+  const [example, engine, flags, says] of some(
+    2,
+    [
+      ["workers", "runtime", ["--allow-net", "--allow-read"], /2 threads, engine runtime/],
+      ["workers", "native", ["--allow-net", "--allow-read", "--allow-ffi"], /2 threads, engine native/],
+      ["processes", "native", ["--allow-net", "--allow-read", "--allow-ffi", "--allow-run"], /processes \d+, \d+/],
+    ] as const,
+  )
 ) {
   if (engine === "native" && !NATIVE) continue;
   clientTest(["nc"], `[${engine}] example:${example} echoes, and ends with SIGTERM`, () =>

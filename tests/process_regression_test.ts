@@ -18,7 +18,7 @@ import {
   runStarved,
   withoutOrphans,
 } from "./_process.ts";
-import { eventually, readText, replaced, withoutLeaks } from "./_util.ts";
+import { eventually, long, readText, replaced, withoutLeaks } from "./_util.ts";
 import { duplicate } from "../process/pool_listeners.ts";
 import { checkPoolOptions } from "../process/pool_options.ts";
 import type { FromChild } from "../process/pool_protocol.ts";
@@ -133,7 +133,7 @@ nativeTest("takeOver() closes what it gets beside listeners", async () => {
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test({
+long(Deno.test)({
   name: "[worker] Child.kill() leaves a thread that never returns what it has, also when descriptors have run out",
   ignore: !NATIVE,
   async fn() {

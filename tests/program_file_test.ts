@@ -34,6 +34,8 @@ const CASES: readonly Case[] = [
   { path: "%/other/../good", command: "x", runs: "good" },
   { path: "%/links", command: "x", runs: "good" },
   { path: "%/links", command: "dangling", runs: "NotFound" },
+  // A folder that cannot be looked into: the link leads to itself.
+  { path: "%/loop:%/good", command: "x", runs: "good" },
   // Relative folders, the empty one included, are the parent's.
   { path: "rel", command: "x", runs: "rel" },
   { path: "./rel", command: "x", runs: "rel" },
@@ -104,6 +106,7 @@ async function withFolder(fn: (folder: string) => Promise<void>): Promise<void> 
     await Deno.mkdir(`${folder}/links`);
     await Deno.symlink("../good/x", `${folder}/links/x`);
     await Deno.symlink("../nothing", `${folder}/links/dangling`);
+    await Deno.symlink("loop", `${folder}/loop`);
     await Deno.symlink("other/rel", `${folder}/away`);
     await fn(folder);
   } finally {

@@ -13,6 +13,7 @@ import {
   ENGINES,
   eventually,
   freePort,
+  oneOf,
   randomBytes,
   readExactly,
   readText,
@@ -58,7 +59,7 @@ async function connect(proxy: ServerProcess, listener: TcpListener): Promise<[cl
   return await Promise.all([TcpConn.connect({ port: proxy.port }), listener.accept()]);
 }
 
-for (const engine of ENGINES) {
+for (const engine of oneOf("proxy", ENGINES)) {
   clientTest(
     ["curl", "nginx"],
     `[${engine}] proxy example balances over Deno.serve and nginx, of which one that is killed loses what it had begun`,

@@ -9,7 +9,7 @@ import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
 import { takeOver } from "../process/upgrade.ts";
 import { ECHO, visit } from "./_pool.ts";
 import { NATIVE, oneKindTest } from "./_process.ts";
-import { runDeno, socketTest } from "./_util.ts";
+import { long, runDeno, socketTest } from "./_util.ts";
 
 if (NATIVE) loadLibc();
 
@@ -128,6 +128,21 @@ function leaveAt(path: string): void {
   new UnixListener(path).publish().close(true);
 }
 
+folderTest("UnixListener.publish() leaves another user's socket, and waits for a folder that is locked", (folder) => {
+  const path = `${folder}/control`;
+  const lock = Deno.openSync(folder);
+  lock.lockSync(true);
+  const why = "its folder is locked by another program (flock)";
+  assertThrows(() => new UnixListener(path).publish(), Deno.errors.Busy, why);
+  lock.close();
+  new UnixListener(path).publish().close();
+  if (Deno.uid() !== 0) return; // who cannot make a file another user's
+  leaveAt(path);
+  Deno.chownSync(path, 12_345, 12_345);
+  assertThrows(() => new UnixListener(path).publish(), Deno.errors.PermissionDenied, "another user's socket");
+  assertEquals(kindAt(path), "socket");
+});
+
 folderTest("UnixListener.publish() says why it cannot be bound", (folder, names) => {
   const missing = new UnixListener(`${folder}/missing/control`);
   assertThrows(() => missing.publish(), SyscallError, "ENOENT");
@@ -175,9 +190,11 @@ folderTest("statusOf() tells what the kernel does", (folder) => {
   assertEquals(statusOf(`${folder}/link`, false)?.type, "other");
   assertEquals(statusOf(`${folder}/file/none`, false), undefined);
   assertEquals(statusOf(folder, false)?.type, "other");
+  Deno.symlinkSync("loop", `${folder}/loop`);
+  assertThrows(() => statusOf(`${folder}/loop`, true), SyscallError, "ELOOP");
 });
 
-oneKindTest(
+long(oneKindTest)(
   "worker",
   "Pool makes no file but its control socket, and leaves those alone that are named alike",
   async () => {
@@ -234,7 +251,7 @@ oneKindTest("worker", "Pool.close() leaves a file alone that has been put in the
   }
 });
 
-oneKindTest("worker", "Pool.start() leaves one control socket if two start at once", async () => {
+long(oneKindTest)("worker", "Pool.start() leaves one control socket if two start at once", async () => {
   const folder = await Deno.makeTempDir();
   const control = `${folder}/control`;
   try {

@@ -14,6 +14,7 @@ import {
   ENGINES,
   engineTest,
   eventually,
+  long,
   Pair,
   randomBytes,
   readText,
@@ -165,27 +166,31 @@ programTest("spawnFor() serves 50 connections at a time", async (engine) => {
   }));
 });
 
-oneKindTest("worker", "spawnFor() programs of a thread that is killed go on, and leave no zombie", async (kind) => {
-  using pair = await Pair.open("native");
-  const child = spawn(
-    kind,
-    moduleOf(`
+long(oneKindTest)(
+  "worker",
+  "spawnFor() programs of a thread that is killed go on, and leave no zombie",
+  async (kind) => {
+    using pair = await Pair.open("native");
+    const child = spawn(
+      kind,
+      moduleOf(`
       import { spawnFor } from "${import.meta.resolve("@c10k/sockets/process")}";
       const { value: { sockets: [conn] } } = await parent().messages().next();
       await parent().send(spawnFor(conn, "cat").pid);
       for await (const _ of parent().messages());
     `),
-  );
-  await child.send("serve", { sockets: [pair.server] });
-  const { message: pid } = await next(child.messages());
-  child.kill();
-  await child.closed;
-  await pair.client.writeAll(encode("hello"));
-  assertEquals(await readText(pair.client), "hello");
-  await pair.client.closeWrite();
-  assertEquals(await readText(pair.client), null);
-  await eventually(() => hasProcess(pid) ? undefined : true);
-});
+    );
+    await child.send("serve", { sockets: [pair.server] });
+    const { message: pid } = await next(child.messages());
+    child.kill();
+    await child.closed;
+    await pair.client.writeAll(encode("hello"));
+    assertEquals(await readText(pair.client), "hello");
+    await pair.client.closeWrite();
+    assertEquals(await readText(pair.client), null);
+    await eventually(() => hasProcess(pid) ? undefined : true);
+  },
+);
 
 /** Whether there is such a process, or a zombie of it. */
 function hasProcess(pid: number): boolean {
@@ -214,6 +219,31 @@ programTest(
   },
   Deno.build.os !== "linux",
 );
+
+Deno.test({
+  name: "Child.ref() of a program keeps this one alive until that has ended, also after unref()",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const { code, stdout, stderr } = await runDeno(
+      ["--allow-net", "--allow-run=cat", "--allow-ffi", "--allow-read"],
+      `
+      import { spawnFor } from "@c10k/sockets/process";
+      import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+      for (const engine of ${JSON.stringify(ENGINES)}) {
+        const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+        const client = await TcpConn.connect({ port: listener.addr.port, engine });
+        const child = spawnFor(await listener.accept(), "cat");
+        listener.close();
+        await client.closeWrite();
+        child.unref();
+        child.ref();
+        console.log((await child.closed).code);
+        client.close();
+      }`,
+    );
+    assertEquals([code, stdout, stderr], [0, "0\n".repeat(ENGINES.length), ""]);
+  },
+});
 
 programTest("await using ends the program of spawnFor()", async (engine) => {
   using pair = await Pair.open(engine);

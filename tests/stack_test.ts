@@ -6,7 +6,7 @@ import { type Engine, SyscallError, TcpConn, TcpListener, TcpSocket } from "@c10
 import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertStringIncludes } from "@std/assert";
 import { NATIVE } from "./_process.ts";
-import { engineTest, Pair, runDeno } from "./_util.ts";
+import { engineTest, Pair, replaced, runDeno } from "./_util.ts";
 
 const FILE = import.meta.url;
 
@@ -256,4 +256,16 @@ Deno.test({
     );
     assertEquals([code, stderr, stdout], [0, "", "Interrupted null\nAddrInUse\n".repeat(2)]);
   },
+});
+
+Deno.test("errors keep their message where a program has put something else in the place of captureStackTrace()", async () => {
+  const bind = () => TcpListener.bind({ port: any("x") });
+  const error = await (async () => {
+    using _ = replaced(Error, "captureStackTrace", () => {
+      throw new Error("not here");
+    });
+    return await failure(bind);
+  })();
+  assertInstanceOf(error, TypeError);
+  assertEquals(error.message, 'port must be a number, received "x"');
 });

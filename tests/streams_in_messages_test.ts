@@ -10,6 +10,7 @@ import {
   checksum,
   decode,
   encode,
+  long,
   Pair,
   randomBytes,
   readExactly,
@@ -18,6 +19,7 @@ import {
   runDeno,
   withoutLeaks,
 } from "./_util.ts";
+import { sentReason, StreamSocket } from "../tcp/stream_socket.ts";
 import { outcomes } from "./children/failures.ts";
 
 /** On every OS: nothing here needs more than `--allow-net` and `--allow-read`. */
@@ -165,7 +167,7 @@ const AFTER_RESET: [call: string, outcome: string][][] = [
   [["readable", RESET]],
 ];
 
-Deno.test({
+long(Deno.test)({
   name: "a connection that its peer has reset tells the same in a thread, to which it came as streams, as elsewhere",
   ignore: !NATIVE,
   fn: () =>
@@ -217,4 +219,47 @@ Deno.test({
         }
       }
     }),
+});
+
+Deno.test("StreamSocket tells once why its connection has failed, by the class of what it was told", async () => {
+  const addr = { transport: "tcp", hostname: "127.0.0.1", port: 9 } as const;
+  const open = (reason: unknown) =>
+    new StreamSocket({
+      readable: new ReadableStream({ start: (controller) => controller.error(reason) }),
+      writable: new WritableStream({ start: (controller) => controller.error(reason) }),
+      localAddr: addr,
+      remoteAddr: addr,
+    });
+  const p = new Uint8Array(4);
+  const cases: [unknown, new (message: string) => Error][] = [
+    [sentReason(new TypeError("Cannot read: p was resized")), TypeError],
+    [sentReason(new Deno.errors.Interrupted("Cannot read: it was closed")), Deno.errors.Interrupted],
+    [sentReason(new RangeError("Cannot read: far")), Error],
+    ["a text", Error],
+    [undefined, Error],
+  ];
+  for (const [reason, ErrorClass] of cases) {
+    for (const call of ["read", "closeWrite"] as const) {
+      const socket = open(reason);
+      const error = await assertRejects(() => socket[call](p), ErrorClass);
+      assertEquals(Object.getPrototypeOf(error), ErrorClass.prototype, `${call} ${Deno.inspect(reason)}`);
+      assert(!error.message.includes("Cannot"), error.message);
+      assertEquals(await socket.read(p), null);
+      await assertRejects(() => socket.closeWrite(), Error, "not connected");
+    }
+  }
+});
+
+Deno.test("StreamSocket keeps the chunk for the next read if the buffer is gone when it comes", async () => {
+  const addr = { transport: "tcp", hostname: "127.0.0.1", port: 9 } as const;
+  const { readable, writable } = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>();
+  const socket = new StreamSocket({ readable, writable: new WritableStream(), localAddr: addr, remoteAddr: addr });
+  const p = new Uint8Array(4);
+  const reading = socket.read(p);
+  structuredClone(p.buffer, { transfer: [p.buffer] });
+  const writing = writable.getWriter().write(encode("kept"));
+  await assertRejects(() => reading, TypeError, "p was resized or transferred away while the read waited");
+  const q = new Uint8Array(4);
+  assertEquals([await socket.read(q), decode(q)], [4, "kept"]);
+  await writing;
 });

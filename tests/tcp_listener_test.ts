@@ -2,7 +2,7 @@
 
 import { type Engine, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { delay } from "@std/async";
+import { deadline, delay } from "@std/async";
 import { decode, encode, ENGINES, engineTest, eventually, hasCommand, readText, ROOT, runWithin } from "./_util.ts";
 import { Multiplexer } from "@c10k/sockets/mux";
 
@@ -297,6 +297,17 @@ engineTest("TcpListener.drain() hands out every connection of the queue, and the
   assertEquals(listener.addr.port, port);
 });
 
+engineTest("TcpListener.drain() hands out the queue also if the listener keeps no program alive", async (engine) => {
+  using listener = TcpListener.bind({ ...LOCAL, engine });
+  const [client] = await queued(1, listener.addr.port);
+  listener.unref();
+  // Something else keeps the program alive.
+  const [conn] = await deadline(Promise.all([listener.accept(), listener.drain()]), 5_000);
+  await answer(conn);
+  assertEquals(await readText(client as TcpConn), "answer to request 0");
+  client?.close();
+});
+
 engineTest("TcpListener.drain() while a loop waits gives it what has just connected, and ends it", async (engine) => {
   using listener = TcpListener.bind({ ...LOCAL, engine });
   const answering: Promise<void>[] = [];
@@ -341,6 +352,9 @@ engineTest(
     listener.close();
     assertThrows(() => listener.tryAccept(), Deno.errors.BadResource);
     await listener.drain(); // of a closed one
+    const closed = TcpListener.bind({ ...LOCAL, engine });
+    closed.close();
+    await closed.drain();
     await Promise.all([answer(first), answer(second)]);
     const answers = await Promise.all(clients.map((client) => readText(client).catch(() => "reset")));
     assertEquals(answers.map((text) => text?.startsWith("answer") ?? false), [true, true, false]);

@@ -478,3 +478,26 @@ namespaceTest(
     ]);
   },
 );
+
+Deno.test("PacketInfo.read() answers from where a datagram was sent to, if the kernel names no better address", () => {
+  const [IPPROTO_IP, IP_PKTINFO, IPPROTO_IPV6, IPV6_PKTINFO] = [0, 8, 41, 50];
+  const info = new PacketInfo(1);
+  const shown = (sockaddr: Uint8Array<ArrayBuffer>) =>
+    sockaddr[0] === 0 ? undefined : decodeSockaddr(sockaddr).hostname;
+  const read = (level: number, type: number, data: readonly number[]) => {
+    const bytes = new Uint8Array(16 + data.length);
+    new Uint32Array(bytes.buffer, 0, 4).set([bytes.length, 0, level, type]);
+    bytes.set(data, 16);
+    info.read(0, new Uint32Array(bytes.buffer), 0, bytes.length, level === IPPROTO_IPV6);
+    return [shown(info.locals.at(0)), shown(info.destinations.at(0))];
+  };
+  const four = (to: number[]) => read(IPPROTO_IP, IP_PKTINFO, [0, 0, 0, 0, 0, 0, 0, 0, ...to]);
+  const six = (to: number[]) => read(IPPROTO_IPV6, IPV6_PKTINFO, [...Array(10).fill(0), 0xff, 0xff, ...to, 0, 0, 0, 0]);
+  assertEquals(four([127, 0, 0, 2]), [OTHER, OTHER]);
+  assertEquals(six([127, 0, 0, 2]), [`::ffff:${OTHER}`, `::ffff:${OTHER}`]);
+  // Nobody is a group, or all.
+  for (const to of [[224, 0, 0, 1], [255, 255, 255, 255]]) {
+    assertEquals(four(to), [undefined, to.join(".")]);
+    assertEquals(six(to), [undefined, `::ffff:${to.join(".")}`]);
+  }
+});

@@ -7,7 +7,7 @@ import type { SocketOption } from "../internal/socket_option.ts";
 import { likelyReason } from "../udp/runtime_reasons.ts";
 import { LOCAL, native, Two } from "./_udp.ts";
 import type { Engine } from "@c10k/sockets/tcp";
-import { engineTest, runDeno } from "./_util.ts";
+import { engineTest, replaced, runDeno } from "./_util.ts";
 
 /** Deno.listenDatagram lets broadcasts out always. */
 const letsOut = (engine: Engine) => engine === "runtime" && "listenDatagram" in Deno;
@@ -207,4 +207,21 @@ Deno.test("[runtime] a multicast TTL on Deno.listenDatagram is refused with a wa
   const lines = stdout.trim().split("\n");
   assertEquals(lines.length, 3);
   for (const line of lines) assertMatch(line, /^NotSupported .+ run without --unstable-net, or with --allow-ffi$/);
+});
+
+Deno.test("likelyReason() takes for a broadcast address the last one of a network, and no machine that is alone in its", () => {
+  const sender = { hostname: "0.0.0.0", ipv6Only: false } as Parameters<typeof likelyReason>[1];
+  const of = (netmask: string) => [{ name: "x", family: "IPv4", address: "192.0.2.9", netmask }];
+  for (
+    const [netmask, to, reason] of [
+      ["255.255.255.248", "192.0.2.15", { code: "EACCES" }],
+      ["255.255.255.248", "192.0.2.9", undefined],
+      ["255.255.255.255", "192.0.2.9", undefined],
+      ["255.255.255.254", "192.0.2.9", undefined],
+      ["none", "192.0.2.9", undefined],
+    ] as const
+  ) {
+    using _ = replaced(Deno, "networkInterfaces", () => of(netmask));
+    assertEquals(likelyReason({ hostname: to, port: 9 }, sender), reason, `${to} of ${netmask}`);
+  }
 });

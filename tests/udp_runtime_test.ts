@@ -5,12 +5,12 @@ import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assertEquals, assertGreater, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import dgram from "node:dgram";
-import { ENGINES, longTest, replaced, run, runDeno, withoutLeaks } from "./_util.ts";
+import { ENGINES, long, replaced, run, runDeno, withoutLeaks } from "./_util.ts";
 
 /** With `--unstable-net` there is Deno.listenDatagram. */
 const TRANSPORTS = [["node:dgram", []], ["Deno.listenDatagram", ["--unstable-net"]]] as const;
 
-longTest("[runtime] the suite holds with --unstable-net too, on Deno.listenDatagram", async () => {
+long(Deno.test)("[runtime] the suite holds with --unstable-net too, on Deno.listenDatagram", async () => {
   const files = [
     "tests/udp_test.ts",
     "tests/udp_batch_test.ts",
@@ -347,4 +347,19 @@ Deno.test("[runtime] UdpEndpoint keeps the order of a queue of node:dgram's that
     }
     assertEquals(endpoint.drops(), 0);
     endpoint.close();
+  }));
+
+Deno.test("[runtime] UdpEndpoint.sendTo() that is cancelled before its turn sends nothing", () =>
+  withoutLeaks(async () => {
+    using a = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+    using b = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+    const abort = new AbortController();
+    const first = a.sendTo(new Uint8Array(1), b.addr);
+    const second = a.sendTo(new Uint8Array(2), b.addr, { signal: abort.signal });
+    const third = a.sendTo(new Uint8Array(3), b.addr);
+    abort.abort(new Error("stop"));
+    await assertRejects(() => second, Error, "stop");
+    assertEquals(await Promise.all([first, third]), [1, 3]);
+    const sizes = [await b.recvFrom(new Uint8Array(9)), await b.recvFrom(new Uint8Array(9))].map(({ size }) => size);
+    assertEquals(sizes, [1, 3]);
   }));

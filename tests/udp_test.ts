@@ -15,6 +15,7 @@ import {
   ENGINES,
   engineTest,
   eventually,
+  long,
   randomBytes,
   replaced,
   resolvedTo,
@@ -167,7 +168,7 @@ engineTest("an endpoint that is busy on one side wakes who waits on the other, a
 });
 
 for (const [loops, size] of [[140, 1], [9, 1024]] as const) {
-  engineTest(`${loops} loops that send ${size} at a time leave others their turn`, async (engine) => {
+  long(engineTest)(`${loops} loops that send ${size} at a time leave others their turn`, async (engine) => {
     using sink = UdpEndpoint.bind({ hostname: LOCAL, engine });
     using busy = UdpEndpoint.bind({ hostname: LOCAL, engine });
     using two = new Two(engine);
@@ -217,7 +218,7 @@ engineTest("UdpEndpoint.recvFrom() with peek leaves the datagram there", async (
   assertEquals(two.b.tryRecvFrom(p), undefined);
 });
 
-engineTest("one endpoint serves 500 peers, each of which gets its own answers only", async (engine) => {
+long(engineTest)("one endpoint serves 500 peers, each of which gets its own answers only", async (engine) => {
   using server = UdpEndpoint.bind({ hostname: LOCAL, engine });
   const serving = (async () => {
     const p = new Uint8Array(64);

@@ -1,10 +1,10 @@
 /** What a program leaves open when it is run again in the same process: `deno run --watch`, the files of `deno test`. */
 
-import { TcpConn } from "@c10k/sockets/tcp";
+import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { deadline } from "@std/async";
 import { descriptorLinks, internetSockets, NATIVE } from "./_process.ts";
-import { encode, eventually, freePorts, isFullSize, isMeasured, readText, ROOT, run } from "./_util.ts";
+import { encode, eventually, freePorts, isFullSize, isMeasured, long, readText, ROOT, run } from "./_util.ts";
 
 /** A program under `deno run --watch`, which says "up" each time it has started. */
 class Watched implements AsyncDisposable {
@@ -264,7 +264,7 @@ const WORKERS = `
   console.log("up");
   setInterval(() => {}, 1000);`;
 
-Deno.test({
+long(Deno.test)({
   name:
     "a program with Workers of the Web that is run again by --watch finds their ports free, and their children gone",
   ignore: !NATIVE || isMeasured,
@@ -285,7 +285,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+long(Deno.test)({
   name: "programs of spawnFor() go on when --watch runs their starter again, and are no zombies when they have ended",
   ignore: !NATIVE,
   async fn() {
@@ -448,5 +448,16 @@ Deno.test({
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
+  },
+});
+
+Deno.test({
+  name: "a second copy of the library in one program does not take the first one for an earlier run",
+  ignore: !NATIVE,
+  async fn() {
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+    const copy: typeof import("../internal/ledger.ts") = await import(new URL("internal/ledger.ts?copy", ROOT).href);
+    copy.openLedger();
+    assertEquals(listener.queue().length, 0);
   },
 });

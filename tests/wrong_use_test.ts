@@ -392,6 +392,15 @@ engineTest(
         await pair.client.writeAll(new Uint8Array(1));
         await late;
       }
+      using fresh = await Pair.open(engine);
+      const third = make();
+      const again = fresh.server.read(third, { signal: new AbortController().signal });
+      again.catch(() => {});
+      await delay(1);
+      take(third);
+      await fresh.client.writeAll(new Uint8Array(2));
+      await assertRejects(() => deadline(again, 5_000), TypeError, "p was resized or transferred away", name);
+      assertEquals(await fresh.server.read(new Uint8Array(9)), 2, name);
     }
   },
 );

@@ -28,7 +28,7 @@ const { _: paths, jobs, full, ...flags } = parseArgs(Deno.args.slice(0, end), {
 const given = Object.entries(flags).map(([name, value]) => value === true ? `--${name}` : `--${name}=${value}`);
 
 /** How a test asks for its size (tests/_util.ts). */
-const HAS_SIZES = /\b(sized|some|oneOf|isEveryday|longTest|childTest)\(|\bisFullSize\b/;
+const HAS_SIZES = /\b(sized|some|oneOf|isEveryday|long|childTest)\(|\bisFullSize\b/;
 
 /** The test files of a path, with their sizes in bytes. */
 function filesOf(path: string): [file: string, size: number][] {

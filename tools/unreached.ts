@@ -4,15 +4,48 @@
  * is reached by some runs and not by others.
  */
 
-const OTHER_SYSTEM = "another operating system, machine or C library";
+const OTHER_SYSTEM = "another operating system, kernel, machine or C library, or another version of Deno";
 const KERNEL = "the kernel refuses what it has always given";
 const RACE = "two events in the same moment, in an order that cannot be brought about";
 const GUARD = "its callers do not come there; it stands against a mistake in them";
+const COST = "takes more time, memory or threads than a test may";
+const PRIVILEGED = "the kernel refuses it to who is not root, as whom the tests may run";
 const NO_REPORT = "runs in processes that write no report: they are killed, or started without its variable";
 
 const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
+  "internal/descriptor.ts": {
+    [GUARD]: ["} catch { /* the others are closed still */ }", "if (holders[this.#fd] !== this) return;"],
+  },
+  "internal/foreign_memory.ts": {
+    [KERNEL]: ["if (this.#size === 0) throw new RangeError(`Cannot allocate ${size} bytes`);"],
+  },
   "internal/ledger.ts": {
-    [RACE]: ["const errno = lastErrno();"],
+    [KERNEL]: [
+      "if (!lock(ledger)) return;",
+      "else if (errno !== EINTR && errno !== EAGAIN) return false;",
+      "if (base < 0n) return () => {};",
+    ],
+    [RACE]: [
+      "const errno = lastErrno();",
+      'if (fd < 0) return "";',
+      "if (errno === EDEADLK) return true;",
+      "if (errno === ESRCH) writeWord(ledger, 0, 0);",
+      "if (pidfd < 0) return;",
+    ],
+    [COST]: ["if (free < 0) return () => {};"],
+    [GUARD]: ["if (base === 0n) open();"],
+    [NO_REPORT]: [
+      "wake(ledger, () => true);",
+      "awaitThreads(threads);",
+      "if (isProgram && awaitProgram(fd)) continue;",
+      "programs.add(pidfd);",
+      "enter(pidfd);",
+      "enterProgram(pidfd);",
+      "if (programTimer === undefined) {",
+      "return true;",
+      "function reapPrograms(): void {",
+      "function awaitThreads(threads: ReadonlySet<number>): void {",
+    ],
   },
   "internal/libc.ts": {
     [OTHER_SYSTEM]: [
@@ -22,23 +55,67 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     ],
   },
   "internal/owner.ts": {
-    [KERNEL]: ["if (!(error instanceof SyscallError)) throw error;"],
+    [KERNEL]: [
+      "if (!(error instanceof SyscallError)) throw error;",
+      "if (owner === 0n || within === 0n) return undefined;",
+      "if (!joined) join();",
+      "return 0n;",
+      "if (record === undefined) return;",
+    ],
+    [RACE]: [
+      "if (owner === 0n || readWord(recordAt(owner, memory)) !== 0n) continue;",
+      "if (record === undefined) continue;",
+    ],
+    [COST]: ["throw new Error(`Cannot start a thread: ${RECORDS} are known`);"],
     [GUARD]: ["if (memory === 0n) return fds;"],
   },
   "internal/resolve.ts": {
     [GUARD]: ["if (size > SOCKADDR_SIZE) continue;", 'throw failed("ENOTFOUND", 0);'],
   },
+  "internal/shared_memory.ts": {
+    [OTHER_SYSTEM]: [
+      "if (fd < 0) fd = libc.memfd_create(SYS_MEMFD_CREATE, cString(name), MFD_CLOEXEC | MFD_ALLOW_SEALING);",
+    ],
+    [KERNEL]: [
+      'if (fd < 0) throw syscallError("memfd_create", lastErrno());',
+      'if (address === MAP_FAILED) throw syscallError("mmap", lastErrno());',
+    ],
+  },
+  "internal/socket.ts": {
+    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
+  },
+  "internal/unload.ts": {
+    [GUARD]: ["} catch { /* what follows is still to be done */ }"],
+  },
   "mux/native_socket.ts": {
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;", "poll(): number {"],
+  },
+  "mux/reactor.ts": {
+    [RACE]: ["if (isUnloaded()) return;"],
+  },
+  "mux/trouble.ts": {
+    [GUARD]: [
+      "if (!(error instanceof SyscallError)) throw error;",
+      "else if (error.errno !== EPERM && error.errno !== EBADF) throw error;",
+    ],
   },
   "process/die_with_parent.ts": {
     [NO_REPORT]: [
       "async function dieWithParent([parent, thread]: [number, number], libc: string, interval: number, socket: number) {",
     ],
   },
+  "process/environment.ts": {
+    [OTHER_SYSTEM]: ["if (found === 0n) return initialEnvironment();"],
+    [KERNEL]: ["if (fd < 0) return [];"],
+  },
   "process/hand_over.ts": {
+    [KERNEL]: ["throw new Deno.errors.WouldBlock(`Cannot hand a connection to ${child.child.name}: it takes none`);"],
+  },
+  "process/launch_flags.ts": {
     [KERNEL]: [
-      "throw new Deno.errors.WouldBlock(`Cannot hand a connection to ${child.child.name}: it takes none`);",
+      "if (fd < 0) return undefined;",
+      "if (n < 0) return undefined;",
+      'if (all.pop() !== "") return undefined;',
     ],
   },
   "process/listen_fds.ts": {
@@ -48,21 +125,59 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     ],
   },
   "process/open_sockets.ts": {
-    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
     [RACE]: [
       "return Object.assign(new Deno.errors.NotFound(`Cannot ${action}: ${nothing} (ESRCH)`, { cause }), {",
       'if (end < 0) throw syscallError("getdents64", lastErrno());',
     ],
+    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
+  },
+  "process/pipe_reader.ts": {
+    [KERNEL]: [
+      "writer.close();",
+      "throw error;",
+      'if (errno !== EINTR) throw socketError(`read ${this.#pipe.name}`, syscallError("read", errno));',
+    ],
+    [GUARD]: ["if (!this.#pipe.isOpen) return;"],
   },
   "process/pool.ts": {
     [GUARD]: ['if (state === "ended") return [];'],
   },
+  "process/pool_child.ts": {
+    [RACE]: ['if (this.state !== "starting") return;'],
+  },
+  "process/posix_spawn.ts": {
+    [RACE]: ["if (pidfd < 0) return;"],
+  },
   "process/proc_net.ts": {
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
   },
+  "process/process_transport.ts": {
+    [COST]: ["if (bytes === undefined) throw refusal;"],
+  },
+  "process/program_end.ts": {
+    [GUARD]: ['if (!(error instanceof SyscallError && error.code === "ECHILD")) throw error;'],
+  },
+  "process/program_file.ts": {
+    [GUARD]: ["throw error;"],
+  },
   "process/serve.ts": {
-    [GUARD]: ["if (this.#listener !== undefined || this.#fd < 0) return;"],
     [RACE]: ["if (conn === undefined) break;"],
+    [GUARD]: ["if (this.#listener !== undefined || this.#fd < 0) return;", "if (this.#fd < 0) return;"],
+  },
+  "process/socket_file.ts": {
+    [OTHER_SYSTEM]: ['if (!(error instanceof SyscallError && error.code === "EAGAIN")) return;'],
+    [PRIVILEGED]: ['if (error instanceof SyscallError && error.code === "EACCES") return act();'],
+    [RACE]: [
+      'if (file?.type !== "socket") throw new SyscallError("stat", "ENOENT");',
+      "removeFile(path, file);",
+      "throw error;",
+    ],
+  },
+  "process/spawn_for.ts": {
+    [GUARD]: [
+      "if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;",
+      "if (!lostStatus(error)) throw error;",
+    ],
   },
   "process/spawn_for.ts": {
     [OTHER_SYSTEM]: [
@@ -70,29 +185,64 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     ],
   },
   "process/spawn_process.ts": {
+    [KERNEL]: ["socket.close();", "this.kill();", "return error as Error;"],
     [NO_REPORT]: ['throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");'],
   },
   "process/supervisor.ts": {
     [RACE]: [
       'if (this.#isEnding) throw new Deno.errors.Interrupted("Cannot start a child: the pool was closed meanwhile");',
+      "if (this.#slots[slot] !== undefined) return;",
     ],
+  },
+  "process/thread.ts": {
+    [OTHER_SYSTEM]: ["if (!(error instanceof Error)) return String(error);"],
+  },
+  "process/thread_transport.ts": {
+    [OTHER_SYSTEM]: [
+      'throw notSupportedError("send a socket with so high a descriptor to a thread", "open it with a lower one");',
+    ],
+  },
+  "process/threads.ts": {
+    [RACE]: ["if (performance.now() > end) return takeSockets(owner, new Set());"],
   },
   "process/unix_socket.ts": {
     [KERNEL]: ["throw error;"],
   },
   "process/upgrade.ts": {
-    [KERNEL]: ["return false;"],
+    [KERNEL]: ["return false;", "for (const other of others) other.close();", "throw error;"],
+    [RACE]: ['if (error.code === "ENOENT") return undefined;'],
+    [GUARD]: ["if (control === undefined || file === undefined) return undefined;"],
+  },
+  "process/worker_ref.ts": {
+    [OTHER_SYSTEM]: ['throw notSupportedError("unref a thread", "this version of Deno has no way to, use a process");'],
   },
   "tcp/native_conn.ts": {
     [KERNEL]: ['if (!(error instanceof SyscallError && error.code === "ENOTCONN")) throw error;'],
   },
   "tcp/native_connect.ts": {
-    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
     [RACE]: ["if (won) return conn.close();"],
+    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
+  },
+  "tcp/native_listener.ts": {
+    [KERNEL]: ["this.#report(error as Error);", "new Descriptor(fd).close();", "throw error;"],
+  },
+  "tcp/native_reader.ts": {
+    [KERNEL]: ["if (refusal !== undefined) return Promise.reject(refusal);"],
+  },
+  "tcp/runtime_listener.ts": {
+    [KERNEL]: ["this.#left = 0;"],
+    [RACE]: ["if (!this.#accepting) this.#ended();"],
+    [COST]: ["if (performance.now() > latest && !this.#backoff.waiting) break;"],
+  },
+  "tcp/self_connect.ts": {
+    [RACE]: ["} catch { /* it is gone already */ }"],
   },
   "udp/native_endpoint.ts": {
     [OTHER_SYSTEM]: ["} catch { /* the kernel has none */ }"],
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
+  },
+  "udp/runtime_sending.ts": {
+    [RACE]: ['if (this.#closed) throw interruptedError(action, "endpoint");'],
   },
 };
 

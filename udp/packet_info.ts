@@ -66,10 +66,6 @@ export class Sides {
     if (sockaddr !== undefined) this.bytes.set(sockaddr, i * NAME_SIZE);
   }
 
-  copy(from: number, to: number): void {
-    this.words.copyWithin(to * SIDE_WORDS, from * SIDE_WORDS, (from + 1) * SIDE_WORDS);
-  }
-
   isSame(a: number, b: number): boolean {
     for (let word = 0; word < SIDE_WORDS; word++) {
       if (this.words[a * SIDE_WORDS + word] !== this.words[b * SIDE_WORDS + word]) return false;
@@ -94,11 +90,6 @@ export class PacketInfo {
   set(i: number, local: Uint8Array<ArrayBuffer> | undefined): void {
     this.locals.set(i, local);
     this.destinations.set(i, undefined);
-  }
-
-  copy(from: number, to: number): void {
-    this.locals.copy(from, to);
-    this.destinations.copy(from, to);
   }
 
   /**
