@@ -398,6 +398,28 @@ socketTest(
   Deno.build.os === "windows",
 );
 
+socketTest(
+  "UdpEndpoint.sendTo() and TcpConn.connect() reach an unspecified address as Windows has to have it",
+  async () => {
+    using receiver = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "runtime" });
+    using _os = replaced(Deno, "build", { ...Deno.build, os: "windows" });
+    using sender = UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" });
+    const any = { hostname: "0.0.0.0", port: receiver.addr.port };
+    const p = new Uint8Array(16);
+    await sender.sendTo(new TextEncoder().encode("one"), any);
+    assertEquals(decode((await receiver.recvFrom(p)).data), "one");
+    assertEquals(sender.trySendTo(new TextEncoder().encode("two"), any), 3);
+    assertEquals(decode((await receiver.recvFrom(p)).data), "two");
+    // What it could not send to is told by the address that it has tried.
+    const error = await sender.sendTo(new Uint8Array(65_508), any).catch((error) => error.message);
+    assertEquals(error.includes(` to 127.0.0.1:${any.port}: `), true, error);
+    using conn = await TcpConn.connect({ hostname: "0.0.0.0", port: listener.addr.port, engine: "runtime" });
+    using _server = await listener.accept();
+    assertEquals(conn.remoteAddr.hostname, "127.0.0.1");
+  },
+);
+
 Deno.test("certainReason() knows that an IPv6 endpoint has no IPv4 on Windows", () => {
   const from = { hostname: "::", ipv6Only: false, mayBroadcast: false };
   for (const hostname of ["127.0.0.1", "::ffff:127.0.0.1"]) {

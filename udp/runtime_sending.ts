@@ -39,6 +39,8 @@ export class RuntimeSending implements Sender {
   readonly #name: string;
   readonly #transport: RuntimeTransport;
   readonly #events: SendingEvents;
+  /** Where every destination is taken as it is, which each datagram asks. */
+  readonly #isLinux = Deno.build.os === "linux";
   #mayBroadcast: boolean;
   /** The last host that nothing but the size of a datagram can speak against. */
   #reachable: string | undefined;
@@ -155,7 +157,7 @@ export class RuntimeSending implements Sender {
 
   /** A destination in the form that this system takes. */
   #reachedAs(to: Deno.NetAddr): Deno.NetAddr {
-    return specified(mapped(to, this.hostname.includes(":")));
+    return this.#isLinux ? to : specified(mapped(to, this.hostname.includes(":")));
   }
 
   /** Looks a name up, and sends to what the socket can reach of it. */
