@@ -54,8 +54,12 @@ const WINDOWS: Readonly<Record<number, string>> = {
   11004: "ENOTFOUND", // WSANO_DATA
 };
 
-/** Of two names for one error, or nearly so, the one that this library uses. */
-const SYNONYMS: Readonly<Record<string, string>> = { ENOTSUP: "EOPNOTSUPP", EWOULDBLOCK: "EAGAIN" };
+/** Of two names for one error, or nearly so, the one that this library uses; Windows spells one in its own way. */
+const SYNONYMS: Readonly<Record<string, string>> = {
+  ECANCELLED: "ECANCELED",
+  ENOTSUP: "EOPNOTSUPP",
+  EWOULDBLOCK: "EAGAIN",
+};
 
 /** Returns the name that this library uses for an error. */
 export function usualName(name: string): string {
