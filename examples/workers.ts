@@ -77,7 +77,8 @@ async function accept(): Promise<void> {
 
   // Who is in the kernel's queue has connected, and is served.
   const stop = () => void listener.drain();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, stop);
+  const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT", "SIGBREAK"] : ["SIGINT", "SIGTERM"];
+  for (const signal of signals) Deno.addSignalListener(signal, stop);
   console.log(`listening on ${listener.addr.hostname}:${listener.addr.port}`);
   console.log(`${count} threads, engine ${listener.engine}`);
   console.log(`try it: nc ${listener.addr.hostname} ${listener.addr.port}`);

@@ -1,5 +1,7 @@
 /** How to go on accepting when the kernel refuses for a while. */
 
+import type { Os } from "./error_numbers.ts";
+
 /** What one peer or one shortage can make `accept` fail with, and a server must survive. */
 export type AcceptTrouble = "retry" | "wait" | "fatal";
 
@@ -36,6 +38,17 @@ export function acceptTrouble(code: string | undefined): AcceptTrouble {
     default:
       return "fatal";
   }
+}
+
+/**
+ * Says what to do about an error of the runtime's accept, by the kernel's name. The runtime asks for the addresses of a
+ * connection before it returns it. If the peer has reset the connection by then, macOS refuses that with EINVAL, as
+ * others do with ENOTCONN.
+ *
+ * @param os The operating system that the error comes from.
+ */
+export function runtimeAcceptTrouble(code: string | undefined, os: Os = Deno.build.os): AcceptTrouble {
+  return os === "darwin" && code === "EINVAL" ? "retry" : acceptTrouble(code);
 }
 
 /** A timer whose pauses double from 5 ms to 1 s until something succeeds. */

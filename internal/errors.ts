@@ -4,8 +4,8 @@
  * {@linkcode SyscallError} as `cause`.
  */
 
+import { type ErrorNumbers, errorNumbers, usualName } from "./error_numbers.ts";
 import { atCaller } from "./stack.ts";
-import { constants } from "node:os";
 
 /**
  * What the kernel answered: which call failed, and how. The `cause` of every error with a `code`.
@@ -41,7 +41,7 @@ export class SyscallError extends Error {
    * @param code The kernel's name for the error.
    * @param errno The kernel's number for the error, by default the one that belongs to `code`.
    */
-  constructor(syscall: string, code: string, errno: number = errnoOf(code)) {
+  constructor(syscall: string, code: string, errno: number = errorNumbers.numberOf(code)) {
     super(`${syscall}: ${describe(code)} (${code})`);
     this.syscall = syscall;
     this.errno = errno;
@@ -68,6 +68,7 @@ const KERNEL_ERRORS: Readonly<Record<string, readonly [ErrorClass, string]>> = {
   ECONNRESET: [errors.ConnectionReset, "connection reset by peer"],
   EDESTADDRREQ: [Error, "destination address required"],
   EEXIST: [errors.AlreadyExists, "already exists"],
+  EHOSTDOWN: [Error, "host is down"],
   EHOSTUNREACH: [Error, "no route to host"],
   EINTR: [errors.Interrupted, "interrupted"],
   EINVAL: [Error, "invalid argument"],
@@ -75,6 +76,7 @@ const KERNEL_ERRORS: Readonly<Record<string, readonly [ErrorClass, string]>> = {
   EMFILE: [Error, "too many open files in this process"],
   EMSGSIZE: [Error, "message too long"],
   ENETDOWN: [Error, "network is down"],
+  ENETRESET: [Error, "connection dropped by the network"],
   ENETUNREACH: [errors.NetworkUnreachable, "network is unreachable"],
   ENFILE: [Error, "too many open files in the system"],
   ENOBUFS: [Error, "no buffer space available"],
@@ -97,10 +99,6 @@ const KERNEL_ERRORS: Readonly<Record<string, readonly [ErrorClass, string]>> = {
 
 function describe(code: string): string {
   return KERNEL_ERRORS[code]?.[1] ?? "system call failed";
-}
-
-function errnoOf(code: string): number {
-  return (constants.errno as Record<string, number>)[code] ?? 0;
 }
 
 /**
@@ -158,17 +156,34 @@ export function notSupportedError(action: string, wayOut: string): Error {
   return atCaller(new Deno.errors.NotSupported(`Cannot ${action}: ${wayOut}`));
 }
 
-/** Returns the kernel's name in an error that the runtime threw, `undefined` if there is none. */
-export function codeOf(error: unknown): string | undefined {
+/** How the runtime begins the message of a failed look-up, in the words of the C library and without a number. */
+const LOOKUP = "failed to lookup address information";
+/** What the C libraries say of a name server that does not answer: glibc and macOS the one, musl the other. */
+const NO_ANSWER = /temporary failure|try again/i;
+
+/** Returns the operating system's number in an error that the runtime threw, `undefined` if there is none. */
+function numberOf(error: Error): number | undefined {
+  const number = /\(os error (\d+)\)/.exec(error.message)?.[1];
+  return number === undefined ? undefined : Number(number);
+}
+
+/**
+ * Returns the kernel's name in an error that the runtime threw, `undefined` if there is none. The number in the message
+ * decides, if there is one: the words are the system's, in the language of its user, and the runtime has no code for
+ * some numbers, or one that is not exact (`ENOENT` for a name that does not resolve, on Windows).
+ *
+ * @param error What the runtime threw.
+ * @param numbers The numbers of the operating system that it comes from.
+ */
+export function codeOf(error: unknown, numbers: ErrorNumbers = errorNumbers): string | undefined {
   if (!(error instanceof Error)) return undefined;
+  const number = numberOf(error);
+  const name = number === undefined ? undefined : numbers.nameOf(number);
+  if (name !== undefined) return name;
   const { code } = error as { code?: unknown };
-  if (typeof code === "string") return code;
-  // The runtime reports a failed look-up without a code, in the words of the C library.
-  if (error.message.startsWith("failed to lookup address information")) {
-    return error.message.includes("emporary failure") ? "EAI_AGAIN" : "ENOTFOUND";
-  }
-  const errno = /\(os error (\d+)\)/.exec(error.message)?.[1];
-  return Object.entries(constants.errno).find(([, value]) => value === Number(errno))?.[0];
+  if (typeof code === "string") return usualName(code);
+  if (!error.message.startsWith(LOOKUP)) return undefined;
+  return NO_ANSWER.test(error.message) ? "EAI_AGAIN" : "ENOTFOUND";
 }
 
 /**
@@ -177,16 +192,19 @@ export function codeOf(error: unknown): string | undefined {
  * @param error What the runtime threw.
  * @param action What was attempted, with the address.
  * @param syscall The system call behind the operation.
+ * @param numbers The numbers of the operating system that it comes from.
  */
-export function fromRuntimeError(error: unknown, action: string, syscall: string): Error {
-  const code = codeOf(error);
+export function fromRuntimeError(
+  error: unknown,
+  action: string,
+  syscall: string,
+  numbers: ErrorNumbers = errorNumbers,
+): Error {
+  const code = codeOf(error, numbers);
   if (code !== undefined) {
-    const errno = /\(os error (\d+)\)/.exec((error as Error).message)?.[1];
+    const number = numberOf(error as Error) ?? numbers.numberOf(code);
     const lookup = code === "ENOTFOUND" || code === "EAI_AGAIN";
-    return socketError(
-      action,
-      new SyscallError(lookup ? "getaddrinfo" : syscall, code, errno ? Number(errno) : undefined),
-    );
+    return socketError(action, new SyscallError(lookup ? "getaddrinfo" : syscall, code, number));
   }
   if (!(error instanceof Error)) return atCaller(new Error(`Cannot ${action}: ${error}`, { cause: error }));
   // No kernel behind it (a permission that was not given, a resource that is gone): same class, our form.

@@ -8,16 +8,12 @@
 
 import { constants } from "node:os";
 import { sizeOf } from "./bytes.ts";
+import { errorNumbers } from "./error_numbers.ts";
 import { SyscallError } from "./errors.ts";
 import { type Libc, libc } from "./libc.ts";
 
 const { EINTR } = constants.errno;
 export const { EAGAIN, EINPROGRESS } = constants.errno;
-
-const NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
-// These share a number with others; the kernel's manual pages use these names.
-NAMES.set(EAGAIN, "EAGAIN");
-NAMES.set(constants.errno.EOPNOTSUPP, "EOPNOTSUPP");
 
 const errnoBytes = new Uint8Array(4);
 const errnoValue = new Int32Array(errnoBytes.buffer);
@@ -30,7 +26,7 @@ export function lastErrno(): number {
 
 /** Returns the error for a call that failed with `errno`. */
 export function syscallError(syscall: string, errno: number): SyscallError {
-  return new SyscallError(syscall, NAMES.get(errno) ?? `E${errno}`, errno);
+  return new SyscallError(syscall, errorNumbers.nameOf(errno) ?? `E${errno}`, errno);
 }
 
 type Call = {

@@ -302,7 +302,11 @@ export interface Child {
    * closed, though it goes on. What it has opened on the runtime engine stays
    * open, and the program ends by `Deno.exit()` only.
    *
+   * On Windows `"SIGTERM"` and `"SIGKILL"` both end a program at once, and other signals cannot be sent.
+   *
    * @param signal The signal, by default `"SIGKILL"`.
+   * @throws {TypeError} If there is no such signal.
+   * @throws {Deno.errors.NotSupported} If the operating system cannot send it.
    */
   kill(signal?: Deno.Signal): void;
   /** Asks it to end, at the end of an `await using` block, and closes the sockets of messages that nobody has taken. */

@@ -1,6 +1,9 @@
 /** What a parent tells its children about itself, before they can talk. */
 
+import { posix, win32 } from "node:path";
+import { pathToFileURL } from "node:url";
 import { checkText } from "../internal/c_string.ts";
+import type { Os } from "../internal/error_numbers.ts";
 import { atCaller } from "../internal/stack.ts";
 
 /** The variable that says which descriptor of a process is the socket of its parent: {@linkcode PARENT_FD}. */
@@ -9,18 +12,23 @@ export const PARENT_VARIABLE = "C10K_SOCKETS_PARENT";
 /** That descriptor: the first one after the standard ones. */
 export const PARENT_FD = 3;
 
-/** The absolute address of a module, of which a relative path is looked for in the current folder. */
-export function moduleUrl(module: unknown): URL {
+/**
+ * The absolute address of a module, of which a relative path is looked for in the current folder.
+ *
+ * @param os The operating system whose paths it may be.
+ */
+export function moduleUrl(module: unknown, os: Os = Deno.build.os): URL {
   // A copy: what the caller's own object says can change.
   if (module instanceof URL) return new URL(module);
   if (typeof module !== "string") {
     throw atCaller(new TypeError(`module must be a string or a URL, received ${typeof module}`));
   }
   checkText(module, "module");
-  if (URL.canParse(module)) return new URL(module);
-  const folder = Deno.cwd().replaceAll("\\", "/");
-  const path = encodeURI(module.replaceAll("\\", "/")).replace(/[?#]/g, encodeURIComponent);
-  return new URL(path, `file:///${encodeURI(folder).replace(/^\//, "")}/`);
+  const isWindows = os === "windows";
+  // The letter of a drive looks like the scheme of a URL.
+  const hasDrive = isWindows && /^[a-z]:[\\/]/i.test(module);
+  if (!hasDrive && URL.canParse(module)) return new URL(module);
+  return pathToFileURL((isWindows ? win32 : posix).resolve(module), { windows: isWindows });
 }
 
 /** What errors call a child. */

@@ -6,6 +6,7 @@ import { chooseEngine, engineSupport } from "../internal/engine.ts";
 import { getSocketOption } from "../internal/socket.ts";
 import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
+import { pollableOf } from "../mux/pollable.ts";
 import { TcpListener, type TcpListenOptions } from "../tcp/tcp_listener.ts";
 import { GRACE, type ProcessOptions } from "./child.ts";
 import { moduleUrl } from "./names.ts";
@@ -184,7 +185,7 @@ export function checkPoolOptions(options: PoolOptions): PoolSettings {
   if (listener !== undefined && !(listener instanceof TcpListener)) {
     throw atCaller(new TypeError(`listener must be a TcpListener, received ${quote(listener)}`));
   }
-  if (listener?.engine === "native" && listener.fd === undefined) {
+  if (listener !== undefined && pollableOf(listener)?.isOpen !== true) {
     throw atCaller(new Deno.errors.BadResource("Cannot start a pool: the listener is closed"));
   }
   const engine = listener?.engine ?? chooseEngine(listen?.engine, "start a pool");

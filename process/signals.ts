@@ -1,10 +1,27 @@
 /** What signals ask a pool for. */
 
-const ENDING: readonly Deno.Signal[] = ["SIGINT", "SIGTERM"];
+import type { Os } from "../internal/error_numbers.ts";
+
+/** Signals that end a pool, and those that replace its children. */
+interface PoolSignals {
+  readonly ending: readonly Deno.Signal[];
+  readonly reloading: readonly Deno.Signal[];
+}
+
+/**
+ * Returns the signals that a pool listens for. On Windows they are events of the console: Ctrl-C, Ctrl-Break, and the
+ * end of the session. SIGHUP is its window being closed, after which the process is ended.
+ */
+export function poolSignals(os: Os = Deno.build.os): PoolSignals {
+  return os === "windows"
+    ? { ending: ["SIGINT", "SIGBREAK", "SIGTERM"], reloading: [] }
+    : { ending: ["SIGINT", "SIGTERM"], reloading: ["SIGHUP"] };
+}
+
 /** Milliseconds in which a signal is the same one again: a task runner passes on the Ctrl-C that the terminal sends. */
 const SAME = 500;
 
-/** Listens for SIGINT and SIGTERM, and for SIGHUP, until it is told to stop. */
+/** Listens for the signals of {@linkcode poolSignals} until it is told to stop. */
 export class Signals {
   readonly #end: () => void;
   readonly #reload: () => void;
@@ -34,9 +51,10 @@ export class Signals {
   }
 
   #all(): (readonly [Deno.Signal, () => void])[] {
-    // Windows has SIGINT only, and says so when it is asked for another.
-    const ending = Deno.build.os === "windows" ? ENDING.slice(0, 1) : ENDING;
-    const all = ending.map((signal) => [signal, this.#end] as const);
-    return Deno.build.os === "windows" ? all : [...all, ["SIGHUP", this.#reload] as const];
+    const { ending, reloading } = poolSignals();
+    return [
+      ...ending.map((signal) => [signal, this.#end] as const),
+      ...reloading.map((signal) => [signal, this.#reload] as const),
+    ];
   }
 }

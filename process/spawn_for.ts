@@ -11,6 +11,7 @@ import { RuntimeConn } from "../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../tcp/tcp_conn.ts";
 import { type Child, type ChildStatus, GRACE, LOST, newId, type ShutdownOptions } from "./child.ts";
 import { environmentWith } from "./environment.ts";
+import { reasonOfFailedKill } from "./failed_kill.ts";
 import type { Incoming } from "./link.ts";
 import { giveAway } from "./moving.ts";
 import { openNull, openPidfd, type Program, signalNumber, signalPidfd, spawn } from "./posix_spawn.ts";
@@ -23,6 +24,8 @@ import { keepChildStatus, lostStatus, lostStatusError } from "./sigchld.ts";
 const F_GETFL = 3;
 const F_SETFL = 4;
 const O_NONBLOCK = 0o4000;
+
+const IS_WINDOWS = Deno.build.os === "windows";
 
 /**
  * How {@linkcode spawnFor} starts a program.
@@ -152,13 +155,15 @@ class RelayedProgram extends ProgramChild {
   readonly #child: Deno.ChildProcess;
   readonly #conn: RuntimeConn;
   readonly #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
+  /** It was ended from here. Windows has no signals that its status could report. */
+  #wasKilled = false;
 
   constructor(driver: RuntimeConn, { command, args, cwd, env, stderr }: Checked, action: string) {
     super(command);
     driver.checkMove();
     keepChildStatus();
     // A path as Deno checks it, whatever the links in it lead to.
-    const isPath = command.includes("/") && Deno.build.os !== "windows";
+    const isPath = command.includes("/") && !IS_WINDOWS;
     try {
       this.#child = new Deno.Command(isPath ? resolve(cwd ?? "", command) : command, {
         args: [...args],
@@ -180,11 +185,12 @@ class RelayedProgram extends ProgramChild {
   kill(signal: Deno.Signal = "SIGKILL"): void {
     try {
       this.#child.kill(signal);
+      this.#wasKilled = true;
     } catch (error) {
-      // There is no such signal.
-      if (signalNumber(signal) === undefined) throw error;
-      // It has ended already: TypeError, or ESRCH while SIGCHLD is ignored.
-      if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
+      const reason = reasonOfFailedKill(error, signal);
+      if (reason === "ended") return;
+      if (reason !== "cannot send") throw error;
+      throw notSupportedError(`send ${signal} to ${this.command} on Windows`, "SIGTERM and SIGKILL end it");
     }
   }
 
@@ -203,7 +209,8 @@ class RelayedProgram extends ProgramChild {
     const output = this.#drain(conn);
     const status = await this.#status();
     // What it has started may write to the same pipe, and goes on with the connection, unless the end was forced.
-    if (status.signal === "SIGKILL") {
+    const isForced = status.signal === "SIGKILL" || (IS_WINDOWS && this.#wasKilled && !status.success);
+    if (isForced) {
       // Also of a peer that reads nothing.
       conn.close();
       await this.#output.cancel();

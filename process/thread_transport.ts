@@ -62,14 +62,18 @@ export class ThreadTransport implements Transport {
   check(sockets: readonly MovableSocket[]): void {
     for (const socket of sockets) {
       const conn = runtimeConn(socket);
-      if (conn !== undefined) conn.checkMove();
-      else if (this.#takesNative && this.#owner === 0n) {
+      if (conn !== undefined) {
+        conn.checkMove();
+        continue;
+      }
+      const descriptors = descriptorsOf([socket], "send a socket");
+      if (this.#takesNative && this.#owner === 0n) {
         throw notSupportedError(
           "send a socket of the native engine to a thread",
           "mount /proc and allow memfd_create(2)",
         );
       } else if (this.#takesNative) {
-        if (descriptorsOf([socket], "send a socket").every(isTracked)) continue;
+        if (descriptors.every(isTracked)) continue;
         throw notSupportedError("send a socket with so high a descriptor to a thread", "open it with a lower one");
       } else {
         throw notSupportedError(

@@ -1,6 +1,7 @@
 /** Connecting on either engine: one deadline, one signal, one form of error. */
 
 import { formatAddress, type HostPort } from "../internal/address.ts";
+import { specified } from "../internal/destination.ts";
 import type { Engine } from "../internal/engine.ts";
 import { fromRuntimeError, socketError, SyscallError } from "../internal/errors.ts";
 import { Timer } from "../internal/timer.ts";
@@ -51,7 +52,7 @@ export function connect(options: ConnectOptions): Promise<ConnDriver> {
   return withDeadline<ConnDriver>(action, options, async (signal) => {
     if (engine === "native") return await connectNative(options, signal);
     try {
-      return new RuntimeConn(await connectToOther({ hostname, port }, signal));
+      return new RuntimeConn(await connectToOther(specified({ hostname, port }), signal));
     } catch (error) {
       if (error instanceof SyscallError) throw socketError(action, error);
       throw signal.aborted ? error : fromRuntimeError(error, action, "connect");

@@ -2,7 +2,7 @@
 
 import { setImmediate } from "node:timers";
 import { formatAddress, type HostPort } from "../internal/address.ts";
-import { acceptTrouble, Backoff } from "../internal/backoff.ts";
+import { Backoff, runtimeAcceptTrouble } from "../internal/backoff.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, codeOf, fromRuntimeError } from "../internal/errors.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
@@ -275,7 +275,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   }
 
   #failed(cause: unknown): void {
-    const trouble = acceptTrouble(codeOf(cause));
+    const trouble = runtimeAcceptTrouble(codeOf(cause));
     if (trouble === "retry") return;
     const error = fromRuntimeError(cause, `accept on ${this.#name}`, "accept");
     const isWatched = this.#waiting.first === undefined && !this.#watchers.isEmpty;

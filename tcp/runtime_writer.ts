@@ -20,6 +20,9 @@ const CHUNK = 64 * 1024;
 /** How long `close()` goes on sending what `tryWrite` took, in milliseconds. */
 const LINGER = 5_000;
 
+/** What shutdown(2) reports of a connection that is gone already. */
+const LOST = [Deno.errors.NotConnected, Deno.errors.ConnectionReset, Deno.errors.ConnectionAborted];
+
 const NOTHING = new Uint8Array(0);
 
 interface Job extends Waiter<number> {
@@ -278,8 +281,8 @@ export class RuntimeWriter {
       await this.#conn.closeWrite();
     } catch (error) {
       if (this.#closed) throw this.#interrupted(true);
-      // A connection that the peer has reset has no side left to close.
-      if (!(error instanceof Deno.errors.NotConnected)) {
+      // A connection that the peer has reset has no side left to close: ENOTCONN, or on Windows what it was lost by.
+      if (!LOST.some((ErrorClass) => error instanceof ErrorClass)) {
         throw fromRuntimeError(error, `close the write side of ${this.#name}`, "shutdown");
       }
     }

@@ -62,7 +62,8 @@ export interface TcpConnectOptions extends WaitOptions {
   port: number;
   /**
    * The server's IP address or name. Of a name with several addresses, IPv6
-   * and IPv4 are tried in turn (RFC 8305).
+   * and IPv4 are tried in turn (RFC 8305). `0.0.0.0` and `::` are this machine;
+   * on Windows that is `127.0.0.1` or `::1`, which the permission is needed for.
    *
    * @default {"127.0.0.1"}
    */

@@ -42,7 +42,8 @@ export interface TcpListenOptions {
   port?: number;
   /**
    * The local IP address or name to listen on. `0.0.0.0` is every IPv4
-   * interface, `::` every interface with both families.
+   * interface, `::` every interface with both families (on Windows with IPv6
+   * only).
    *
    * @default {"0.0.0.0"}
    */

@@ -4,6 +4,7 @@ import { type Engine, engineSupport, TcpConn, TcpListener } from "@c10k/sockets/
 import { assert } from "@std/assert";
 import { delay } from "@std/async";
 import dns from "node:dns";
+import { fileURLToPath } from "node:url";
 import { reactor } from "../mux/reactor.ts";
 
 /** The engines that can be tested here. */
@@ -292,8 +293,7 @@ export async function run(args: string[]): Promise<Finished> {
 }
 
 function configPath(): string {
-  const path = new URL("deno.json", ROOT).pathname;
-  return Deno.build.os === "windows" ? path.slice(1) : path;
+  return fileURLToPath(new URL("deno.json", ROOT));
 }
 
 /** A server program in a process of its own; `await using` ends it. */

@@ -10,7 +10,7 @@ import { encode, readText, ROOT } from "./_util.ts";
 interface Config {
   readonly imports: Readonly<Record<string, string>>;
   readonly tasks: Readonly<Record<string, { readonly command: string }>>;
-  readonly links: readonly string[];
+  readonly links?: readonly string[];
   readonly compilerOptions: object;
   readonly test: object;
 }
@@ -79,8 +79,11 @@ Deno.test({
       }
       assertEquals(await echo.ended(), 0);
       const packages = packagesIn(cache);
-      assert(packages.includes("deno-std@1.4.0"), packages.join());
       assertLessOrEqual(packages.length, 5, packages.join());
+      // With the real packages of @std (`deno task ok:jsr`) there is no mirror of them, and Deno compiles them here.
+      const isLinked = read<Config>("deno.json").links?.some((link) => link.startsWith("./tools/std/")) === true;
+      if (!isLinked) return;
+      assert(packages.includes("deno-std@1.4.0"), packages.join());
       assertLessOrEqual(sizeOf(cache), 10_000_000, "bytes");
     } finally {
       await Deno.remove(cache, { recursive: true });
@@ -128,7 +131,8 @@ Deno.test("deno.bench.json differs from deno.json in its packages only, and each
   // A lock also has those that a module names with their version.
   const inline = ["npm:deno-std@1.4.0", "npm:@types/cli-progress@3"];
   for (const [{ imports }, path] of [[config, "deno.lock"], [bench, "deno.bench.lock"]] as const) {
-    const locked = Object.keys(read<Lock>(path).specifiers).filter((specifier) => !inline.includes(specifier));
+    const locked = Object.keys(read<Lock>(path).specifiers)
+      .filter((specifier) => specifier.startsWith("npm:") && !inline.includes(specifier));
     const wanted = Object.values(imports).filter((target) => target.startsWith("npm:"));
     assertEquals(
       locked.map((specifier) => nameOf(specifier.slice(4))).sort(),

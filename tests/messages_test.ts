@@ -240,7 +240,7 @@ childTest("Child.send() refuses what cannot be sent, and leaves the sockets whol
       throw new URIError("mine");
     },
   };
-  const refusals: [unknown, unknown, new (...args: never[]) => Error, string][] = [
+  const refusals: [unknown, unknown, new (message: string) => Error, string][] = [
     ["x", { sockets: "sockets" }, TypeError, "sockets must be an array"],
     // As postMessage() has it.
     ["x", [server], TypeError, "options must be an object, received an array"],

@@ -8,7 +8,7 @@ import { Restarts } from "../process/restarts.ts";
 import { kernel } from "./_kernel.ts";
 import { assertGone, byChild, Client, ECHO, startPool, visit, visits } from "./_pool.ts";
 import { childTest, isAlive, type Kind, moduleOf, oneKindTest } from "./_process.ts";
-import { encode, ENGINES, eventually, long, oneOf, readText, ROOT, runDeno } from "./_util.ts";
+import { encode, ENGINES, engineTest, eventually, long, oneOf, readText, ROOT, runDeno } from "./_util.ts";
 
 const SHUT_RDWR = 2;
 
@@ -197,8 +197,8 @@ for (const engine of ENGINES) {
   );
 }
 
-Deno.test("Pool.start() closes the listener that it was given, also if it fails", async () => {
-  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+engineTest("Pool.start() closes the listener that it was given, also if it fails", async (engine) => {
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
   const options: PoolOptions = { kind: "worker", module: moduleOf(`throw new Error("bad")`), size: 1, listener };
   await assertRejects(() => Pool.start({ ...options, signals: false }), Error, "before it called serve()");
   assertEquals(listener.fd, undefined);

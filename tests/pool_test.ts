@@ -297,7 +297,7 @@ Deno.test("Pool.start() says which options the runtime engine lacks", async () =
   }
 });
 
-Deno.test("Pool.start() checks its options before anything is started", async () => {
+Deno.test("Pool.start() checks its options before anything is started", { ignore: !NATIVE }, async () => {
   const wrong: [Record<string, unknown>, new (...args: never[]) => Error][] = [
     [{ kind: "thread" }, TypeError],
     [{ listen: undefined }, TypeError],

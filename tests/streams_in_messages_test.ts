@@ -16,6 +16,7 @@ import {
   readExactly,
   readText,
   readToEnd,
+  runDeno,
   withoutLeaks,
 } from "./_util.ts";
 import { sentReason, StreamSocket } from "../tcp/stream_socket.ts";
@@ -123,6 +124,25 @@ runtimeTest(
     assertEquals(await waiting, 5);
     await assertRejects(() => child.send(() => {}, { sockets: [pair.server] }), DOMException, "could not be cloned");
     assert((await ask(child, "later")).message.message === "later");
+  },
+);
+
+runtimeTest(
+  "Child.send() refuses a listener where there is no native engine for the reason that it is of the runtime's",
+  async () => {
+    const source = `
+    import { spawnWorker } from "@c10k/sockets/process";
+    import { TcpListener } from "@c10k/sockets/tcp";
+    const module = 'import { parent } from "' + import.meta.resolve("@c10k/sockets/process") +
+      '"; await parent().send("up"); for await (const _ of parent().messages());';
+    await using child = spawnWorker("data:application/typescript," + encodeURIComponent(module));
+    await child.messages().next(); // sockets are checked in another place once there is a thread
+    using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+    console.log(await child.send("x", { sockets: [listener] }).catch((error) => error.name + " " + error.message));`;
+    const { stdout, stderr } = await runDeno(["--allow-net", "--allow-read"], source);
+    const why = "NotSupported Cannot send a socket of the runtime engine: it has connections only that can be moved, " +
+      "and to a thread only; use --allow-ffi on Linux\n";
+    assertEquals([stdout, stderr], [why, ""]);
   },
 );
 

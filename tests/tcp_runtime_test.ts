@@ -83,8 +83,8 @@ Deno.test("[runtime] TcpListener.accept() outlives what is another's trouble, an
   using listener = listenerOver(outcomes, report);
   using _conn = await listener.accept();
   assertEquals(reported, ["EMFILE", "ENOBUFS"]);
-  outcomes.push(failure("EINVAL"), failure("EINVAL"));
-  const why = "Cannot accept on TCP listener 127.0.0.1:9: invalid argument (EINVAL)";
+  outcomes.push(failure("ENOTSOCK"), failure("ENOTSOCK"));
+  const why = "Cannot accept on TCP listener 127.0.0.1:9: not a socket (ENOTSOCK)";
   await assertRejects(() => listener.accept(), Error, why);
   await assertRejects(
     async () => {
@@ -98,12 +98,12 @@ Deno.test("[runtime] TcpListener.accept() outlives what is another's trouble, an
 
 Deno.test("[runtime] Multiplexer outlives a failed accept for which nobody waits, which is reported", async () => {
   const reported: string[] = [];
-  using listener = listenerOver([failure("EINVAL"), new FakeSocket()], (error) => reported.push(error.message));
+  using listener = listenerOver([failure("ENOTSOCK"), new FakeSocket()], (error) => reported.push(error.message));
   using mux = new Multiplexer({ backend: "runtime" });
   mux.register(listener, { readable: true });
   const [event] = await mux.wait({ timeout: 5_000 });
   assertEquals([event?.source, event?.readable], [listener, true]);
-  assertEquals(reported, ["Cannot accept on TCP listener 127.0.0.1:9: invalid argument (EINVAL)"]);
+  assertEquals(reported, ["Cannot accept on TCP listener 127.0.0.1:9: not a socket (ENOTSOCK)"]);
   using conn = listener.tryAccept();
   assert(conn !== undefined);
 });

@@ -36,6 +36,8 @@ const REASONS: readonly (readonly [bound: string, to: string, code: string, size
 engineTest("UdpEndpoint.sendTo() says why it fails by the kernel's name", async (engine) => {
   for (const [hostname, to, code, size] of REASONS) {
     if (letsOut(engine) && code === "EACCES" || !hasIPv6 && hostname.includes(":")) continue;
+    // What is a broadcast, and which sockets can send one, is different elsewhere.
+    if (code === "EACCES" && Deno.build.os !== "linux") continue;
     using endpoint = UdpEndpoint.bind({ hostname, engine });
     for (const options of [undefined, { signal: new AbortController().signal }]) {
       const sent = endpoint.sendTo(new Uint8Array(size ?? 1), { hostname: to, port: 9 }, options);
@@ -63,7 +65,7 @@ engineTest("the last address of a network is a broadcast, which setBroadcast() a
   const own = Deno.networkInterfaces().find(({ family, netmask, name }) =>
     family === "IPv4" && name !== "lo" && netmask === "255.255.255.0"
   );
-  const networks = ["127.255.255.255", "255.255.255.255"];
+  const networks = Deno.build.os === "linux" ? ["127.255.255.255", "255.255.255.255"] : ["255.255.255.255"];
   if (own !== undefined) networks.push(own.address.replace(/\d+$/, "255"));
   for (const hostname of networks) {
     using endpoint = UdpEndpoint.bind({ hostname: "0.0.0.0", engine });

@@ -23,10 +23,13 @@ import {
   spendTurn,
 } from "./_util.ts";
 
+/** What macOS sends at most, unless `net.inet.udp.maxdgram` says more; elsewhere there is no such limit. */
+const LARGEST = Deno.build.os === "darwin" ? 9_216 : Infinity;
+
 engineTest("UdpEndpoint carries datagrams of 0, 1, 1,472 and 65,507 bytes, and refuses 65,508", async (engine) => {
   using two = new Two(engine);
   const p = new Uint8Array(65_535);
-  for (const size of [0, 1, 1_472, 65_507]) {
+  for (const size of [0, 1, 1_472, Math.min(65_507, LARGEST)]) {
     const sent = randomBytes(size);
     assertEquals(await two.a.sendTo(sent, two.b.addr), size);
     const { data, truncated, address, size: told } = await two.b.recvFrom(p);
@@ -40,9 +43,10 @@ engineTest("UdpEndpoint carries datagrams of 0, 1, 1,472 and 65,507 bytes, and r
 
 engineTest("UdpEndpoint carries 65,527 bytes over IPv6, which does not count its header", async (engine) => {
   using two = new Two(engine, "::1");
-  await two.a.sendTo(randomBytes(65_527), two.b.addr);
+  const largest = Math.min(65_527, LARGEST);
+  await two.a.sendTo(randomBytes(largest), two.b.addr);
   const { size, truncated } = await two.b.recvFrom(new Uint8Array(65_535));
-  assertEquals([size, truncated], [65_527, false]);
+  assertEquals([size, truncated], [largest, false]);
   await assertRejects(() => two.a.sendTo(new Uint8Array(65_528), two.b.addr), Error, "EMSGSIZE");
   // What is mapped from IPv4 goes over IPv4.
   using both = UdpEndpoint.bind({ hostname: "::", engine });
@@ -351,6 +355,7 @@ engineTest("UdpEndpoint speaks IPv6, and takes IPv4 peers on ::", async (engine)
   const { data, address } = await two.b.recvFrom(new Uint8Array(10));
   assertEquals([decode(data), address], ["six", two.a.addr]);
 
+  if (Deno.build.os === "windows") return; // it takes IPv6 only
   using both = UdpEndpoint.bind({ hostname: "::", engine });
   using four = UdpEndpoint.bind({ hostname: LOCAL, engine });
   await four.sendTo(encode("four"), { hostname: LOCAL, port: both.addr.port });
@@ -636,7 +641,7 @@ engineTest("multicast over IPv6 takes the interface by name, or as the zone of t
   receiver.leaveMulticast({ group, interface: name });
   receiver.joinMulticast({ group: `ff12::c10c%${name}` });
   receiver.leaveMulticast({ group: "ff12::c10c", interface: name });
-});
+}, Deno.build.os === "windows"); // which has other names for it
 
 engineTest("multicast over IPv4 takes the interface by address, and by name on the native engine", (engine) => {
   if (engine === "runtime" && "listenDatagram" in Deno) return; // see above
@@ -678,7 +683,7 @@ engineTest("broadcast needs to be allowed", async (engine) => {
   sender.setBroadcast();
   await sender.sendTo(encode("all"), to);
   assertEquals(decode((await receiver.recvFrom(new Uint8Array(10))).data), "all");
-});
+}, Deno.build.os !== "linux"); // elsewhere the loopback interface has no broadcast address
 
 engineTest("wrong types and numbers are refused before any system call", async (engine) => {
   using two = new Two(engine);

@@ -11,6 +11,7 @@
  * `tests/exact_flags_test.ts` run those in Markdown with the flags that they name.
  */
 
+import { fileURLToPath } from "node:url";
 import { type Example, examplesIn } from "./examples.ts";
 
 const ROOT = new URL("../", import.meta.url);
@@ -51,7 +52,7 @@ try {
   Deno.writeTextFileSync(`${folder}/examples_test.ts`, suite(examples));
   const everywhere = examples.filter(({ path, isNative }) => path === "docs/recipes.md" && !isNative);
   Deno.writeTextFileSync(`${folder}/everywhere_test.ts`, suite(examples, everywhere));
-  const config = ["--frozen", "--config", new URL("deno.json", ROOT).pathname];
+  const config = ["--frozen", "--config", fileURLToPath(new URL("deno.json", ROOT))];
   const file = `${folder}/examples_test.ts`;
   const test = ["test", "--quiet", "--no-check", "--no-prompt", ...config];
   // Apart, or each Worker that an example starts would have its own modules checked, too.

@@ -6,6 +6,8 @@
  *     deno task figures
  */
 
+import { fileURLToPath } from "node:url";
+
 /** What the example of the four ways writes. */
 export interface FourWays {
   readonly date: string;
@@ -113,6 +115,7 @@ export function allFigures(): ReadonlyMap<string, string> {
 if (import.meta.main) {
   const readme = new URL("../README.md", import.meta.url);
   await Deno.writeTextFile(readme, withFigures(await Deno.readTextFile(readme), allFigures()));
-  const { code } = await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", readme.pathname] }).output();
+  const { code } = await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", fileURLToPath(readme)] })
+    .output();
   Deno.exitCode = code;
 }

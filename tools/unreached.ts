@@ -174,9 +174,9 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     ],
   },
   "process/spawn_for.ts": {
-    [GUARD]: [
-      "if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;",
-      "if (!lostStatus(error)) throw error;",
+    [GUARD]: ["if (!lostStatus(error)) throw error;"],
+    [OTHER_SYSTEM]: [
+      'throw notSupportedError(`send ${signal} to ${this.command} on Windows`, "SIGTERM and SIGKILL end it");',
     ],
   },
   "process/spawn_process.ts": {

@@ -13,6 +13,7 @@ import { InterestBit, ReadyBit } from "../mux/selector.ts";
 import { type DatagramBatch, memoryOf, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import { NAME_SIZE } from "./peers.ts";
+import { isOfPeer } from "./runtime_reasons.ts";
 import { needsLocal, RuntimeSending } from "./runtime_sending.ts";
 import {
   type Arrived,
@@ -497,12 +498,4 @@ export class RuntimeEndpoint implements UdpDriver, Pollable {
   #closedError(action: string): Error {
     return closedError(`${action} ${this.name}`, "endpoint");
   }
-}
-
-/**
- * Whether a failed receive tells only that an earlier datagram found nobody (ICMP), as Windows does also on a socket
- * that is not connected: that is no event for the other peers.
- */
-function isOfPeer(error: unknown): boolean {
-  return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.ConnectionRefused;
 }

@@ -1,10 +1,12 @@
 /**
- * Why a send fails, for node:dgram tells `UNKNOWN` for nearly everything: the
- * kernel's own rules, as far as they follow from the socket, the size and the
- * destination.
+ * Why a send or a receive fails, for node:dgram tells `UNKNOWN` for nearly
+ * everything: the kernel's own rules, as far as they follow from the socket,
+ * the size and the destination.
  */
 
 import { hostKind, type HostPort, parseIPv4, parseIPv6, splitZone } from "../internal/address.ts";
+import type { Os } from "../internal/error_numbers.ts";
+import { codeOf } from "../internal/errors.ts";
 
 /** Largest payload of a datagram, in bytes (RFC 768): over IPv4 the length of the packet counts its header, too. */
 export const LARGEST_OVER_IPV4 = 65_507;
@@ -25,14 +27,26 @@ export interface Reason {
   readonly detail?: string;
 }
 
-/** Returns why a datagram cannot be sent, if that is certain before it is tried; names are not looked up. */
-export function certainReason(size: number, to: HostPort, from: Sender): Reason | undefined {
+/**
+ * Returns why a datagram cannot be sent, if that is certain before it is tried; names are not looked up.
+ *
+ * @param os The operating system that would send it.
+ */
+export function certainReason(
+  size: number,
+  to: HostPort,
+  from: Sender,
+  os: Os = Deno.build.os,
+): Reason | undefined {
   const ipv4 = ipv4Of(to.hostname);
   if (size > (ipv4 === undefined ? LARGEST_OVER_IPV6 : LARGEST_OVER_IPV4)) return { code: "EMSGSIZE" };
   const kind = hostKind(to.hostname);
   if (kind === "name") return undefined;
   if (!from.hostname.includes(":")) {
     if (kind === "IPv6") return { code: "EAFNOSUPPORT" };
+  } else if (ipv4 !== undefined && os === "windows") {
+    // The runtime leaves IPV6_V6ONLY as it is by default, which is on there.
+    return { code: "ENETUNREACH", detail: "an IPv6 endpoint of the runtime engine has no IPv4 on Windows" };
   } else if (ipv4 !== undefined && !reachesIPv4(from)) {
     return { code: "ENETUNREACH" };
   }
@@ -59,6 +73,23 @@ export function likelyReason(to: HostPort, from: Sender): Reason | undefined {
   return mayBe
     ? { code: "UNKNOWN", detail: "the runtime does not tell why, but a broadcast address needs setBroadcast()" }
     : undefined;
+}
+
+/** What earlier datagrams are answered with by ICMP: nobody at that port, or (the last) too many hops. */
+const OF_PEERS = ["ECONNREFUSED", "ECONNRESET", "ENETRESET"];
+
+/**
+ * Returns whether a failed receive reports only that an earlier datagram did not arrive, as on Windows also a socket
+ * does that is not connected: that is no event for the other peers.
+ *
+ * @param error What the runtime has failed with.
+ * @param os The operating system that it comes from.
+ */
+export function isOfPeer(error: unknown, os: Os = Deno.build.os): boolean {
+  if (error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.ConnectionRefused) return true;
+  const code = codeOf(error) ?? "";
+  // node:dgram gives no reason, and goes on receiving.
+  return OF_PEERS.includes(code) || (os === "windows" && code === "UNKNOWN");
 }
 
 /** The bytes of an IPv4 address, also of a mapped one. */

@@ -2,6 +2,7 @@
 
 import { formatAddress, hostKind, type HostPort } from "../internal/address.ts";
 import { copyOf, memoryOf as memoryBelow, sizeOf, viewOf } from "../internal/bytes.ts";
+import { mapped, specified } from "../internal/destination.ts";
 import { needsNative } from "../internal/engine.ts";
 import {
   closedError,
@@ -38,6 +39,8 @@ export class RuntimeSending implements Sender {
   readonly #name: string;
   readonly #transport: RuntimeTransport;
   readonly #events: SendingEvents;
+  /** Where every destination is taken as it is, which each datagram asks. */
+  readonly #isLinux = Deno.build.os === "linux";
   #mayBroadcast: boolean;
   /** The last host that nothing but the size of a datagram can speak against. */
   #reachable: string | undefined;
@@ -82,8 +85,9 @@ export class RuntimeSending implements Sender {
     return this.#count < MOST_SENDS;
   }
 
-  sendTo(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
+  sendTo(p: Uint8Array, address: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
     if (this.#closed) return Promise.reject(this.#closedError());
+    const to = this.#reachedAs(address);
     const problem = this.#problem(sizeOf(p), to);
     if (problem !== undefined) return Promise.reject(problem);
     // Cheaper than to look at the name.
@@ -91,8 +95,9 @@ export class RuntimeSending implements Sender {
     return signal === undefined ? this.#send(p, sizeOf(p), to) : this.#sendOrAbort(p, sizeOf(p), to, signal);
   }
 
-  trySendTo(p: Uint8Array, to: Deno.NetAddr): number | undefined {
+  trySendTo(p: Uint8Array, address: Deno.NetAddr): number | undefined {
     if (this.#closed) throw this.#closedError();
+    const to = this.#reachedAs(address);
     const problem = this.#problem(sizeOf(p), to);
     if (problem !== undefined) throw problem;
     if (to.hostname !== this.#reachable && hostKind(to.hostname) === "name") throw noAddress(to.hostname);
@@ -150,6 +155,11 @@ export class RuntimeSending implements Sender {
     this.#closing?.abort(interruptedError(`send on ${this.#name}`, "endpoint"));
   }
 
+  /** A destination in the form that this system takes. */
+  #reachedAs(to: Deno.NetAddr): Deno.NetAddr {
+    return this.#isLinux ? to : specified(mapped(to, this.hostname.includes(":")));
+  }
+
   /** Looks a name up, and sends to what the socket can reach of it. */
   async #sendToName(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
     const size = sizeOf(p);
@@ -161,7 +171,7 @@ export class RuntimeSending implements Sender {
       const found = await resolveAll(to, signal === undefined ? closed : AbortSignal.any([signal, closed]));
       const best = found.find((one) => certainReason(size, one, this) === undefined) ?? found[0] as HostPort;
       refuseDenied(best, action);
-      address = { transport: "udp", hostname: best.hostname, port: to.port };
+      address = this.#reachedAs({ transport: "udp", hostname: best.hostname, port: to.port });
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;
     }

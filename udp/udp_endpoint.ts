@@ -45,8 +45,8 @@ export interface UdpBindOptions {
   port?: number;
   /**
    * The local IP address or name. `0.0.0.0` is every IPv4 interface, `::`
-   * every interface with both families. A name is looked up on this thread; on
-   * the runtime engine it needs `--unstable-net`.
+   * every interface with both families (on Windows with IPv6 only). A name is
+   * looked up on this thread; on the runtime engine it needs `--unstable-net`.
    *
    * @default {"0.0.0.0"}
    */
