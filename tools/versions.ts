@@ -13,8 +13,11 @@ import { parseArgs } from "@std/cli";
 import { OLDEST_DENO } from "../internal/deno_version.ts";
 import { isSkipped, SKIPS } from "./versions/skips.ts";
 
-/** The oldest, and the last of each minor version since. */
-const VERSIONS = [OLDEST_DENO, "2.8.3", "2.9.6"];
+/**
+ * The oldest, and the last of each minor version since. It is not 2.8.3: there `close()` of a connection of Deno's leaves
+ * the socket open while a read is pending (denoland/deno#35292), and nothing above it can help that.
+ */
+const VERSIONS = [OLDEST_DENO, "2.8.2", "2.9.6"];
 
 /** The suites of the library: nothing of the examples, the documents, the tools and the permissions of whole programs. */
 const SUITES = [
