@@ -7,6 +7,8 @@
  * it.
  */
 
+import "./deno_version.ts";
+
 /** Folders of the library; tests and examples lie beside them. */
 const FOLDERS = ["internal", "mux", "poll", "process", "tcp", "tls", "udp", "unix"];
 const ROOT = new URL("../", import.meta.url).href;

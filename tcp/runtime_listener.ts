@@ -5,6 +5,7 @@ import { formatAddress, type HostPort } from "../internal/address.ts";
 import { Backoff, runtimeAcceptTrouble } from "../internal/backoff.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, codeOf, fromRuntimeError } from "../internal/errors.ts";
+import { RefSwitch } from "../internal/ref_switch.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
 import { InterestBit, ReadyBit } from "../mux/selector.ts";
@@ -55,10 +56,11 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   #listening = true;
   #closed = false;
   #wantsRef = true;
-  #isRef = true;
+  readonly #ref: RefSwitch;
 
   private constructor(listener: Deno.TcpListener, onAcceptError: ((error: Error) => void) | undefined) {
     this.#listener = listener;
+    this.#ref = new RefSwitch(listener);
     this.#onAcceptError = onAcceptError;
     this.addr = plainAddr(listener.addr);
     this.#name = `TCP listener ${formatAddress(this.addr)}`;
@@ -300,11 +302,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   /** An accept that waits for nobody must not keep the process alive. */
   #updateRef(): void {
     if (!this.#listening) return;
-    const isRef = this.#wantsRef && (this.#waiting.first !== undefined || this.#draining !== undefined);
-    if (isRef === this.#isRef) return;
-    this.#isRef = isRef;
-    if (isRef) this.#listener.ref();
-    else this.#listener.unref();
+    this.#ref.set(this.#wantsRef && (this.#waiting.first !== undefined || this.#draining !== undefined));
   }
 
   #closedError(action = "accept on"): Error {

@@ -9,6 +9,7 @@
 
 import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
+import { RefSwitch } from "../internal/ref_switch.ts";
 import { again, atCaller, rejectAtAwait } from "../internal/stack.ts";
 import { Waiter, WaiterQueue } from "../internal/waiters.ts";
 import { ReadyBit } from "../mux/selector.ts";
@@ -93,10 +94,11 @@ export class RuntimeReader {
   /** Size of the next chunk of a stream, in bytes. */
   #chunkSize = MIN_CHUNK;
   #wantsRef = true;
-  #isRef = true;
+  readonly #ref: RefSwitch;
 
   constructor(conn: RuntimeSocket, name: string) {
     this.#conn = conn;
+    this.#ref = new RefSwitch(conn);
     this.#name = name;
   }
 
@@ -286,11 +288,7 @@ export class RuntimeReader {
   /** A read that runs ahead for nobody must not keep the process alive. */
   #updateRef(): void {
     if (this.#closed) return;
-    const isRef = this.#wantsRef && !(this.#ahead && this.#waiting.first === undefined);
-    if (isRef === this.#isRef) return;
-    this.#isRef = isRef;
-    if (isRef) this.#conn.ref();
-    else this.#conn.unref();
+    this.#ref.set(this.#wantsRef && !(this.#ahead && this.#waiting.first === undefined));
   }
 
   #movedError(): Error {

@@ -131,6 +131,35 @@ Deno.test("[runtime] TcpConn.connect() closes the connection that comes at the s
   assertEquals(socket.closed, 1);
 });
 
+Deno.test("[runtime] TcpConn.read() cancelled as its data arrives does not unref Deno's read, which has completed", async () => {
+  const operation = Promise.withResolvers<number>();
+  let isComplete = false;
+  let isHeld = false;
+  const unrefs: string[] = [];
+  const { conn } = connOver({
+    // As Deno's own: it holds the operation until its promise is settled, and applies unref() to what it holds.
+    async read() {
+      isHeld = true;
+      try {
+        return await operation.promise;
+      } finally {
+        isHeld = false;
+      }
+    },
+    unref: () => void unrefs.push(isHeld && isComplete ? "a completed operation" : "no completed operation"),
+  });
+  const abort = new AbortController();
+  const reading = conn.read(new Uint8Array(8), { signal: abort.signal });
+  // Deno before 2.9 counts an unref of that kind for ever, and ends a program in which one operation is pending.
+  operation.resolve(3);
+  isComplete = true;
+  abort.abort(new Error("stop"));
+  await assertRejects(() => reading, Error, "stop");
+  await delay(0);
+  assertEquals(unrefs.filter((of) => of === "a completed operation"), []);
+  conn.close();
+});
+
 Deno.test("[runtime] TcpConn.setNoDelay() and setKeepAlive() say that a write waits, which has the socket", () =>
   withoutLeaks(async () => {
     using pair = await Pair.open("runtime");

@@ -6,6 +6,7 @@
 import dgram from "node:dgram";
 import { formatAddress, hostKind, type HostPort, splitZone } from "../internal/address.ts";
 import { notSupportedError } from "../internal/errors.ts";
+import { RefSwitch } from "../internal/ref_switch.ts";
 import type { MulticastOptions } from "./driver.ts";
 import { Addresses } from "./peers.ts";
 
@@ -76,6 +77,7 @@ class DatagramConnTransport implements RuntimeTransport {
   readonly drops = 0;
   readonly node = undefined;
   readonly #conn: Deno.DatagramConn;
+  readonly #ref: RefSwitch;
   readonly #changed: (error?: unknown) => void;
   readonly #buffer = new Uint8Array(LARGEST);
   readonly #addresses = new Addresses();
@@ -94,6 +96,7 @@ class DatagramConnTransport implements RuntimeTransport {
 
   constructor(conn: Deno.DatagramConn, changed: (error?: unknown) => void) {
     this.#conn = conn;
+    this.#ref = new RefSwitch(conn as Deno.DatagramConn & { ref?(): void; unref?(): void });
     this.#changed = changed;
     const { hostname, port } = conn.addr as Deno.NetAddr;
     this.addr = { transport: "udp", hostname, port };
@@ -138,9 +141,7 @@ class DatagramConnTransport implements RuntimeTransport {
   }
 
   ref(on: boolean): void {
-    const conn = this.#conn as Deno.DatagramConn & { ref?(): void; unref?(): void };
-    if (on) conn.ref?.();
-    else conn.unref?.();
+    this.#ref.set(on);
   }
 
   close(): void {
