@@ -6,6 +6,7 @@
  *     deno run --allow-all tools/aarch64.ts                      # the suites of tools/aarch64/suites.ts
  *     deno run --allow-all tools/aarch64.ts --filter datagram    # of these, the tests with that in their names
  *     deno run --allow-all tools/aarch64.ts tests/address_test.ts --jobs 1
+ *     deno run --allow-all tools/aarch64.ts --all                # of the suites, also the tests that suites.ts leaves out
  *
  * Programs for aarch64 start as others do, so that tests can start child processes: in a user namespace of its own, the
  * kernel hands them to the emulator (binfmt_misc; Linux 6.7). The rest of the machine sees nothing of that.
@@ -17,7 +18,7 @@
 
 import { parseArgs } from "@std/cli";
 import type { Declared, Plan } from "./aarch64/plan.ts";
-import { LEFT_OUT, NEEDS, SUITES } from "./aarch64/suites.ts";
+import { LEFT_OUT, NEEDS, type Suite, SUITES } from "./aarch64/suites.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const HERE = new URL("aarch64/", import.meta.url).pathname;
@@ -27,10 +28,14 @@ const COMPILER = "aarch64-linux-gnu-gcc";
 /** Milliseconds after which a file is given up. */
 const LIMIT = 10 * 60_000;
 
-const { _: paths, jobs = String(navigator.hardwareConcurrency), filter = "" } = parseArgs(Deno.args, {
+const { _: paths, jobs = String(navigator.hardwareConcurrency), filter = "", all } = parseArgs(Deno.args, {
   string: ["jobs", "filter", "_"],
+  boolean: ["all"],
 });
-const files = paths.length > 0 ? paths.map(String) : SUITES;
+const suites: readonly Suite[] = paths.length > 0
+  ? paths.map((path) => SUITES.find(({ file }) => file === path) ?? { file: String(path) })
+  : SUITES;
+const files = suites.map(({ file }) => file);
 
 /** Runs a program and returns what it has printed; throws if it fails. */
 async function output(command: string, args: string[], env: Record<string, string> = {}): Promise<string> {
@@ -136,32 +141,40 @@ try {
   const env = { DENO_DIR: `${folder}/cache`, TEST_PATIENCE: "10" };
   await output(Deno.execPath(), ["cache", "--quiet", "--frozen", `${HERE}select.ts`, ...files], env);
 
-  const all = [...tests.values()].flat();
+  const everything = [...tests.values()].flat();
   const problems = [...NEEDS, ...LEFT_OUT].filter(([test]) =>
-    paths.length === 0 && !all.some(({ name }) => test.test(name))
+    paths.length === 0 && !everything.some(({ name }) => test.test(name))
   ).map(([test]) => `suites.ts: no test is named ${test}`);
   const skipped: [name: string, reason: string][] = [];
   const leftOut = new Map<string, number>();
   let passed = 0;
 
+  /** Why a test is no part of the run; `undefined` if it is. */
+  const absence = ({ only }: Suite, { name, ignore }: Declared): string | undefined => {
+    if (ignore) return "the files leave them out on x86_64 as well";
+    if (all) return undefined;
+    if (only?.test(name) === false) return "of their files a selection runs (tools/aarch64/suites.ts)";
+    return LEFT_OUT.find(([test]) => test.test(name))?.[1];
+  };
+
   /** The tests of a file that are to run; enters the others where they belong. */
-  const choose = (file: string): string[] =>
-    (tests.get(file) ?? []).filter(({ name, ignore }) => {
-      const why = ignore
-        ? "the test files leave it out on x86_64 as well"
-        : LEFT_OUT.find(([test]) => test.test(name))?.[1];
-      if (!name.includes(filter)) return false;
+  const choose = (suite: Suite): string[] => {
+    const candidates = (tests.get(suite.file) ?? []).filter(({ name }) => name.includes(String(filter)));
+    return candidates.filter((test) => {
+      const why = absence(suite, test);
       if (why !== undefined) {
         leftOut.set(why, (leftOut.get(why) ?? 0) + 1);
         return false;
       }
-      const probe = NEEDS.find(([test, probe]) => test.test(name) && missing.has(probe))?.[1];
-      if (probe !== undefined) skipped.push([name, `${probe}: ${missing.get(probe)}`]);
+      const probe = NEEDS.find(([pattern, probe]) => pattern.test(test.name) && missing.has(probe))?.[1];
+      if (probe !== undefined) skipped.push([test.name, `${probe}: ${missing.get(probe)}`]);
       return probe === undefined;
     }).map(({ name }) => name);
+  };
 
-  const runFile = async (file: string, index: number): Promise<void> => {
-    const run = choose(file);
+  const runFile = async (suite: Suite, index: number): Promise<void> => {
+    const { file } = suite;
+    const run = choose(suite);
     if (run.length === 0) return;
     const [log, plan] = [`${folder}/log-${index}`, `${folder}/plan-${index}`];
     await Deno.writeTextFile(log, "");
@@ -184,7 +197,7 @@ try {
     console.log(`${file} ... ${isOk ? "ok" : "FAILED"}, ${good} passed (${seconds} s)`);
   };
 
-  const queue = [...files.entries()];
+  const queue = [...suites.entries()];
   const work = async () => {
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) await runFile(next[1], next[0]);
   };
