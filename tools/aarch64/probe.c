@@ -483,6 +483,13 @@ static void netlink_raw(void) {
   (void)fd;
 }
 
+// The path that Debian's packages give the C library, for which a permission can be granted.
+static void libc_path(void) {
+#ifdef __aarch64__
+  must(open("/lib/aarch64-linux-gnu/libc.so.6", O_RDONLY), "open of /lib/aarch64-linux-gnu/libc.so.6");
+#endif
+}
+
 static const struct { const char *name; void (*run)(void); } PROBES[] = {
   {"TCP_INFO", tcp_info},
   {"TCP_CONGESTION", tcp_congestion},
@@ -517,6 +524,7 @@ static const struct { const char *name; void (*run)(void); } PROBES[] = {
   {"struct stat", stat_layout},
   {"SIGCHLD ignored", sigchld_ignored},
   {"sockets of all families", netlink_raw},
+  {"the C library's path", libc_path},
 };
 
 int main(int argc, char **argv) {

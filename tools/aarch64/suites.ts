@@ -34,11 +34,18 @@ export const SUITES: readonly Suite[] = [
 export const LEFT_OUT: readonly (readonly [test: RegExp, reason: string])[] = [
   [/^\[runtime\]/, "what the runtime engine calls is Deno's own"],
   [
-    /starve|other I\/O|their turn|has its turn|no CPU|without spinning|flat$|grows? nothing|allocate nothing|stay where/,
+    /starve|other I\/O|leave others their turn|has its turn|no CPU|without spinning|flat$|grows? nothing|allocate nothing|stay where/,
     "they measure time and memory, which are the emulator's",
   ],
   [/1 GiB|10,000 sources|200 connections|500 peers|8 MiB|random batches/, "load, of which others have less"],
-  [/example|lets the process end|a process ends/, "programs made of what the other tests try"],
+  [
+    /example|lets the process end|a process ends|no descriptor left|no room for the|own descriptor finds no room|^a grant/,
+    "each starts whole programs, which are made of what the other tests try",
+  ],
+  [
+    /needs the permission|takes stdin|descriptors have run out|--allow-net alone/,
+    "each starts whole programs, for checks of JavaScript",
+  ],
 ];
 
 /** What a test needs: the name of a probe in `probe.c`. A test is skipped if that one says that it is missing. */
@@ -55,5 +62,10 @@ export const NEEDS: readonly (readonly [test: RegExp, probe: string])[] = [
   [/^\[native\] multicast reaches those who have joined/, "MCAST_JOIN_GROUP"],
   [/^\[native\] multicast over IPv[46] takes the interface/, "MCAST_JOIN_GROUP"],
   [/^\[native\] multicast without an interface/, "IP_ADD_MEMBERSHIP"],
+  [/^multicast, broadcast and link-local datagrams tell whom/, "MCAST_JOIN_GROUP"],
+  [/^a grant for the C library's path is enough/, "the C library's path"],
+  [/^openSockets\(\) lists a (packet|raw|Multipath|socket between|netlink)/, "sockets of all families"],
+  [/^\[process\] (Pool|Child|Tcp|Udp|a child|spawn)/, "exec"],
+  [/in network namespaces/, "exec"],
   [/^\[native\] a flood faster than the reader is dropped by the kernel/, "SO_MEMINFO"],
 ];
