@@ -5,7 +5,7 @@ import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import { isAlive } from "./_process.ts";
-import { decode, encode, readText } from "./_util.ts";
+import { decode, encode, PATIENCE, readText } from "./_util.ts";
 
 /** What a pool's child runs: tests/children/pool_echo.ts. */
 export const ECHO = new URL("./children/pool_echo.ts", import.meta.url);
@@ -41,7 +41,7 @@ export class Client implements Disposable {
     try {
       let line = "";
       while (!line.endsWith("\n")) {
-        const text = await deadline(readText(conn), 20_000);
+        const text = await deadline(readText(conn), PATIENCE);
         if (text === null) throw new Error("the connection was closed before anything was said");
         line += text;
       }

@@ -19,6 +19,7 @@ import {
   type Finished,
   oneOf,
   Pair,
+  PATIENCE,
   readExactly,
   runWithin,
   withoutLeaks,
@@ -91,10 +92,10 @@ export function runStarved(source: string): Promise<Finished> {
   return runWithin(120, `${prelude}\n${source}\nfree();\nDeno.exit(0);`);
 }
 
-/** The next message of a child; fails if there is none, or none comes in 20 s. */
+/** The next message of a child; fails if there is none, or none comes in time. */
 // deno-lint-ignore no-explicit-any -- what a child says is checked by what is done with it
 export async function next(inbox: AsyncIterator<Incoming>): Promise<Incoming<any>> {
-  const { value, done } = await deadline(inbox.next(), 20_000);
+  const { value, done } = await deadline(inbox.next(), PATIENCE);
   if (done) throw new Error("the child has ended");
   return value;
 }

@@ -2,10 +2,7 @@
 
 import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async";
-import { ROOT } from "./_util.ts";
-
-/** How long to wait for what must come, in milliseconds. */
-const PATIENCE = 20_000;
+import { PATIENCE, ROOT } from "./_util.ts";
 
 /** A program in a process of its own, with what it has printed so far; `await using` ends it. */
 export class Program implements AsyncDisposable {

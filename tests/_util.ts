@@ -132,8 +132,11 @@ export async function readToEnd(conn: TcpConn): Promise<number> {
   return total;
 }
 
-/** Calls `poll` at turns of the event loop until it returns something, for at most 20 s or so many ms. */
-export async function eventually<T>(poll: () => T | undefined, most = 20_000): Promise<T> {
+/** Milliseconds for which a test waits for what must happen: 20 s, and longer on a machine that is said to be slow. */
+export const PATIENCE: number = 20_000 * Number(Deno.env.get("TEST_PATIENCE") ?? 1);
+
+/** Calls `poll` at turns of the event loop until it returns something, for at most {@linkcode PATIENCE} or so many ms. */
+export async function eventually<T>(poll: () => T | undefined, most = PATIENCE): Promise<T> {
   for (const end = performance.now() + most; performance.now() < end;) {
     const value = poll();
     if (value !== undefined) return value;
@@ -328,7 +331,7 @@ export class ServerProcess implements AsyncDisposable {
     await eventually(() => {
       if (server.stderr.length > 0) throw new Error(server.stderr.join(""));
       return server.#port > 0 ? true : undefined;
-    }, 20_000);
+    });
     return server;
   }
 

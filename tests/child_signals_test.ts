@@ -208,7 +208,7 @@ Deno.test({
       let heard = 0;
       Deno.addSignalListener("SIGCHLD", () => heard++);
       console.log((await shell("exit 3"))[2]);
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      for (let i = 0; i < 1_000 && heard === 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
       console.log(heard > 0 ? "heard" : "not heard");
       Deno.exit();`,
     );

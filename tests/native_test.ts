@@ -453,6 +453,9 @@ nativeTest(
   async () => {
     using pair = await Pair.open("native");
     const { client, server } = pair;
+    // Buffers of a size that was set do not grow after they were full.
+    server.setOption("SO_RCVBUF", 10_000);
+    client.setOption("SO_SNDBUF", 10_000);
     // Its number is taken in the table of what is watched: no call of `client` can wait for the kernel.
     const other = TcpConn.fromFd(client.fd as number);
     const ended = assertRejects(() => other.read(new Uint8Array(1)), Deno.errors.Interrupted);

@@ -7,7 +7,7 @@ import { setImmediate } from "node:timers";
 import { namespaceTest } from "./_namespace.ts";
 import { kernel } from "./_kernel.ts";
 import { LOCAL, native, nativeTest, Two } from "./_udp.ts";
-import { decode, encode, engineTest, randomBytes, sized, spendTurn } from "./_util.ts";
+import { decode, encode, engineTest, PATIENCE, randomBytes, sized, spendTurn } from "./_util.ts";
 import {
   addressOf,
   CONTROL,
@@ -266,7 +266,7 @@ namespaceTest("datagrams with gso cross a cable, also those that are larger than
     import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
     const isPeer = Deno.args[0] === "peer";
     const endpoint = UdpEndpoint.bind({ hostname: isPeer ? "10.9.0.2" : "10.9.0.1", port: 7010 });
-    const signal = AbortSignal.timeout(10_000);
+    const signal = AbortSignal.timeout(${PATIENCE});
     const batch = new DatagramBatch({ datagramSize: 4_000, gso: true, gro: true });
     if (isPeer) {
       while (true) {
@@ -279,7 +279,7 @@ namespaceTest("datagrams with gso cross a cable, also those that are larger than
       const to = { hostname: "10.9.0.2", port: 7010 };
       for (const size of [5, 1_200, 3_000]) {
         // The other side may not be up yet.
-        for (let tries = 0, received = 0; tries < 100 && received < 20; tries++) {
+        for (let tries = 0, received = 0; tries < ${PATIENCE / 200} && received < 20; tries++) {
           batch.length = 0;
           for (let i = 0; i < 20; i++) batch.set(i, new Uint8Array(size).fill(i), to);
           await endpoint.sendBatch(batch);
