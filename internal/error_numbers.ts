@@ -7,6 +7,7 @@
  */
 
 import { constants } from "node:os";
+import "./deno_version.ts";
 
 /** A system, as `Deno.build.os` names it. */
 export type Os = typeof Deno.build.os;

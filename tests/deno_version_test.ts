@@ -72,7 +72,5 @@ Deno.test("README, the documents and CI name the oldest version of Deno that the
   for (const path of ["README.md", "docs/engines.md", "CHANGELOG.md"]) {
     assertStringIncludes(read(path).replaceAll("\n", " "), `Deno ${OLDEST_DENO} or newer`, path);
   }
-  for (const path of [".ci/run", ".github/workflows/ci.yml"]) {
-    assertStringIncludes(read(path), `task test:versions ${OLDEST_DENO}`, path);
-  }
+  assertStringIncludes(read(".ci/run"), `task test:versions ${OLDEST_DENO}`);
 });
