@@ -150,8 +150,14 @@ export function median(numbers: number[]): number {
   return numbers.toSorted((a, b) => a - b)[numbers.length >> 1] as number;
 }
 
-/** Whether tests have their full size (`deno task test:long`), or one that fits into an everyday run. */
-export const isFullSize = Deno.env.get("TEST_SIZE") === "full";
+/**
+ * How much is tested: `everyday` what fits into two minutes (`deno task test`), `rest` what that leaves out, at full size
+ * (`deno task test:long`), `full` all of it at full size.
+ */
+const size = Deno.env.get("TEST_SIZE") ?? "everyday";
+
+/** Whether tests have their full size. */
+export const isFullSize = size !== "everyday";
 
 /** Whether Deno measures coverage: until it has written what a thread has reached, that thread does not end. */
 export const isMeasured: boolean = Deno.env.has("DENO_COVERAGE_DIR");
@@ -161,20 +167,23 @@ export function sized<T>(everyday: T, full: T): T {
   return isFullSize ? full : everyday;
 }
 
-/** Of several cases, so many for the everyday run, evenly spread; at full size, all. */
+/** Of several cases, so many for the everyday run, evenly spread. */
 export function some<T>(count: number, all: readonly T[]): readonly T[] {
-  return isFullSize || count >= all.length ? all : all.filter((_, i) => (i * count) % all.length < count);
+  return chosen(all, (i) => count >= all.length || (i * count) % all.length < count);
 }
 
-/** Of the variations of a test, one for the everyday run, always the same; at full size, all. */
+/** Of the variations of a test, one for the everyday run, always the same. */
 export function oneOf<T>(name: string, all: readonly T[]): readonly T[] {
-  if (isFullSize) return all;
-  return all.slice(sumOf(name) % all.length).slice(0, 1);
+  return chosen(all, (i) => i === sumOf(name) % all.length);
 }
 
-/** Whether a test, of many that differ in what they are tried on, is one of the everyday run: one of so many is. */
-export function isEveryday(name: string, of: number): boolean {
-  return isFullSize || sumOf(name) % of === 0;
+/** Whether a test, of many that differ in what they are tried on, is to run: one of so many is for the everyday run. */
+export function isChosen(name: string, of: number): boolean {
+  return chosen([name], () => sumOf(name) % of === 0).length > 0;
+}
+
+function chosen<T>(all: readonly T[], isEveryday: (i: number) => boolean): readonly T[] {
+  return size === "full" ? all : all.filter((_, i) => isEveryday(i) === (size === "everyday"));
 }
 
 function sumOf(name: string): number {

@@ -12,7 +12,7 @@ import {
   encode,
   ENGINES,
   eventually,
-  isEveryday,
+  isChosen,
   long,
   oneOf,
   randomBytes,
@@ -109,7 +109,7 @@ async function feed(command: string, args: string[], input: Uint8Array): Promise
 }
 
 for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
-  if (isEveryday(`unchanged ${name}`, 5)) {
+  if (isChosen(`unchanged ${name}`, 5)) {
     clientTest(["socat"], `[${name}] echo example gives back ${size} MiB unchanged`, async () => {
       await using server = await start();
       const data = randomBytes(size * 1024 * 1024);
@@ -121,7 +121,7 @@ for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
   }
 
   // Only OpenBSD's nc, of Debian's netcat-openbsd, has -N; macOS gives it another meaning.
-  if (isEveryday(`half-close ${name}`, 5)) {
+  if (isChosen(`half-close ${name}`, 5)) {
     clientTest(
       [Deno.build.os === "linux" ? "nc.openbsd" : "netcat-openbsd"],
       `[${name}] echo example gives a client that shuts down its side all its echoes`,
@@ -137,7 +137,7 @@ for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
     );
   }
 
-  if (isEveryday(`at once ${name}`, 5)) {
+  if (isChosen(`at once ${name}`, 5)) {
     Deno.test(`[${name}] echo example serves ${clients} clients at once, each with its own data`, async () => {
       await using server = await start();
       await Promise.all(Array.from({ length: clients }, async (_, i) => {
@@ -155,7 +155,7 @@ for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
 
   if (clients < 20) continue;
 
-  if (isEveryday(`disturbed ${name}`, 5)) {
+  if (isChosen(`disturbed ${name}`, 5)) {
     Deno.test(`[${name}] echo example is not disturbed by clients that reset, vanish or never read`, async () => {
       await using server = await start();
       using steady = await TcpConn.connect({ port: server.port, engine });
@@ -190,7 +190,7 @@ for (const { name, engine, size, clients, isOne, start } of VARIANTS) {
     });
   }
 
-  if (isEveryday(`slow ${name}`, 5)) {
+  if (isChosen(`slow ${name}`, 5)) {
     Deno.test({
       name: `[${name}] echo example gives slow readers backpressure, not memory`,
       // The memory is read from /proc.

@@ -4,7 +4,7 @@
  *
  *     deno run --allow-all tools/test.ts tests/              # the files in tests/, not those in folders beneath
  *     deno run --allow-all tools/test.ts tests/ --jobs 1     # one after the other
- *     deno run --allow-all tools/test.ts tests/ --full       # those that have tests of another size, at full size
+ *     deno run --allow-all tools/test.ts tests/ --rest       # what such a run leaves out, at full size
  *     deno run --allow-all tools/test.ts tests/udp_test.ts --filter batch -- --seeds 20
  *
  * Other flags go to `deno test`, and what stands behind `--` to the tests.
@@ -19,21 +19,21 @@ const LIMIT = 5 * 60_000;
 const end = Deno.args.includes("--") ? Deno.args.indexOf("--") : Deno.args.length;
 /** What goes to the tests. A task that ends with `--` may have been given one more. */
 const own = Deno.args.slice(end).filter((arg) => arg !== "--");
-const { _: paths, jobs, full, ...flags } = parseArgs(Deno.args.slice(0, end), {
+const { _: paths, jobs, rest, ...flags } = parseArgs(Deno.args.slice(0, end), {
   string: ["jobs", "filter", "config", "coverage"],
-  boolean: ["full"],
+  boolean: ["rest"],
   // One more than there are processors: some always wait.
   default: { jobs: String(navigator.hardwareConcurrency + 1) },
 });
 const given = Object.entries(flags).map(([name, value]) => value === true ? `--${name}` : `--${name}=${value}`);
 
 /** How a test asks for its size (tests/_util.ts). */
-const HAS_SIZES = /\b(sized|some|oneOf|isEveryday|long|childTest)\(|\bisFullSize\b/;
+const HAS_SIZES = /\b(sized|some|oneOf|isChosen|long|childTest)\(|\bisFullSize\b/;
 
 /** The test files of a path, with their sizes in bytes. */
 function filesOf(path: string): [file: string, size: number][] {
   const { isFile, size } = Deno.statSync(new URL(path, ROOT));
-  if (isFile) return full && !HAS_SIZES.test(Deno.readTextFileSync(new URL(path, ROOT))) ? [] : [[path, size]];
+  if (isFile) return rest && !HAS_SIZES.test(Deno.readTextFileSync(new URL(path, ROOT))) ? [] : [[path, size]];
   const folder = path.replace(/\/*$/, "/");
   return [...Deno.readDirSync(new URL(folder, ROOT))]
     .filter(({ name }) => name.endsWith("_test.ts")).flatMap(({ name }) => filesOf(folder + name));
@@ -63,7 +63,7 @@ async function runFile(file: string): Promise<void> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args,
     cwd: ROOT,
-    env: { NO_COLOR: "1", ...(full ? { TEST_SIZE: "full" } : {}) },
+    env: { NO_COLOR: "1", ...(rest ? { TEST_SIZE: "rest" } : {}) },
     stdin: "null",
     signal: AbortSignal.timeout(LIMIT),
   }).output();
