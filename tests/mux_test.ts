@@ -24,7 +24,7 @@ import net from "node:net";
 import { setImmediate } from "node:timers";
 import { Descriptors, kernel, MSG_OOB } from "./_kernel.ts";
 import { namespaceTest } from "./_namespace.ts";
-import { encode, eventually, long, median, Pair, readToEnd, runDeno, withoutLeaks } from "./_util.ts";
+import { encode, eventually, long, median, Pair, PATIENCE, readToEnd, runDeno, withoutLeaks } from "./_util.ts";
 
 /** What a test of a backend works with. */
 interface Context {
@@ -294,8 +294,10 @@ muxTest("interest exclusive wakes one of two multiplexers, and can be modified",
   const muxes = [open(), open(), open(), open()];
   for (const mux of muxes) mux.register(listener, { readable: true, exclusive: true });
   const woken: number[] = [];
-  const waits = muxes.map((mux, i) => mux.wait({ timeout: 300 }).then((events) => events.length > 0 && woken.push(i)));
-  await delay(50); // all wait in the kernel
+  const waits = muxes.map((mux, i) =>
+    mux.wait({ timeout: PATIENCE / 60 }).then((events) => events.length > 0 && woken.push(i))
+  );
+  await delay(PATIENCE / 400); // all wait in the kernel
   using _client = await TcpConn.connect({ port: listener.addr.port, engine });
   await Promise.all(waits);
   assertGreaterOrEqual(woken.length, 1);

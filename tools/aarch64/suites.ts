@@ -24,10 +24,10 @@ export const SUITES: readonly Suite[] = [
   { file: "tests/socket_file_test.ts", only: /^(UnixListener|takeOver|statusOf)/ },
   { file: "tests/sockets_in_messages_test.ts", only: /^ProcessTransport|^\[process\] (TcpListener|UdpEndpoint)/ },
   { file: "tests/connection_channel_test.ts" },
-  { file: "tests/children_test.ts", only: /^\[process\] Child\.|its epoll and eventfd|inherit no socket/ },
-  { file: "tests/child_signals_test.ts", only: /^\[native\]/ },
+  { file: "tests/children_test.ts", only: /^\[process\] Child\.(kill\(\) (closes|sends)|shutdown\(\) ends)/ },
+  { file: "tests/child_signals_test.ts", only: /^\[native\] (a status|SIGCHLD)/ },
   { file: "tests/spawn_for_test.ts", only: /lets cat echo|variables and the folder|kill\(\) and shutdown\(\) end/ },
-  { file: "tests/pool_test.ts", only: /^\[process\] Pool \[.*\] (answers|replaces)/ },
+  { file: "tests/pool_test.ts", only: /^\[process\] serve\(\) resets/ },
 ];
 
 /** Tests that are no part of the run, and why. */
@@ -37,13 +37,14 @@ export const LEFT_OUT: readonly (readonly [test: RegExp, reason: string])[] = [
     /starve|other I\/O|leave others their turn|has its turn|no CPU|without spinning|flat$|grows? nothing|allocate nothing|stay where/,
     "they measure time and memory, which are the emulator's",
   ],
+  [/^\[(poll|select)\] .*(another Worker|blocks a Worker|EINTR)/, "each starts a thread, as the same for epoll does"],
   [/1 GiB|10,000 sources|200 connections|500 peers|8 MiB|random batches/, "load, of which others have less"],
   [
-    /example|lets the process end|a process ends|no descriptor left|no room for the|own descriptor finds no room|^a grant/,
+    /example|finds no room for|lets the process end|a process ends|no descriptor left|own descriptor finds no room|^a grant/,
     "each starts whole programs, which are made of what the other tests try",
   ],
   [
-    /needs the permission|takes stdin|descriptors have run out|--allow-net alone/,
+    /needs the permission|takes stdin|descriptors have run out|shortage of descriptors|too few for the queue|--allow-net alone/,
     "each starts whole programs, for checks of JavaScript",
   ],
 ];
@@ -68,7 +69,7 @@ export const NEEDS: readonly (readonly [test: RegExp, probe: string])[] = [
   [/^multicast, broadcast and link-local datagrams tell whom/, "MCAST_JOIN_GROUP"],
   [/^a grant for the C library's path is enough/, "the C library's path"],
   [/^openSockets\(\) lists a (packet|raw|Multipath|socket between|netlink)/, "sockets of all families"],
-  [/^\[process\] (Pool|Child|Tcp|Udp|a child|spawn)/, "exec"],
+  [/^\[process\] (Child|TcpListener|UdpEndpoint|serve)/, "exec"],
   [/in network namespaces/, "exec"],
   [/^\[native\] a flood faster than the reader is dropped by the kernel/, "SO_MEMINFO"],
 ];
