@@ -2,12 +2,12 @@
 
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { moduleOf, NATIVE } from "./_process.ts";
-import { decode, ENGINES, type Finished, hasCommand, ROOT, some } from "./_util.ts";
+import { decode, ENGINES, type Finished, hasCommand, PATIENCE, ROOT, some } from "./_util.ts";
 
 const LINUX = Deno.build.os === "linux" && hasCommand("env");
 const MODULE = moduleOf(`serve(async (conn) => { await conn.writeAll(new TextEncoder().encode("" + Deno.pid)); });`);
 
-/** Runs a Deno program with options of env(1) such as `--ignore-signal=CHLD`, for at most 60 s. */
+/** Runs a Deno program with options of env(1) such as `--ignore-signal=CHLD`, for at most 60 s, or longer on a slow machine. */
 async function runWith(signals: string[], flags: string[], source: string): Promise<Finished> {
   const file = await Deno.makeTempFile({ suffix: ".ts" });
   try {
@@ -19,7 +19,7 @@ async function runWith(signals: string[], flags: string[], source: string): Prom
       cwd: ROOT,
       env: { NO_COLOR: "1" },
       stdin: "null",
-      signal: AbortSignal.timeout(60_000),
+      signal: AbortSignal.timeout(3 * PATIENCE),
     }).output();
     return { code, stdout: decode(stdout), stderr: decode(stderr) };
   } finally {

@@ -9,6 +9,8 @@ export interface Skip {
   /** The first version of Deno on which it passes. */
   readonly before: string;
   readonly reason: string;
+  /** Only the full size has it: `TEST_SIZE=full deno task test:versions`. */
+  readonly long?: boolean;
 }
 
 /** Whether a version is one of those. */
@@ -34,11 +36,17 @@ export const SKIPS: readonly Skip[] = [
     before: "2.8.0",
     reason: "node:perf_hooks has no createHistogram(), which the test sends",
   },
-  { name: "serve() [runtime] closes the connection of a handler that fails", before: "2.8.0", reason: PORT_LEAKS },
+  {
+    name: "serve() [runtime] closes the connection of a handler that fails",
+    before: "2.8.0",
+    reason: PORT_LEAKS,
+    long: true,
+  },
   {
     name: "a connection that its peer has reset tells the same in a thread, to which it came as streams, as elsewhere",
     before: "2.8.0",
     reason: PORT_LEAKS,
+    long: true,
   },
   {
     name: "[runtime] TCP refuses to connect to a name that does not resolve",
