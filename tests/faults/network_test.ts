@@ -98,7 +98,7 @@ function meanwhile(what: string): string {
       const order = { hostname: "10.9.0.1", port: server.port, size: 1200 };
       [tcp[model], udp[model]] = await Promise.all([
         visit(10, { ...order, messages: 100, pace: 20, window: 8 }),
-        throwAt({ ...order, messages: 400, pace: 5 }),
+        throwAt({ ...order, messages: 1_000, pace: 5 }),
       ]);
     });
     // Until the books are open on the other side.
