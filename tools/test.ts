@@ -13,12 +13,11 @@
 import { parseArgs } from "@std/cli";
 
 const ROOT = new URL("../", import.meta.url);
-/** Milliseconds after which a file is given up. */
-const LIMIT = 5 * 60_000;
-
 const end = Deno.args.includes("--") ? Deno.args.indexOf("--") : Deno.args.length;
 /** What goes to the tests. A task that ends with `--` may have been given one more. */
 const own = Deno.args.slice(end).filter((arg) => arg !== "--");
+/** Milliseconds after which a file is given up; who asks the tests for more, as by `--seeds 20`, waits for longer. */
+const LIMIT = (own.length === 0 ? 5 : 60) * 60_000;
 const { _: paths, jobs, rest, ...flags } = parseArgs(Deno.args.slice(0, end), {
   string: ["jobs", "filter", "config", "coverage"],
   boolean: ["rest"],
