@@ -34,10 +34,10 @@ export const SUITES: readonly Suite[] = [
 export const LEFT_OUT: readonly (readonly [test: RegExp, reason: string])[] = [
   [/^\[runtime\]/, "what the runtime engine calls is Deno's own"],
   [
-    /starve|other I\/O|leave others their turn|has its turn|no CPU|without spinning|flat$|grows? nothing|allocate nothing|stay where/,
+    /starve|other I\/O|leave others their turn|has its turn|no CPU|without spinning|flat$|grows? nothing|allocate nothing|stay where|keeps its timeout/,
     "they measure time and memory, which are the emulator's",
   ],
-  [/^\[(poll|select)\] .*(another Worker|blocks a Worker|EINTR)/, "each starts a thread, as the same for epoll does"],
+  [/^\[(poll|select)\] .*(another Worker|blocks a Worker)/, "each starts a thread, as the same for epoll does"],
   [/1 GiB|10,000 sources|200 connections|500 peers|8 MiB|random batches/, "load, of which others have less"],
   [
     /example|finds no room for|lets the process end|a process ends|no descriptor left|own descriptor finds no room|^a grant/,
