@@ -9,7 +9,7 @@ const KERNEL = "the kernel refuses what it has always given";
 const RACE = "two events in the same moment, in an order that cannot be brought about";
 const GUARD = "its callers do not come there; it stands against a mistake in them";
 const COST = "takes more time, memory or threads than a test may";
-const PRIVILEGED = "the kernel refuses it to who is not root, as whom the tests may run";
+const PRIVILEGED = "the kernel refuses it to users other than root only, and the tests may run as root";
 const NO_REPORT = "runs in processes that write no report: they are killed, or started without its variable";
 
 const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {

@@ -35,7 +35,7 @@ type WithDefaults<G, D> = D extends Values ?
     & { [K in keyof D]: K extends keyof G ? D[K] | NonNullable<G[K]> : unknown }
   : G;
 
-/** A flag is there by its other names, too. */
+/** The result has each flag under all of its names. */
 type WithAliases<G, A> = { [K in keyof G as K extends keyof A ? K | Extract<A[K], string> : K]: G[K] };
 
 type Simple<T> = { [K in keyof T]: T[K] };
