@@ -250,6 +250,28 @@ Deno.test("StreamSocket tells once why its connection has failed, by the class o
   }
 });
 
+Deno.test("StreamSocket.lose() fails the next call, whichever that is, and calls that wait", async () => {
+  const addr = { transport: "tcp", hostname: "127.0.0.1", port: 9 } as const;
+  const p = new Uint8Array(4);
+  for (const when of ["before", "while it waits"]) {
+    for (const call of ["read", "write", "closeWrite"] as const) {
+      const writable = new WritableStream({ write: () => new Promise(() => {}), close: () => new Promise(() => {}) });
+      const socket = new StreamSocket({ readable: new ReadableStream(), writable, localAddr: addr, remoteAddr: addr });
+      if (when === "before") socket.lose();
+      const result = socket[call](p);
+      if (when !== "before") socket.lose();
+      socket.lose();
+      const error = await assertRejects(() => deadline<unknown>(result, 20_000), Error, "has ended");
+      assertEquals((error as { code?: string }).code, "ECONNRESET", `${call} ${when}`);
+      assertEquals(await socket.read(p), null);
+      await assertRejects(() => socket.write(p), Deno.errors.BrokenPipe);
+      await assertRejects(() => socket.closeWrite(), Deno.errors.NotConnected);
+      socket[Symbol.dispose]();
+      socket.lose();
+    }
+  }
+});
+
 Deno.test("StreamSocket keeps the chunk for the next read if the buffer is gone when it comes", async () => {
   const addr = { transport: "tcp", hostname: "127.0.0.1", port: 9 } as const;
   const { readable, writable } = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>();

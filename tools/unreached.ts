@@ -45,6 +45,8 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
       "return true;",
       "function reapPrograms(): void {",
       "function awaitThreads(threads: ReadonlySet<number>): void {",
+      "function awaitProgram(pidfd: number): boolean {",
+      "if (reapProgram(pidfd)) return false;",
     ],
   },
   "internal/libc.ts": {
@@ -193,6 +195,7 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     [OTHER_SYSTEM]: ["if (!(error instanceof Error)) return String(error);"],
   },
   "process/thread_transport.ts": {
+    [RACE]: ["} catch { /* no descriptors are left; the next connection tries again */ }"],
     [OTHER_SYSTEM]: [
       'throw notSupportedError("send a socket with so high a descriptor to a thread", "open it with a lower one");',
     ],
@@ -231,6 +234,9 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
   },
   "tcp/self_connect.ts": {
     [RACE]: ["} catch { /* it is gone already */ }"],
+  },
+  "tcp/streams.ts": {
+    [RACE]: ["if (this.#cancelled) return;"],
   },
   "udp/native_endpoint.ts": {
     [OTHER_SYSTEM]: ["} catch { /* the kernel has none */ }"],
