@@ -26,8 +26,10 @@ const EMULATOR = "/usr/bin/qemu-aarch64-static";
 const LIBRARIES = "/usr/aarch64-linux-gnu";
 const COMPILER = "aarch64-linux-gnu-gcc";
 const LAST_LINE = /^(?:ok|FAILED) \| (\d+) passed.*? \| (\d+) failed/gm;
-/** Milliseconds after which a file is given up. */
+/** Milliseconds after which a group of files is given up. */
 const LIMIT = 10 * 60_000;
+/** Groups of files that each job runs, one after the other. */
+const GROUPS_PER_JOB = 3;
 
 const { _: paths, jobs = String(navigator.hardwareConcurrency), filter = "", all } = parseArgs(Deno.args, {
   string: ["jobs", "filter", "_"],
@@ -117,7 +119,7 @@ class Machine {
 /** The tests that files declare, by file, as `deno test` of this machine sees them; none of them runs. */
 async function declared(folder: string): Promise<Map<string, Declared[]>> {
   const log = `${folder}/declared`;
-  await Deno.writeTextFile(`${folder}/declare`, JSON.stringify({ log, run: [] } satisfies Plan));
+  await Deno.writeTextFile(`${folder}/declare`, JSON.stringify({ log, run: {} } satisfies Plan));
   await Deno.writeTextFile(log, "");
   await output(Deno.execPath(), testArgs(files), { AARCH64_PLAN: `${folder}/declare` });
   return Map.groupBy(readLog(log), ({ file }) => file.slice(ROOT.href.length));
@@ -173,40 +175,52 @@ try {
     }).map(({ name }) => name);
   };
 
-  const runFile = async (suite: Suite, index: number): Promise<void> => {
-    const { file } = suite;
-    const run = choose(suite);
-    if (run.length === 0) return;
+  const isSkipped = ({ name }: Declared) => skipped.some(([skipped]) => skipped === name);
+
+  /** Runs files in one process, for each process takes seconds to start under the emulator. */
+  const runGroup = async (group: readonly Suite[], index: number): Promise<void> => {
+    const run = Object.fromEntries(group.map((suite) => [ROOT.href + suite.file, choose(suite)] as const));
+    const chosen = Object.values(run).flat().length;
+    if (chosen === 0) return;
+    const files = group.map(({ file }) => file);
     const [log, plan] = [`${folder}/log-${index}`, `${folder}/plan-${index}`];
     await Deno.writeTextFile(log, "");
     await Deno.writeTextFile(plan, JSON.stringify({ log, run } satisfies Plan));
     const begin = performance.now();
-    const { success, stdout, stderr } = await machine.command(deno, testArgs([file]), { ...env, AARCH64_PLAN: plan })
+    const { success, stdout, stderr } = await machine.command(deno, testArgs(files), { ...env, AARCH64_PLAN: plan })
       .output();
     const seconds = ((performance.now() - begin) / 1_000).toFixed(1);
     const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
     const [, good = "0", bad = "0"] = [...text.matchAll(LAST_LINE)].at(-1) ?? [];
     passed += Number(good);
-    // What a probe misses, the file may know to miss as well.
-    const isSkipped = ({ name }: Declared) => skipped.some(([skipped]) => skipped === name);
-    const [here, there] = [tests.get(file) ?? [], readLog(log)].map((all) => all.filter((test) => !isSkipped(test)));
-    const differing = differences(here as Declared[], there as Declared[]);
-    problems.push(...differing.map((what) => `${file}: ${what}`));
-    failed += differing.length;
-    // A crash, a leak or tests that have not run fail the file as well.
-    const isOk = success && Number(good) === run.length && bad === "0";
+    const there = Map.groupBy(readLog(log), ({ file }) => file.slice(ROOT.href.length));
+    for (const file of files) {
+      // What a probe misses, the file may know to miss as well.
+      const [x86, arm] = [tests, there].map((all) => (all.get(file) ?? []).filter((test) => !isSkipped(test)));
+      const differing = differences(x86 as Declared[], arm as Declared[]);
+      problems.push(...differing.map((what) => `${file}: ${what}`));
+      failed += differing.length;
+    }
+    // A crash, a leak or tests that have not run fail the group as well.
+    const isOk = success && Number(good) === chosen && bad === "0";
     if (!isOk) {
       console.log(text);
-      const lost = Math.max(1, run.length - Number(good));
+      const lost = Math.max(1, chosen - Number(good));
       failed += lost;
-      problems.push(`${file}: ${lost} of ${run.length} tests have not passed`);
+      problems.push(`${files.join(", ")}: ${lost} of ${chosen} tests have not passed`);
     }
-    console.log(`${file} ... ${isOk ? "ok" : "FAILED"}, ${good} passed (${seconds} s)`);
+    console.log(`${files.join(", ")} ... ${isOk ? "ok" : "FAILED"}, ${good} passed (${seconds} s)`);
   };
 
-  const queue = [...suites.entries()];
+  // Contiguous, and several for each job, so that none has nothing to do for long.
+  const size = Math.max(1, Math.ceil(suites.length / (Number(jobs) * GROUPS_PER_JOB)));
+  const groups = Array.from(
+    { length: Math.ceil(suites.length / size) },
+    (_, i) => suites.slice(i * size, (i + 1) * size),
+  );
+  const queue = [...groups.entries()];
   const work = async () => {
-    for (let next = queue.shift(); next !== undefined; next = queue.shift()) await runFile(next[1], next[0]);
+    for (let next = queue.shift(); next !== undefined; next = queue.shift()) await runGroup(next[1], next[0]);
   };
   await Promise.all(Array.from({ length: Number(jobs) }, work));
 

@@ -1,11 +1,11 @@
 /** What `tools/aarch64.ts` and the preloaded `select.ts` say to each other, in files. */
 
-/** For one run of a test file. */
+/** For one run of some test files. */
 export interface Plan {
   /** The file that gets a line for each test that is declared. */
   readonly log: string;
-  /** The names of the tests that are to run. */
-  readonly run: readonly string[];
+  /** The names of the tests that are to run, by the URL of their file. */
+  readonly run: Readonly<Record<string, readonly string[]>>;
 }
 
 /** A test that a file has declared. */

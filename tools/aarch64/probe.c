@@ -475,12 +475,34 @@ static void sigchld_ignored(void) {
   if (waitpid(pid, NULL, 0) != -1 || errno != ECHILD) missing("a child leaves a status although SIGCHLD is ignored");
 }
 
-static void netlink_raw(void) {
-  int fd = must(socket(AF_NETLINK, SOCK_RAW, 0), "socket of netlink");
+static void netlink_socket(void) {
+  must(socket(AF_NETLINK, SOCK_RAW, 0), "socket of netlink");
+}
+
+static void mptcp_socket(void) {
   must(socket(AF_INET, SOCK_STREAM, 262), "socket of Multipath TCP");
+}
+
+static void packet_socket(void) {
   must(socket(AF_PACKET, SOCK_RAW, 0), "socket of packets");
+}
+
+static void vsock_socket(void) {
   must(socket(AF_VSOCK, SOCK_STREAM, 0), "socket between virtual machines");
-  (void)fd;
+}
+
+static void raw_socket(void) {
+  must(socket(AF_INET, SOCK_RAW, 1), "raw socket");
+}
+
+static void chown_(void) {
+  char path[] = "/tmp/probe-XXXXXX";
+  int fd = must(mkstemp(path), "mkstemp");
+  int result = fchown(fd, 12345, 12345);
+  int reason = errno;
+  unlink(path);
+  errno = reason;
+  must(result, "fchown to another user");
 }
 
 // The path that Debian's packages give the C library, for which a permission can be granted.
@@ -523,7 +545,12 @@ static const struct { const char *name; void (*run)(void); } PROBES[] = {
   {"RLIMIT_NOFILE", rlimit_nofile},
   {"struct stat", stat_layout},
   {"SIGCHLD ignored", sigchld_ignored},
-  {"sockets of all families", netlink_raw},
+  {"netlink socket", netlink_socket},
+  {"Multipath TCP socket", mptcp_socket},
+  {"packet socket", packet_socket},
+  {"vsock socket", vsock_socket},
+  {"raw socket", raw_socket},
+  {"chown to another user", chown_},
   {"the C library's path", libc_path},
 };
 
