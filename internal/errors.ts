@@ -115,40 +115,22 @@ export function socketError(action: string, cause: SyscallError, detail?: string
   return Object.assign(atCaller(error), { code });
 }
 
-/** The system call that an action of this library stands for, by the action's first word. */
-const SYSCALLS: Readonly<Record<string, string>> = {
-  accept: "accept4",
-  close: "shutdown",
-  connect: "connect",
-  get: "getsockopt",
-  listen: "listen",
-  modify: "epoll_ctl",
-  peek: "recv",
-  read: "recv",
-  receive: "recvfrom",
-  register: "epoll_ctl",
-  send: "sendto",
-  set: "setsockopt",
-  shut: "shutdown",
-  unregister: "epoll_ctl",
-  wait: "epoll_wait",
-  wake: "write",
-  write: "send",
-};
-
-function syscallOf(action: string): string {
-  return SYSCALLS[action.split(" ", 1)[0] as string] ?? "fcntl";
+/**
+ * Returns the error for a call on a socket that was closed before.
+ *
+ * @param syscall The system call that would have been made.
+ */
+export function closedError(action: string, what: string, syscall: string): Error {
+  return socketError(action, new SyscallError(syscall, "EBADF"), `${what} is closed`);
 }
 
-/** Returns the error for a call on a socket that was closed before. */
-export function closedError(action: string, what: string): Error {
-  return socketError(action, new SyscallError(syscallOf(action), "EBADF"), `${what} is closed`);
-}
-
-/** Returns the error that wakes a call which waited while its socket was closed. */
-export function interruptedError(action: string, what: string): Error {
-  const cause = new SyscallError(syscallOf(action), "EINTR");
-  return socketError(action, cause, `${what} was closed meanwhile`);
+/**
+ * Returns the error that wakes a call which waited while its socket was closed.
+ *
+ * @param syscall The system call that waited.
+ */
+export function interruptedError(action: string, what: string, syscall: string): Error {
+  return socketError(action, new SyscallError(syscall, "EINTR"), `${what} was closed meanwhile`);
 }
 
 /** Returns the error for what an engine does not do; `wayOut` names what to do instead. */

@@ -13,6 +13,17 @@
  *     4096    for each descriptor its thread, 0 if it is nobody's, and the thread that has started that one, or 0
  */
 
+import {
+  O_CLOEXEC,
+  P_PIDFD,
+  POLLIN,
+  SIGINFO_SIZE,
+  SIGKILL,
+  SYS_PIDFD_OPEN,
+  SYS_PIDFD_SEND_SIGNAL,
+  WEXITED,
+  WNOHANG,
+} from "./constants.ts";
 import { constants } from "node:os";
 import { cString } from "./c_string.ts";
 import { libc } from "./libc.ts";
@@ -34,16 +45,7 @@ const SIZE = 4 * DESCRIPTORS_AT + ENTRY * MOST_DESCRIPTORS;
 const PROGRAM = 2 ** 31;
 
 // fcntl.h, signal.h, poll.h; asm/unistd_64.h, asm-generic/unistd.h
-const O_CLOEXEC = 0o2000000;
-const SIGKILL = 9;
-const POLLIN = 1;
 // sys/wait.h, asm-generic/siginfo.h
-const P_PIDFD = 3;
-const WNOHANG = 1;
-const WEXITED = 4;
-const SIGINFO_SIZE = 128;
-const SYS_PIDFD_OPEN = 434n;
-const SYS_PIDFD_SEND_SIGNAL = 424n;
 const SYS_FUTEX = Deno.build.arch === "aarch64" ? 98n : 202n;
 // linux/futex.h
 const FUTEX_LOCK_PI = 6;

@@ -52,7 +52,7 @@ export function findControl(
 }
 
 /** Where a buffer lies; it does not move as long as it is not transferred away. */
-export function addressOf(bytes: Uint8Array<ArrayBuffer>): number {
+export function pointerTo(bytes: Uint8Array<ArrayBuffer>): number {
   // The address space of a process ends below 2 ** 48.
   return Number(libc.memcpy_address(bytes, null, 0));
 }

@@ -1,13 +1,12 @@
 /** Threads and descriptors of this process as the kernel lists them in /proc/self. */
 
+import { F_DUPFD_CLOEXEC, O_CLOEXEC } from "./constants.ts";
 import { constants } from "node:os";
 import { cString } from "./c_string.ts";
 import { libc } from "./libc.ts";
 import { lastErrno } from "./syscall.ts";
 
 // asm-generic/fcntl.h
-const O_CLOEXEC = 0o2000000;
-const F_DUPFD_CLOEXEC = 1030;
 const { ENOENT, ESRCH } = constants.errno;
 
 const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);

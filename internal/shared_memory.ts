@@ -5,6 +5,7 @@
  * this process can map, of a size that is sealed, and it has no descriptor.
  */
 
+import { O_CLOEXEC } from "./constants.ts";
 import { cString } from "./c_string.ts";
 import { libc } from "./libc.ts";
 import { lastErrno, syscall, syscallError } from "./syscall.ts";
@@ -20,7 +21,6 @@ const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
 const F_ADD_SEALS = 1033;
 /** Nobody changes its size, or takes this seal off. */
 const F_SEAL_SIZE = 1 | 2 | 4;
-const O_CLOEXEC = 0o2000000;
 
 /** Where it goes if there is room: below all else, so that it stands in the first line. */
 const WANTED_ADDRESS = 0x10_0000_0000n;

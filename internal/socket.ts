@@ -1,5 +1,19 @@
 /** The calls that TCP and UDP sockets have in common, on a plain descriptor. */
 
+import {
+  F_GETFL,
+  F_SETFD,
+  F_SETFL,
+  FD_CLOEXEC,
+  IPPROTO_IP,
+  IPPROTO_IPV6,
+  IPPROTO_TCP,
+  IPPROTO_UDP,
+  O_NONBLOCK,
+  SO_PROTOCOL,
+  SO_TYPE,
+  SOL_SOCKET,
+} from "./constants.ts";
 import type { HostPort } from "./address.ts";
 import { cString } from "./c_string.ts";
 import { socketError, SyscallError } from "./errors.ts";
@@ -16,19 +30,6 @@ export const SOCK_CLOEXEC = 0o2000000;
 export const MSG_PEEK = 0x2;
 export const MSG_TRUNC = 0x20;
 export const MSG_NOSIGNAL = 0x4000;
-const SOL_SOCKET = 1;
-const IPPROTO_IP = 0;
-const IPPROTO_TCP = 6;
-const IPPROTO_UDP = 17;
-const IPPROTO_IPV6 = 41;
-const SO_TYPE = 3;
-const SO_PROTOCOL = 38;
-// fcntl.h
-const F_SETFD = 2;
-const F_GETFL = 3;
-const F_SETFL = 4;
-const FD_CLOEXEC = 1;
-const O_NONBLOCK = 0o4000;
 
 /** Level and number of each option (asm-generic/socket.h, linux/tcp.h, linux/in.h, linux/in6.h). */
 const OPTIONS: Readonly<Record<SocketOption, readonly [level: number, number: number]>> = {

@@ -2,8 +2,8 @@
  * The gate for system calls: errno is read in the statement after the call,
  * before anything else can overwrite it.
  *
- * The one policy on EINTR: a call is made again, except where a wait should
- * return; that is up to who waits, and `epoll_wait` is not called from here.
+ * A call that a signal has interrupted (EINTR) is repeated. The calls that wait
+ * for events are not made here: these return early instead.
  */
 
 import { constants } from "node:os";

@@ -2,7 +2,7 @@
 
 import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkOptions, quote } from "../internal/validate.ts";
-import { InterestBit, ReadyBit } from "./selector.ts";
+import { InterestBit, ReadyBit } from "../poll/selector.ts";
 
 /**
  * What to be told of; with none of the first three only of errors and hang-ups.

@@ -37,5 +37,5 @@ export {
   type MultiplexerWaitOptions,
   type MuxRegistration,
 } from "./multiplexer.ts";
-export type { Backend } from "./selector.ts";
+export type { Backend } from "../poll/selector.ts";
 export { Waker } from "./waker.ts";

@@ -1,11 +1,8 @@
 /** One interface to select, poll, epoll and the runtime. */
 
-import { engineSupport } from "../internal/engine.ts";
 import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
-import { linkOf } from "../internal/socket.ts";
 import { atCaller } from "../internal/stack.ts";
 import { checkDuration, checkInteger, checkOptions, checkSignal, quote } from "../internal/validate.ts";
-import { EpollSelector } from "./epoll.ts";
 import {
   copyOfInterest,
   type Interest,
@@ -15,14 +12,20 @@ import {
   ReadyRecord,
   type Source,
 } from "./interest.ts";
-import { type Pollable, pollableOf } from "./pollable.ts";
-import { PollSelector } from "./poll.ts";
-import { RuntimeSelector, RuntimeWakeup } from "./runtime.ts";
-import { SelectSelector } from "./select.ts";
-import { type Backend, InterestBit, type Selector } from "./selector.ts";
-import { Waiting } from "./waiting.ts";
+import { type Pollable, pollableOf } from "../poll/pollable.ts";
+import { chooseBackend, makeSelector, usableBackends } from "./backends.ts";
+import { RuntimeWakeup } from "./runtime.ts";
+import { type Backend, InterestBit, type Selector } from "../poll/selector.ts";
+import { WaitStrategy } from "../poll/wait_strategy.ts";
+import {
+  descriptorLink,
+  type Identity,
+  pollableOfIdentity,
+  type Registration,
+  Registrations,
+} from "./registrations.ts";
 import { shareWaker, type Waker } from "./waker.ts";
-import { EventFd, type Wakeup } from "./wakeup.ts";
+import { EventFd, type Wakeup } from "../poll/wakeup.ts";
 
 /**
  * How a {@linkcode Multiplexer} works.
@@ -109,24 +112,6 @@ const SOURCE = "a socket of this library or an object with a descriptor, { fd }"
 const DEFAULT_MAX_EVENTS = 256;
 /** Longest single wait of `waitSync`, in milliseconds: a Worker can be terminated between two. */
 const LONGEST_SYNC_WAIT = 1_000;
-
-/**
- * One source in a multiplexer. Its number is the descriptor, or on the runtime
- * backend just a number; its generation tells it from earlier ones of the same
- * number.
- */
-interface Registration<T> {
-  readonly fd: number;
-  readonly source: Source;
-  readonly pollable: Pollable | undefined;
-  readonly record: ReadyRecord<T>;
-  /** For a plain descriptor what it was: another one may get its number. */
-  readonly link: string | undefined;
-  interest: Interest;
-  /** A oneshot that has been told of. */
-  told: boolean;
-  stop: () => void;
-}
 
 /**
  * Watches many sockets with one thread: select(2), poll(2), epoll(7), and on
@@ -219,25 +204,14 @@ interface Registration<T> {
  */
 export class Multiplexer<T = unknown> {
   readonly #selector: Selector;
-  readonly #waiting: Waiting;
+  readonly #waiting: WaitStrategy;
   readonly #wakeup: Wakeup;
   readonly #waker: Waker;
   /** The number that the wake-up is registered as. */
   readonly #wakeupFd: number;
-  // For every event only these three are looked at, by the number of the registration: with many sources what counts is
-  // how much memory that is.
-  readonly #generations: number[] = [];
-  readonly #bits: number[] = [];
-  readonly #records: (ReadyRecord<T> | undefined)[] = [];
-  /** By number, too; most are descriptors. */
-  readonly #registrations: (Registration<T> | undefined)[] = [];
-  readonly #pollables = new Map<Pollable, Registration<T>>();
-  /** Numbers that the runtime backend can give again. */
-  readonly #free: number[] = [];
+  readonly #registrations = new Registrations<T>();
   /** What the last wait returned. */
   readonly #events: ReadyRecord<T>[] = [];
-  #generation = 0;
-  #size = 0;
   /** A wait is under way. */
   #busy = false;
   #woken = false;
@@ -267,14 +241,14 @@ export class Multiplexer<T = unknown> {
       this.#wakeupFd = chosen === "runtime" ? 0 : wakeup.fd;
       selector = this.#selector = makeSelector(chosen, maxEvents);
       const pollable = wakeup instanceof RuntimeWakeup ? wakeup : undefined;
-      selector.register(this.#wakeupFd, ++this.#generation, InterestBit.READABLE, pollable);
+      selector.register(this.#wakeupFd, this.#registrations.nextGeneration(), InterestBit.READABLE, pollable);
     } catch (error) {
       selector?.close();
       wakeup?.close();
       if (error instanceof SyscallError) throw socketError("make a multiplexer", error);
       throw error;
     }
-    this.#waiting = new Waiting(selector, () => !this.#closed);
+    this.#waiting = new WaitStrategy(selector, () => !this.#closed);
     this.#waker = shareWaker(wakeup);
   }
 
@@ -291,7 +265,7 @@ export class Multiplexer<T = unknown> {
    * ```
    */
   static backends(): Backend[] {
-    return engineSupport().engine === "native" ? ["epoll", "poll", "select", "runtime"] : ["runtime"];
+    return usableBackends();
   }
 
   /** What it learns of readiness from. */
@@ -301,7 +275,7 @@ export class Multiplexer<T = unknown> {
 
   /** How many sources are registered. */
   get size(): number {
-    return this.#size;
+    return this.#registrations.size;
   }
 
   /**
@@ -330,43 +304,43 @@ export class Multiplexer<T = unknown> {
    * ```
    */
   register(source: Source, interest: Interest, data?: T): void {
-    this.#checkOpen("register with");
-    const { pollable, fd, name } = this.#identify(source, "register");
+    this.#checkOpen("register with", "epoll_ctl");
+    const identity = this.#identify(source, "register");
+    const { name } = identity;
     const wanted = copyOfInterest(interest);
     const bits = this.#bitsOf(wanted);
-    const link = pollable === undefined ? descriptorLink(fd as number) : undefined;
-    const existing = fd === undefined ? this.#find(pollable, fd) : this.#registrations[fd];
+    const link = identity.kind === "descriptor" ? descriptorLink(identity.fd) : undefined;
+    const registrations = this.#registrations;
+    const existing = identity.kind === "runtime" ? registrations.of(identity.pollable) : registrations.at(identity.fd);
     if (existing !== undefined) {
       // A plain descriptor may have been closed without being unregistered, and its number be another's by now.
       const isStale = existing.source !== source && existing.link !== undefined &&
-        existing.link !== descriptorLink(existing.fd);
+        existing.link !== descriptorLink(existing.number);
       if (!isStale) throw this.#failed(`register ${name} with`, "EEXIST");
       this.#forget(existing);
     }
-    const number = fd ?? this.#free.pop() ?? Math.max(this.#registrations.length, 1);
-    const generation = this.#generation = (this.#generation + 1) & 0x3fffffff || 1;
-    this.#attempt(
-      `register ${name} with`,
-      () => this.#selector.register(number, generation, bitsFor(pollable, bits), pollable),
-    );
-    this.#size++;
-    const record = new ReadyRecord(source, data as T);
+    const number = registrations.numberFor(identity);
+    const generation = registrations.nextGeneration();
+    try {
+      const pollable = identity.kind === "runtime" ? identity.pollable : undefined;
+      this.#selector.register(number, generation, bitsFor(identity, bits), pollable);
+    } catch (error) {
+      registrations.giveBack(number, identity);
+      throw this.#refused(`register ${name} with`, error);
+    }
     const registration: Registration<T> = {
-      fd: number,
+      number,
       source,
-      pollable,
-      record,
+      identity,
+      record: new ReadyRecord(source, data as T),
       link,
-      told: false,
+      isDisarmed: false,
       interest: wanted,
       stop: () => {},
     };
-    this.#registrations[number] = registration;
-    this.#generations[number] = generation;
-    this.#bits[number] = bits;
-    this.#records[number] = record;
+    registrations.add(registration, generation, bits);
+    const pollable = pollableOfIdentity(identity);
     if (pollable !== undefined) {
-      this.#pollables.set(pollable, registration);
       registration.stop = pollable.watch({
         changed: () => this.#applyPause(registration),
         closing: () => this.#forget(registration),
@@ -400,15 +374,22 @@ export class Multiplexer<T = unknown> {
    * ```
    */
   modify(source: Source, interest: Interest, data?: T): void {
-    this.#checkOpen("modify in");
-    const { pollable, fd, name } = this.#identify(source, "modify");
+    this.#checkOpen("modify in", "epoll_ctl");
+    const identity = this.#identify(source, "modify");
     const wanted = copyOfInterest(interest);
     const bits = this.#bitsOf(wanted);
-    const registration = this.#find(pollable, fd);
-    if (registration === undefined) throw this.#failed(`modify ${name} in`, "ENOENT");
-    this.#attempt(`modify ${name} in`, () => this.#change(registration, bits));
-    registration.told = false;
-    this.#bits[registration.fd] = bits;
+    const registration = this.#find(
+      pollableOfIdentity(identity),
+      identity.kind === "runtime" ? undefined : identity.fd,
+    );
+    if (registration === undefined) throw this.#failed(`modify ${identity.name} in`, "ENOENT");
+    try {
+      this.#change(registration, bits);
+    } catch (error) {
+      throw this.#refused(`modify ${identity.name} in`, error);
+    }
+    registration.isDisarmed = false;
+    this.#registrations.setBits(registration.number, bits);
     registration.interest = wanted;
     if (data !== undefined) registration.record.data = data;
     registration.record.mask(bits);
@@ -437,7 +418,7 @@ export class Multiplexer<T = unknown> {
    * ```
    */
   unregister(source: Source): void {
-    this.#checkOpen("unregister from");
+    this.#checkOpen("unregister from", "epoll_ctl");
     const pollable = pollableIn(source);
     if (pollable?.isOpen === false) return;
     const { fd } = source;
@@ -485,9 +466,7 @@ export class Multiplexer<T = unknown> {
    * ```
    */
   *registrations(): IterableIterator<MuxRegistration<T>> {
-    for (const registration of [...this.#registrations]) {
-      if (registration === undefined) continue;
-      const { source, interest, record } = registration;
+    for (const { source, interest, record } of this.#registrations) {
       yield { source, interest, data: record.data };
     }
   }
@@ -604,7 +583,7 @@ export class Multiplexer<T = unknown> {
    * ```
    */
   wake(): void {
-    this.#checkOpen("wake");
+    this.#checkOpen("wake", "write");
     this.#wakeup.signal();
   }
 
@@ -626,7 +605,7 @@ export class Multiplexer<T = unknown> {
    * ```
    */
   waker(): Waker {
-    this.#checkOpen("wake");
+    this.#checkOpen("wake", "write");
     return this.#waker;
   }
 
@@ -637,17 +616,11 @@ export class Multiplexer<T = unknown> {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    for (const registration of this.#registrations) {
-      registration?.stop();
-      registration?.record.clear();
-    }
-    this.#registrations.length = this.#generations.length = this.#records.length = 0;
-    this.#pollables.clear();
-    this.#size = 0;
+    this.#registrations.clear();
     if (!this.#busy) return this.#dispose();
     // The other thread, or the turn that the wait gives, comes back to it; #end() closes the descriptors.
     this.#interrupt();
-    this.#waiting.letReturn();
+    this.#waiting.awaitReturn();
   }
 
   /** Closes the multiplexer, at the end of a `using` block. */
@@ -707,6 +680,7 @@ export class Multiplexer<T = unknown> {
   /** Takes over what a wait has found; returns whether the wait is over. */
   #take(count: number): boolean {
     const selector = this.#selector;
+    const registrations = this.#registrations;
     const events = this.#events;
     let length = 0;
     for (let i = 0; i < count; i++) {
@@ -715,13 +689,8 @@ export class Multiplexer<T = unknown> {
         this.#drain();
         continue;
       }
-      // Closed after the kernel has looked, and perhaps opened anew.
-      if (this.#generations[fd] !== selector.generation(i)) continue;
-      const bits = this.#bits[fd] as number;
-      const record = this.#records[fd] as ReadyRecord<T>;
-      if (!record.write(selector.ready(i), bits)) continue;
-      events[length++] = record;
-      if (bits & InterestBit.ONESHOT) (this.#registrations[fd] as Registration<T>).told = true;
+      const record = registrations.write(fd, selector.generation(i), selector.ready(i));
+      if (record !== undefined) events[length++] = record;
     }
     const woken = this.#woken;
     this.#woken = false;
@@ -734,7 +703,7 @@ export class Multiplexer<T = unknown> {
   }
 
   #begin(): void {
-    this.#checkOpen("wait on");
+    this.#checkOpen("wait on", "epoll_wait");
     if (this.#busy) throw atCaller(new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way"));
     this.#busy = true;
     if (this.#events.length > 0) this.#events.length = 0;
@@ -758,13 +727,13 @@ export class Multiplexer<T = unknown> {
 
   /** A listener was paused or resumed. */
   #applyPause(registration: Registration<T>): void {
-    if (registration.told || this.backend === "runtime") return;
-    this.#change(registration, this.#bits[registration.fd] as number);
+    if (registration.isDisarmed || this.backend === "runtime") return;
+    this.#change(registration, this.#registrations.bitsAt(registration.number));
     this.#interruptUnlessLive();
   }
 
-  #change({ fd, pollable }: Registration<T>, bits: number): void {
-    this.#selector.modify(fd, this.#generations[fd] as number, bitsFor(pollable, bits));
+  #change({ number, identity }: Registration<T>, bits: number): void {
+    this.#selector.modify(number, this.#registrations.generationAt(number), bitsFor(identity, bits));
   }
 
   #interruptUnlessLive(): void {
@@ -772,21 +741,13 @@ export class Multiplexer<T = unknown> {
   }
 
   #forget(registration: Registration<T>): void {
-    const { fd, pollable } = registration;
-    registration.stop();
-    registration.record.clear();
-    this.#selector.unregister(fd);
-    this.#registrations[fd] = undefined;
-    this.#generations[fd] = 0;
-    this.#records[fd] = undefined;
-    if (pollable !== undefined) this.#pollables.delete(pollable);
-    if (this.backend === "runtime") this.#free.push(fd);
-    this.#size--;
+    this.#selector.unregister(registration.number);
+    this.#registrations.remove(registration);
     this.#interruptUnlessLive();
   }
 
-  /** What a source is: its descriptor, or on the runtime backend none. */
-  #identify(source: Source, action: string): { pollable: Pollable | undefined; fd: number | undefined; name: string } {
+  /** Says what a source is, and refuses what this backend cannot watch. */
+  #identify(source: Source, action: string): Identity {
     const pollable = pollableIn(source);
     if (pollable === undefined) {
       const { fd: number } = source;
@@ -796,12 +757,12 @@ export class Multiplexer<T = unknown> {
       if (this.backend === "runtime") {
         throw notSupportedError(`${action} ${name} on the runtime backend`, "use epoll, poll or select");
       }
-      return { pollable, fd, name };
+      return { kind: "descriptor", fd, name };
     }
     const { name, engine } = pollable;
     if (!pollable.isOpen) {
       const preposition = action === "register" ? "with" : "in";
-      throw closedError(`${action} ${name} ${preposition} the multiplexer`, "source");
+      throw closedError(`${action} ${name} ${preposition} the multiplexer`, "source", "epoll_ctl");
     }
     if ((engine === "runtime") !== (this.backend === "runtime")) {
       const backend = engine === "runtime" ? '"runtime"' : '"epoll", "poll" or "select"';
@@ -812,13 +773,15 @@ export class Multiplexer<T = unknown> {
         }"`,
       );
     }
-    return { pollable, fd: engine === "runtime" ? undefined : pollable.fd, name };
+    return pollable.engine === "runtime"
+      ? { kind: "runtime", pollable, name }
+      : { kind: "native", pollable, fd: pollable.fd, name };
   }
 
   #find(pollable: Pollable | undefined, fd: number | undefined): Registration<T> | undefined {
-    if (pollable !== undefined) return this.#pollables.get(pollable);
+    if (pollable !== undefined) return this.#registrations.of(pollable);
     // A plain { fd } stands for the descriptor, whichever object it was registered by.
-    return typeof fd !== "number" || this.backend === "runtime" ? undefined : this.#registrations[fd];
+    return typeof fd !== "number" || this.backend === "runtime" ? undefined : this.#registrations.at(fd);
   }
 
   #bitsOf(interest: Interest): number {
@@ -832,15 +795,12 @@ export class Multiplexer<T = unknown> {
     );
   }
 
-  #attempt(action: string, call: () => void): void {
-    try {
-      call();
-    } catch (error) {
-      if (!(error instanceof SyscallError)) throw error;
-      // epoll_ctl(2), EPERM.
-      const detail = error.code === "EPERM" ? "epoll cannot watch a file, poll and select can" : undefined;
-      throw socketError(`${action} the multiplexer`, error, detail);
-    }
+  /** Returns the error for a registration that the kernel refuses. */
+  #refused(action: string, error: unknown): unknown {
+    if (!(error instanceof SyscallError)) return error;
+    // epoll_ctl(2), EPERM.
+    const detail = error.code === "EPERM" ? "epoll cannot watch a file, poll and select can" : undefined;
+    return socketError(`${action} the multiplexer`, error, detail);
   }
 
   #failed(action: string, code: "EEXIST" | "ENOENT"): Error {
@@ -848,12 +808,12 @@ export class Multiplexer<T = unknown> {
     return socketError(`${action} the multiplexer`, new SyscallError("epoll_ctl", code), detail);
   }
 
-  #checkOpen(action: string): void {
-    if (this.#closed) throw closedError(`${action} the multiplexer`, "multiplexer");
+  #checkOpen(action: string, syscall: string): void {
+    if (this.#closed) throw closedError(`${action} the multiplexer`, "multiplexer", syscall);
   }
 
   #interrupted(): Error {
-    return interruptedError("wait on the multiplexer", "multiplexer");
+    return interruptedError("wait on the multiplexer", "multiplexer", "epoll_wait");
   }
 }
 
@@ -862,35 +822,9 @@ function waitError(error: unknown): unknown {
   return error instanceof SyscallError ? socketError("wait on the multiplexer", error) : error;
 }
 
-/** What to ask a backend for: a listener that is paused takes nothing. One of the runtime engine knows that itself. */
-function bitsFor(pollable: Pollable | undefined, bits: number): number {
-  return pollable?.isPaused && pollable.engine === "native" ? bits & ~InterestBit.READABLE : bits;
-}
-
-/** The one place where the default is chosen: what costs least with many sources, and is granted already. */
-function chooseBackend(backend: unknown): Backend {
-  const usable = Multiplexer.backends();
-  if (backend === "auto") return usable[0] as Backend;
-  if (backend !== "epoll" && backend !== "poll" && backend !== "select" && backend !== "runtime") {
-    throw atCaller(
-      new TypeError(`backend must be "auto", "epoll", "poll", "select" or "runtime", received ${quote(backend)}`),
-    );
-  }
-  if (usable.includes(backend)) return backend;
-  throw notSupportedError(`use backend "${backend}"`, engineSupport().reason ?? "");
-}
-
-function makeSelector(backend: Backend, maxEvents: number): Selector {
-  switch (backend) {
-    case "epoll":
-      return new EpollSelector(maxEvents);
-    case "poll":
-      return new PollSelector(maxEvents);
-    case "select":
-      return new SelectSelector(maxEvents);
-    case "runtime":
-      return new RuntimeSelector(maxEvents);
-  }
+/** What to ask a backend for: a listener that is paused accepts nothing. One of the runtime engine knows that itself. */
+function bitsFor(identity: Identity, bits: number): number {
+  return identity.kind === "native" && identity.pollable.isPaused ? bits & ~InterestBit.READABLE : bits;
 }
 
 /** What a source of this library is behind its class; `undefined` for a plain descriptor. */
@@ -899,13 +833,4 @@ function pollableIn(source: unknown): Pollable | undefined {
     throw atCaller(new TypeError(`source must be ${SOURCE}, received ${quote(source)}`));
   }
   return pollableOf(source);
-}
-
-/** What /proc says that a descriptor is. */
-function descriptorLink(fd: number): string {
-  try {
-    return linkOf(fd);
-  } catch {
-    return ""; // it is not open, which the backend says better
-  }
 }

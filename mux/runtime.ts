@@ -5,15 +5,14 @@
  */
 
 import { LONGEST_STEP } from "../internal/timer.ts";
-import type { Pollable } from "./pollable.ts";
-import { Watchers } from "./pollable.ts";
-import { InterestBit, ReadyBit, type Selector } from "./selector.ts";
-import type { Wakeup } from "./wakeup.ts";
+import { type RuntimePollable, Watchers } from "../poll/pollable.ts";
+import { InterestBit, ReadyBit, type Selector } from "../poll/selector.ts";
+import type { Wakeup } from "../poll/wakeup.ts";
 import { atCaller } from "../internal/stack.ts";
 
 interface Entry {
   readonly fd: number;
-  readonly pollable: Pollable;
+  readonly pollable: RuntimePollable;
   generation: number;
   interest: number;
   /** Stands in the line of those that may be ready. */
@@ -45,7 +44,7 @@ export class RuntimeSelector implements Selector {
     this.#maxEvents = maxEvents;
   }
 
-  register(fd: number, generation: number, interest: number, pollable?: Pollable): void {
+  register(fd: number, generation: number, interest: number, pollable?: RuntimePollable): void {
     if (pollable === undefined) throw atCaller(new TypeError("nothing to ask"));
     const entry: Entry = { fd, pollable, generation, interest, queued: false, silent: false, stop: () => {} };
     entry.stop = pollable.watch({ changed: () => this.#queue(entry), closing: () => {} });
@@ -152,7 +151,7 @@ function reportable(interest: number): number {
 }
 
 /** {@linkcode Wakeup} without a descriptor, within one thread. */
-export class RuntimeWakeup implements Wakeup, Pollable {
+export class RuntimeWakeup implements Wakeup, RuntimePollable {
   readonly engine = "runtime";
   readonly name = "wake-up";
   isOpen = true;

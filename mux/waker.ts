@@ -1,5 +1,6 @@
 /** How another thread ends a wait. */
 
+import { F_DUPFD_CLOEXEC } from "../internal/constants.ts";
 import { Descriptor } from "../internal/descriptor.ts";
 import { chooseEngine } from "../internal/engine.ts";
 import { closedError, socketError, SyscallError } from "../internal/errors.ts";
@@ -7,10 +8,7 @@ import { linkOf } from "../internal/socket.ts";
 import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
 import { checkInteger } from "../internal/validate.ts";
-import { EventFd, type Wakeup } from "./wakeup.ts";
-
-// fcntl.h
-const F_DUPFD_CLOEXEC = 1030;
+import { EventFd, type Wakeup } from "../poll/wakeup.ts";
 
 let construct: (wakeup: Wakeup) => Waker;
 
@@ -112,7 +110,7 @@ export class Waker {
    * ```
    */
   wake(): void {
-    if (!this.#wakeup.isOpen) throw closedError("wake the multiplexer", "waker");
+    if (!this.#wakeup.isOpen) throw closedError("wake the multiplexer", "waker", "write");
     this.#wakeup.signal();
   }
 

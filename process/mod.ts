@@ -38,17 +38,18 @@
  * @module
  */
 
-export type { Child, ChildPermissions, ChildStatus, ProcessOptions, ShutdownOptions, SpawnOptions } from "./child.ts";
-export type { Incoming, MessagesOptions, SendOptions } from "./link.ts";
-export { listenFds, type ListenFdsOptions } from "./listen_fds.ts";
-export type { MovableSocket } from "./moving.ts";
-export { openSockets, type SocketInfo } from "./open_sockets.ts";
-export { parent, type ParentPort } from "./parent.ts";
-export type { RawAddr, SocketProtocol, SocketState, SocketType } from "./proc_net.ts";
-export { spawnProcess } from "./spawn_process.ts";
-export { spawnWorker } from "./spawn_worker.ts";
-export { type ChildStats, Pool } from "./pool.ts";
-export type { Balance, PoolOptions } from "./pool_options.ts";
-export type { RestartOptions } from "./restarts.ts";
-export { serve, type ServeContext, type ServeHandler, type ServeOptions } from "./serve.ts";
-export { spawnFor, type SpawnForOptions } from "./spawn_for.ts";
+export type { Child, ChildPermissions, ProcessOptions, ShutdownOptions, SpawnOptions } from "./child/child.ts";
+export type { ChildStatus } from "./program/status.ts";
+export type { Incoming, MessagesOptions, SendOptions } from "./message/link.ts";
+export { listenFds, type ListenFdsOptions } from "./inspect/listen_fds.ts";
+export type { MovableSocket } from "./message/socket_transfer.ts";
+export { openSockets, type SocketInfo } from "./inspect/open_sockets.ts";
+export { parent, type ParentPort } from "./child/parent.ts";
+export type { RawAddr, SocketProtocol, SocketState, SocketType } from "./inspect/proc_net.ts";
+export { spawnProcess } from "./child/spawn_process.ts";
+export { spawnWorker } from "./child/spawn_worker.ts";
+export { type ChildStats, Pool } from "./pool/pool.ts";
+export type { Balance, PoolOptions } from "./pool/options.ts";
+export type { RestartOptions } from "./pool/restarts.ts";
+export { serve, type ServeContext, type ServeHandler, type ServeOptions } from "./pool/serve.ts";
+export { spawnFor, type SpawnForOptions } from "./child/spawn_for.ts";

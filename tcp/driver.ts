@@ -1,7 +1,7 @@
 /**
  * What an engine implements. {@linkcode TcpListener} and {@linkcode TcpConn}
- * check their arguments and hand every call on; nothing above this file knows
- * which engine it talks to.
+ * check their arguments and pass every call on. They choose the engine when a
+ * socket is opened, and do not ask for it afterwards.
  *
  * Rules for every implementation:
  *
@@ -17,7 +17,7 @@
  */
 
 import type { Engine } from "../internal/engine.ts";
-import type { Pollable } from "../mux/pollable.ts";
+import type { Pollable } from "../poll/pollable.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 

@@ -1,5 +1,6 @@
 /** A connection on the kernel's own socket. */
 
+import { SHUT_RD } from "../internal/constants.ts";
 import { formatAddress, type HostPort } from "../internal/address.ts";
 import { closedError, SyscallError } from "../internal/errors.ts";
 import {
@@ -14,28 +15,24 @@ import {
 } from "../internal/socket.ts";
 import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
-import type { Pollable } from "../mux/pollable.ts";
-import type { Source } from "../mux/reactor.ts";
-import { ReadyBit } from "../mux/selector.ts";
+import type { NativePollable } from "../poll/pollable.ts";
+import type { EventHandler } from "../poll/reactor.ts";
+import { READ_SIDE, WRITE_SIDE } from "../poll/selector.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { NativeReader } from "./native_reader.ts";
-import { NativeSocket } from "../mux/native_socket.ts";
+import { PolledSocket } from "../poll/polled_socket.ts";
 import { NativeWriter } from "./native_writer.ts";
 import { decodeTcpInfo, TCP_INFO, TCP_INFO_SIZE, type TcpInfo } from "./tcp_info.ts";
 
 // sys/socket.h, linux/sockios.h
-const SHUT_RD = 0;
 const SHUT_RDWR = 2;
 const SIOCINQ = 0x541b;
 const SIOCOUTQ = 0x5411;
 
-const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.PRIORITY | ReadyBit.ERROR;
-const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
-
 /** {@linkcode ConnDriver} on a descriptor. */
-export class NativeConn implements ConnDriver, Source {
+export class NativeConn implements ConnDriver, EventHandler {
   readonly engine = "native";
-  readonly #socket: NativeSocket;
+  readonly #socket: PolledSocket;
   readonly #reader: NativeReader;
   readonly #writer: NativeWriter;
   #local: Deno.NetAddr | Uint8Array<ArrayBuffer>;
@@ -54,7 +51,7 @@ export class NativeConn implements ConnDriver, Source {
   ) {
     this.#local = local;
     this.#remote = remote;
-    this.#socket = new NativeSocket(fd, this, () => `TCP connection with ${formatAddress(this.remoteAddr)}`);
+    this.#socket = new PolledSocket(fd, this, () => `TCP connection with ${formatAddress(this.remoteAddr)}`);
     this.#reader = new NativeReader(this.#socket);
     this.#writer = new NativeWriter(this.#socket);
   }
@@ -101,7 +98,7 @@ export class NativeConn implements ConnDriver, Source {
     return this.#socket.isOpen ? this.#socket.fd : undefined;
   }
 
-  get pollable(): Pollable {
+  get pollable(): NativePollable {
     return this.#socket;
   }
 
@@ -116,47 +113,47 @@ export class NativeConn implements ConnDriver, Source {
   }
 
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("read from"));
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("read from", "recv"));
     return this.#reader.read(p, signal);
   }
 
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("peek at"));
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("peek at", "recv"));
     return this.#reader.peek(p, signal);
   }
 
   readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("read from"));
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("read from", "recv"));
     return this.#reader.readChunk();
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError("read from");
+    if (!this.#socket.isOpen) throw this.#closedError("read from", "recv");
     return this.#reader.tryRead(p);
   }
 
   write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("write to"));
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("write to", "send"));
     return this.#writer.write(p, signal);
   }
 
   writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("write to"));
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("write to", "send"));
     return this.#writer.writeAll(p, signal);
   }
 
   tryWrite(p: Uint8Array): number | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError("write to");
+    if (!this.#socket.isOpen) throw this.#closedError("write to", "send");
     return this.#writer.tryWrite(p);
   }
 
   closeWrite(): Promise<void> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("close the write side of"));
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("close the write side of", "shutdown"));
     return this.#writer.end();
   }
 
   shutdown(how: "read" | "write" | "both"): void {
-    if (!this.#socket.isOpen) throw this.#closedError("shut down");
+    if (!this.#socket.isOpen) throw this.#closedError("shut down", "shutdown");
     // A failure means that the connection is gone, which reads and writes tell.
     if (how === "write") this.#writer.end().catch(() => {});
     else this.#socket.shutdown(how === "read" ? SHUT_RD : SHUT_RDWR);
@@ -164,7 +161,7 @@ export class NativeConn implements ConnDriver, Source {
   }
 
   reset(): void {
-    this.#attempt("reset", (fd) => setSocketOption(fd, "SO_LINGER", 0));
+    this.#attempt("reset", "setsockopt", (fd) => setSocketOption(fd, "SO_LINGER", 0));
     this.close();
   }
 
@@ -180,28 +177,31 @@ export class NativeConn implements ConnDriver, Source {
   }
 
   getOption(option: SocketOption): number {
-    return this.#attempt(`get ${option} of`, (fd) => getSocketOption(fd, option));
+    return this.#attempt(`get ${option} of`, "getsockopt", (fd) => getSocketOption(fd, option));
   }
 
   setOption(option: SocketOption, value: number): void {
-    this.#attempt(`set ${option} on`, (fd) => setSocketOption(fd, option, value));
+    this.#attempt(`set ${option} on`, "setsockopt", (fd) => setSocketOption(fd, option, value));
   }
 
   getCongestion(): string {
-    return this.#attempt("get TCP_CONGESTION of", getCongestion);
+    return this.#attempt("get TCP_CONGESTION of", "getsockopt", getCongestion);
   }
 
   setCongestion(name: string): void {
-    this.#attempt("set TCP_CONGESTION on", (fd) => setCongestion(fd, name));
+    this.#attempt("set TCP_CONGESTION on", "setsockopt", (fd) => setCongestion(fd, name));
   }
 
   info(): TcpInfo {
     const bytes = new Uint8Array(TCP_INFO_SIZE);
-    return decodeTcpInfo(bytes, this.#attempt("get TCP_INFO of", (fd) => getTcpStruct(fd, TCP_INFO, bytes)));
+    return decodeTcpInfo(
+      bytes,
+      this.#attempt("get TCP_INFO of", "getsockopt", (fd) => getTcpStruct(fd, TCP_INFO, bytes)),
+    );
   }
 
   queues(): { receive: number; send: number } {
-    return this.#attempt("see the queues of", (fd) => ({
+    return this.#attempt("see the queues of", "ioctl", (fd) => ({
       receive: ioctlInteger(fd, SIOCINQ),
       send: ioctlInteger(fd, SIOCOUTQ),
     }));
@@ -216,7 +216,7 @@ export class NativeConn implements ConnDriver, Source {
   }
 
   detach(): number {
-    if (!this.#socket.isOpen) throw this.#closedError("detach");
+    if (!this.#socket.isOpen) throw this.#closedError("detach", "fcntl");
     const fd = this.#socket.detach();
     this.#wake();
     return fd;
@@ -229,17 +229,17 @@ export class NativeConn implements ConnDriver, Source {
   }
 
   #wake(): void {
-    this.#reader.close();
-    this.#writer.close();
+    this.#reader.interrupt();
+    this.#writer.interrupt();
   }
 
-  #attempt<T>(action: string, call: (fd: number) => T): T {
-    if (!this.#socket.isOpen) throw this.#closedError(action);
+  #attempt<T>(action: string, syscall: string, call: (fd: number) => T): T {
+    if (!this.#socket.isOpen) throw this.#closedError(action, syscall);
     return this.#socket.attempt(action, call);
   }
 
-  #closedError(action: string): Error {
-    return closedError(`${action} ${this.#socket.name}`, "connection");
+  #closedError(action: string, syscall: string): Error {
+    return closedError(`${action} ${this.#socket.name}`, "connection", syscall);
   }
 }
 

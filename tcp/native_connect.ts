@@ -18,7 +18,7 @@ import { AF_INET, AF_INET6 } from "../internal/sockaddr.ts";
 import { EINPROGRESS, syscall, syscallError } from "../internal/syscall.ts";
 import { NativeConn } from "./native_conn.ts";
 import { isSelf, selfConnectError } from "./self_connect.ts";
-import { NativeSocket } from "../mux/native_socket.ts";
+import { PolledSocket } from "../poll/polled_socket.ts";
 
 /** How long an attempt has for itself before the next begins, in milliseconds (RFC 8305, section 5). */
 const ATTEMPT_DELAY = 250;
@@ -49,10 +49,10 @@ export async function shakeHands(
 ): Promise<NativeConn> {
   let tell: () => void = () => {};
   const owner = new Descriptor(fd);
-  let socket: NativeSocket | undefined;
+  let socket: PolledSocket | undefined;
   try {
     const source = { onReady: () => tell() };
-    socket = owner.passTo(() => new NativeSocket(fd, source, () => `TCP socket for ${formatAddress(to)}`));
+    socket = owner.passTo(() => new PolledSocket(fd, source, () => `TCP socket for ${formatAddress(to)}`));
     try {
       syscall("connect", fd, to.sockaddr, to.sockaddr.length);
     } catch (error) {

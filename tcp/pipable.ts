@@ -24,7 +24,7 @@ export interface StreamEnds {
   beginPipe(from: PipableReadable, to: WritableStream): Promise<void> | undefined;
 }
 
-class Source implements UnderlyingByteSource {
+class PipableSource implements UnderlyingByteSource {
   readonly type = "bytes";
   controller!: ReadableByteStreamController;
 
@@ -73,7 +73,7 @@ let settleWritable: (stream: PipableWritable) => void;
 
 /** A byte stream that is pulled only when a consumer asks. */
 export class PipableReadable extends ReadableStream<Uint8Array<ArrayBuffer>> {
-  readonly #source: Source;
+  readonly #source: PipableSource;
   #reader: ReadableStreamDefaultReader | undefined;
   #pipe: DirectPipe | undefined;
 
@@ -91,7 +91,7 @@ export class PipableReadable extends ReadableStream<Uint8Array<ArrayBuffer>> {
   }
 
   constructor(ends: StreamEnds) {
-    const source = new Source(ends);
+    const source = new PipableSource(ends);
     super(source as UnderlyingSource, { highWaterMark: 0 });
     this.#source = source;
   }

@@ -4,8 +4,8 @@ import { formatAddress } from "../internal/address.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, fromRuntimeError, notSupportedError } from "../internal/errors.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
-import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
-import { InterestBit, ReadyBit } from "../mux/selector.ts";
+import { type RuntimePollable, type Watcher, Watchers } from "../poll/pollable.ts";
+import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { RuntimeReader } from "./runtime_reader.ts";
 import { RuntimeWriter } from "./runtime_writer.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
@@ -14,7 +14,7 @@ import { atCaller } from "../internal/stack.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
 /** {@linkcode ConnDriver} over a `Deno.TcpConn`. */
-export class RuntimeConn implements ConnDriver, Pollable {
+export class RuntimeConn implements ConnDriver, RuntimePollable {
   readonly engine = "runtime";
   readonly fd = undefined;
   readonly inode = undefined;
@@ -37,7 +37,7 @@ export class RuntimeConn implements ConnDriver, Pollable {
     this.#writer = from === undefined ? new RuntimeWriter(conn, this.#name) : from.#writer;
   }
 
-  get pollable(): Pollable {
+  get pollable(): RuntimePollable {
     return this;
   }
 
@@ -74,47 +74,47 @@ export class RuntimeConn implements ConnDriver, Pollable {
   }
 
   read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (this.#closed) return Promise.reject(this.#closedError("read from"));
+    if (this.#closed) return Promise.reject(this.#closedError("read from", "recv"));
     return this.#reader.read(p, signal);
   }
 
   peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
-    if (this.#closed) return Promise.reject(this.#closedError("peek at"));
+    if (this.#closed) return Promise.reject(this.#closedError("peek at", "recv"));
     return this.#reader.peek(p, signal);
   }
 
   readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
-    if (this.#closed) return Promise.reject(this.#closedError("read from"));
+    if (this.#closed) return Promise.reject(this.#closedError("read from", "recv"));
     return this.#reader.readChunk();
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
-    if (this.#closed) throw this.#closedError("read from");
+    if (this.#closed) throw this.#closedError("read from", "recv");
     return this.#reader.tryRead(p);
   }
 
   write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
-    if (this.#closed) return Promise.reject(this.#closedError("write to"));
+    if (this.#closed) return Promise.reject(this.#closedError("write to", "send"));
     return this.#writer.write(p, signal);
   }
 
   writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#closed) return Promise.reject(this.#closedError("write to"));
+    if (this.#closed) return Promise.reject(this.#closedError("write to", "send"));
     return this.#writer.writeAll(p, signal);
   }
 
   tryWrite(p: Uint8Array): number | undefined {
-    if (this.#closed) throw this.#closedError("write to");
+    if (this.#closed) throw this.#closedError("write to", "send");
     return this.#writer.tryWrite(p);
   }
 
   closeWrite(): Promise<void> {
-    if (this.#closed) return Promise.reject(this.#closedError("close the write side of"));
+    if (this.#closed) return Promise.reject(this.#closedError("close the write side of", "shutdown"));
     return this.#writer.end();
   }
 
   shutdown(how: "read" | "write" | "both"): void {
-    if (this.#closed) throw this.#closedError("shut down");
+    if (this.#closed) throw this.#closedError("shut down", "shutdown");
     if (how !== "write") throw needsNative(`shut down ${how === "read" ? "reading" : "both sides"}`);
     // A failure means that the connection is gone, which reads and writes tell.
     this.#writer.end().catch(() => {});
@@ -130,48 +130,48 @@ export class RuntimeConn implements ConnDriver, Pollable {
   }
 
   getOption(option: SocketOption): number {
-    this.#checkOpen(`get ${option} of`);
+    this.#checkOpen(`get ${option} of`, "getsockopt");
     throw needsNative(`get ${option}`);
   }
 
   setOption(option: SocketOption): void {
-    this.#checkOpen(`set ${option} on`);
+    this.#checkOpen(`set ${option} on`, "setsockopt");
     throw needsNative(`set ${option}`);
   }
 
   getCongestion(): string {
-    this.#checkOpen("get TCP_CONGESTION of");
+    this.#checkOpen("get TCP_CONGESTION of", "getsockopt");
     throw needsNative("get TCP_CONGESTION");
   }
 
   setCongestion(): void {
-    this.#checkOpen("set TCP_CONGESTION on");
+    this.#checkOpen("set TCP_CONGESTION on", "setsockopt");
     throw needsNative("set TCP_CONGESTION");
   }
 
   info(): TcpInfo {
-    this.#checkOpen("get TCP_INFO of");
+    this.#checkOpen("get TCP_INFO of", "getsockopt");
     throw needsNative("get TCP_INFO");
   }
 
   queues(): { receive: number; send: number } {
-    this.#checkOpen("see the queues of");
+    this.#checkOpen("see the queues of", "ioctl");
     throw needsNative("see the kernel's queues of a connection");
   }
 
   reset(): void {
-    this.#checkOpen("reset");
+    this.#checkOpen("reset", "setsockopt");
     throw needsNative("reset a connection");
   }
 
   detach(): number {
-    this.#checkOpen("detach");
+    this.#checkOpen("detach", "fcntl");
     throw needsNative("detach the descriptor");
   }
 
   /** Throws if it cannot be moved now. */
   checkMove(): void {
-    this.#checkOpen("move");
+    this.#checkOpen("move", "fcntl");
     if (this.#reader.isWaiting || this.#writer.isWaiting) {
       throw atCaller(
         new Deno.errors.Busy(`Cannot move ${this.#name} while a call waits: await it first, or use --allow-ffi`),
@@ -212,7 +212,7 @@ export class RuntimeConn implements ConnDriver, Pollable {
   }
 
   #set(action: string, set: () => void): void {
-    this.#checkOpen(action);
+    this.#checkOpen(action, "setsockopt");
     try {
       set();
     } catch (error) {
@@ -225,12 +225,12 @@ export class RuntimeConn implements ConnDriver, Pollable {
     }
   }
 
-  #checkOpen(action: string): void {
-    if (this.#closed) throw this.#closedError(action);
+  #checkOpen(action: string, syscall: string): void {
+    if (this.#closed) throw this.#closedError(action, syscall);
   }
 
-  #closedError(action: string): Error {
-    return closedError(`${action} ${this.#name}`, "connection");
+  #closedError(action: string, syscall: string): Error {
+    return closedError(`${action} ${this.#name}`, "connection", syscall);
   }
 }
 

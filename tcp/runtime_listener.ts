@@ -6,9 +6,9 @@ import { Backoff, runtimeAcceptTrouble } from "../internal/backoff.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, codeOf, fromRuntimeError } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
-import { Waiter, WaiterQueue } from "../internal/waiters.ts";
-import { type Pollable, type Watcher, Watchers } from "../mux/pollable.ts";
-import { InterestBit, ReadyBit } from "../mux/selector.ts";
+import { CallQueue, PendingCall } from "../internal/call_queue.ts";
+import { type RuntimePollable, type Watcher, Watchers } from "../poll/pollable.ts";
+import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { plainAddr, RuntimeConn } from "./runtime_conn.ts";
 
@@ -33,7 +33,7 @@ const TURNS_PER_LOOK = 61;
 const QUIET_LOOKS = 2;
 
 /** {@linkcode ListenerDriver} over a `Deno.TcpListener`. */
-export class RuntimeListener implements ListenerDriver, Pollable {
+export class RuntimeListener implements ListenerDriver, RuntimePollable {
   readonly engine = "runtime";
   readonly fd = undefined;
   readonly inode = undefined;
@@ -41,7 +41,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   readonly #listener: Deno.TcpListener;
   readonly #name: string;
   readonly #onAcceptError: ((error: Error) => void) | undefined;
-  readonly #waiting = new WaiterQueue<Waiter<ConnDriver>>();
+  readonly #waiting = new CallQueue<PendingCall<ConnDriver>>();
   readonly #watchers = new Watchers();
   readonly #backoff = new Backoff();
   /** An accept of Deno's is under way; it cannot be taken back. */
@@ -75,7 +75,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     }
   }
 
-  get pollable(): Pollable {
+  get pollable(): RuntimePollable {
     return this;
   }
 
@@ -112,7 +112,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
 
   accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
     if (this.#isOver) return Promise.reject(this.#closedError());
-    const waiter = new Waiter<ConnDriver>(signal, () => {
+    const waiter = new PendingCall<ConnDriver>(signal, () => {
       this.#waiting.compact();
       if (this.#waiting.first === undefined && this.#watchers.isEmpty) this.#stopBackoff();
       this.#updateRef();
@@ -133,25 +133,25 @@ export class RuntimeListener implements ListenerDriver, Pollable {
   }
 
   queue(): { length: number; limit: number } {
-    if (!this.#listening) throw this.#closedError("see the accept queue of");
+    if (!this.#listening) throw this.#closedError("see the accept queue of", "getsockopt");
     throw needsNative("see the accept queue");
   }
 
   pause(): void {
-    if (this.#isClosed) throw this.#closedError("pause");
+    if (this.#isClosed) throw this.#closedError("pause", "epoll_ctl");
     this.#paused = true;
     this.#stopBackoff();
   }
 
   resume(): void {
-    if (this.#isClosed) throw this.#closedError("resume");
+    if (this.#isClosed) throw this.#closedError("resume", "epoll_ctl");
     this.#paused = false;
     this.#pump();
     this.#watchers.changed();
   }
 
   detach(): number {
-    if (!this.#listening) throw this.#closedError("detach");
+    if (!this.#listening) throw this.#closedError("detach", "fcntl");
     throw needsNative("detach the descriptor");
   }
 
@@ -305,7 +305,7 @@ export class RuntimeListener implements ListenerDriver, Pollable {
     this.#ref.set(this.#wantsRef && (this.#waiting.first !== undefined || this.#draining !== undefined));
   }
 
-  #closedError(action = "accept on"): Error {
-    return closedError(`${action} ${this.#name}`, "listener");
+  #closedError(action = "accept on", syscall = "accept4"): Error {
+    return closedError(`${action} ${this.#name}`, "listener", syscall);
   }
 }

@@ -11,8 +11,8 @@ import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
 import { again, atCaller, rejectAtAwait } from "../internal/stack.ts";
-import { Waiter, WaiterQueue } from "../internal/waiters.ts";
-import { ReadyBit } from "../mux/selector.ts";
+import { CallQueue, PendingCall } from "../internal/call_queue.ts";
+import { ReadyBit } from "../poll/selector.ts";
 import { CHUNK } from "./chunk.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 
@@ -25,7 +25,7 @@ const MIN_CHUNK = 4 * 1024;
 
 const NOTHING = new Uint8Array(0);
 
-interface Read extends Waiter<number | null> {
+interface Read extends PendingCall<number | null> {
   readonly p: Uint8Array;
   readonly peek: boolean;
   /** No signal and no peek: Deno may write into `p` itself. */
@@ -38,7 +38,7 @@ export class RuntimeReader {
   onChange: (() => void) | undefined;
   readonly #conn: RuntimeSocket;
   readonly #name: string;
-  readonly #waiting = new WaiterQueue<Read>();
+  readonly #waiting = new CallQueue<Read>();
   /** A read of Deno's is under way. */
   #busy = false;
   /** It is one that runs ahead. */
@@ -184,7 +184,7 @@ export class RuntimeReader {
   }
 
   #wait(p: Uint8Array, signal: AbortSignal | undefined, peek: boolean): Promise<number | null> {
-    const waiter = new Waiter<number | null>(signal, () => {
+    const waiter = new PendingCall<number | null>(signal, () => {
       this.#waiting.compact();
       this.#pump();
       this.#updateRef();
@@ -298,6 +298,6 @@ export class RuntimeReader {
   }
 
   #interrupted(peek: boolean): Error {
-    return interruptedError(peek ? `peek at ${this.#name}` : `read from ${this.#name}`, "connection");
+    return interruptedError(peek ? `peek at ${this.#name}` : `read from ${this.#name}`, "connection", "recv");
   }
 }

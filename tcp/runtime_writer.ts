@@ -10,8 +10,8 @@
 import { copyOf, plainOf, sizeOf, viewOf } from "../internal/bytes.ts";
 import { codeOf, fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
 import { again, atCaller } from "../internal/stack.ts";
-import { Waiter, WaiterQueue } from "../internal/waiters.ts";
-import { ReadyBit } from "../mux/selector.ts";
+import { CallQueue, PendingCall } from "../internal/call_queue.ts";
+import { ReadyBit } from "../poll/selector.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 
 /** The largest copy that is on its way at a time, and that waits behind it, in bytes. */
@@ -25,7 +25,7 @@ const LOST = [Deno.errors.NotConnected, Deno.errors.ConnectionReset, Deno.errors
 
 const NOTHING = new Uint8Array(0);
 
-interface Job extends Waiter<number> {
+interface Job extends PendingCall<number> {
   p: Uint8Array;
   readonly size: number;
   /** Write all of `p`, not just what fits. */
@@ -41,7 +41,7 @@ export class RuntimeWriter {
   onChange: (() => void) | undefined;
   readonly #conn: RuntimeSocket;
   readonly #name: string;
-  readonly #waiting = new WaiterQueue<Job>();
+  readonly #waiting = new CallQueue<Job>();
   #busy = false;
   #closed = false;
   /** FIN was asked for; nothing can be written any more. */
@@ -177,7 +177,7 @@ export class RuntimeWriter {
 
   #wait(p: Uint8Array, signal: AbortSignal | undefined, all: boolean, end: boolean): Promise<number> {
     if (this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
-    const waiter = new Waiter<number>(signal, () => {
+    const waiter = new PendingCall<number>(signal, () => {
       job.p = NOTHING;
       this.#waiting.compact();
     });
@@ -308,7 +308,8 @@ export class RuntimeWriter {
   }
 
   #interrupted(end: boolean): Error {
-    return interruptedError(end ? `close the write side of ${this.#name}` : `write to ${this.#name}`, "connection");
+    const [action, syscall] = end ? ["close the write side of", "shutdown"] as const : ["write to", "send"] as const;
+    return interruptedError(`${action} ${this.#name}`, "connection", syscall);
   }
 }
 

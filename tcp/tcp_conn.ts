@@ -15,7 +15,7 @@ import {
   optional,
   quote,
 } from "../internal/validate.ts";
-import { announcePollable } from "../mux/pollable.ts";
+import { announcePollable } from "../poll/pollable.ts";
 import { connect } from "./connect.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { NativeConn } from "./native_conn.ts";

@@ -14,7 +14,7 @@ import {
   optional,
   quote,
 } from "../internal/validate.ts";
-import { announcePollable } from "../mux/pollable.ts";
+import { announcePollable } from "../poll/pollable.ts";
 import type { ListenerDriver } from "./driver.ts";
 import { bindNative } from "./native_bind.ts";
 import { NativeListener } from "./native_listener.ts";

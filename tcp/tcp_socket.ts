@@ -134,7 +134,7 @@ export class TcpSocket implements Disposable {
    */
   getOption(o: SocketOption): number {
     const option = checkSocketOption(o);
-    return this.#attempt(`get ${option} of TCP socket`, (fd) => getSocketOption(fd, option));
+    return this.#attempt(`get ${option} of TCP socket`, "getsockopt", (fd) => getSocketOption(fd, option));
   }
 
   /**
@@ -155,7 +155,7 @@ export class TcpSocket implements Disposable {
   setOption(o: SocketOption, value: number): void {
     const option = checkSocketOption(o);
     const to = checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1);
-    this.#attempt(`set ${option} on TCP socket`, (fd) => setSocketOption(fd, option, to));
+    this.#attempt(`set ${option} on TCP socket`, "setsockopt", (fd) => setSocketOption(fd, option, to));
   }
 
   /**
@@ -181,7 +181,7 @@ export class TcpSocket implements Disposable {
     checkOptions(addr, "addr");
     const address = { hostname: checkHostname(addr.hostname), port: checkPort(addr.port) };
     const action = `bind TCP socket to ${formatAddress(address)}`;
-    this.#attempt(action, (fd) => {
+    this.#attempt(action, "bind", (fd) => {
       const { sockaddr } = permittedLocal(address, action);
       syscall("bind", fd, sockaddr, sockaddr.length);
       this.#hasOwnPort = address.port !== 0;
@@ -211,7 +211,7 @@ export class TcpSocket implements Disposable {
   listen(backlog: number = 4096): TcpListener {
     checkInteger(backlog, "backlog", 0, 2 ** 31 - 1);
     const action = "listen on TCP socket";
-    return this.#attempt(action, (fd) => {
+    return this.#attempt(action, "listen", (fd) => {
       // Bound already, or else the kernel binds it to all addresses now.
       if (!this.#isBound(fd)) requireNet(this.#anyAddress(), action);
       syscall("listen", fd, backlog);
@@ -248,7 +248,7 @@ export class TcpSocket implements Disposable {
     const signal = checkSignal(o);
     const timeout = checkDuration(o.timeout ?? Infinity, "timeout");
     const action = `connect TCP to ${formatAddress(address)}`;
-    if (!this.#descriptor.isOpen) throw closedError(action, "socket");
+    if (!this.#descriptor.isOpen) throw closedError(action, "socket", "connect");
     requireNet(address, action);
     return wrapConn(
       await withDeadline<NativeConn>(action, { timeout, signal }, async (over) => {
@@ -286,8 +286,8 @@ export class TcpSocket implements Disposable {
     return addressOf(fd, "getsockname").port !== 0;
   }
 
-  #attempt<T>(action: string, call: (fd: number) => T): T {
-    if (!this.#descriptor.isOpen) throw closedError(action, "socket");
+  #attempt<T>(action: string, syscall: string, call: (fd: number) => T): T {
+    if (!this.#descriptor.isOpen) throw closedError(action, "socket", syscall);
     try {
       return call(this.#descriptor.fd);
     } catch (error) {

@@ -3,7 +3,7 @@
 import { ROOT } from "./_util.ts";
 
 /** What a clone holds of which programs can use anything. */
-const CLONE = ["mod.ts", "deno.json", "tcp", "udp", "mux", "process", "internal", "tools/std"];
+const CLONE = ["mod.ts", "deno.json", "tcp", "udp", "mux", "poll", "process", "internal", "tools/std"];
 
 /** Runs something in a folder where nothing is but a `deno.json` that links the clone in `../sockets`. */
 export async function asConsumer(fn: (folder: string) => Promise<void>): Promise<void> {

@@ -5,7 +5,7 @@ import { assert } from "@std/assert";
 import { delay } from "@std/async";
 import dns from "node:dns";
 import { fileURLToPath } from "node:url";
-import { reactor } from "../mux/reactor.ts";
+import { reactor } from "../poll/reactor.ts";
 
 /** The engines that can be tested here. */
 export const ENGINES: readonly Engine[] = engineSupport().engine === "native" ? ["runtime", "native"] : ["runtime"];

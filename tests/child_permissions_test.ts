@@ -2,8 +2,8 @@
 
 import { spawnProcess } from "@c10k/sockets/process";
 import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { denialFlags } from "../process/launch_flags.ts";
-import { giveItem } from "../process/permission_items.ts";
+import { denialFlags } from "../process/child/launch_flags.ts";
+import { giveItem } from "../process/child/permission_items.ts";
 import { moduleOf, NATIVE, next, oneKindTest, spawn, withoutOrphans } from "./_process.ts";
 import { long, ROOT, run, runDeno, some } from "./_util.ts";
 
@@ -502,7 +502,7 @@ Deno.test({
     assertEquals(denialFlags("net"), []);
     const source = `
       import { loadLibc } from "${new URL("internal/libc.ts", ROOT)}";
-      import { denialFlags } from "${new URL("process/launch_flags.ts", ROOT)}";
+      import { denialFlags } from "${new URL("process/child/launch_flags.ts", ROOT)}";
       loadLibc();
       console.log(denialFlags("net"));`;
     const few = ["run", "-A", "--quiet", `data:text/javascript,${encodeURIComponent(source)}`];

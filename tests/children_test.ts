@@ -6,7 +6,7 @@ import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects, assertStrictEquals } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { closeLeftOpenLater, whenThreadEnds } from "../process/threads.ts";
+import { closeLeftOpenLater, whenThreadEnds } from "../process/child/thread_end.ts";
 import { untilRefused } from "./_pool.ts";
 import {
   ask,

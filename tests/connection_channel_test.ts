@@ -4,9 +4,9 @@ import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Descriptor } from "../internal/descriptor.ts";
 import { newOwner } from "../internal/owner.ts";
-import { reactor } from "../mux/reactor.ts";
-import { ConnectionReceiver, ConnectionSender } from "../process/connection_channel.ts";
-import { type Envelope, ThreadTransport, unpack } from "../process/thread_transport.ts";
+import { reactor } from "../poll/reactor.ts";
+import { ConnectionReceiver, ConnectionSender } from "../process/message/connection_channel.ts";
+import { type ThreadMessage, ThreadTransport, unpackThreadMessage } from "../process/message/thread_transport.ts";
 import { wrapConn } from "../tcp/tcp_conn.ts";
 import { kernel } from "./_kernel.ts";
 import { NATIVE, warmUp } from "./_process.ts";
@@ -73,17 +73,17 @@ channelTest(
 
 channelTest("ThreadTransport hands connections by message once nobody receives from its channel", async () => {
   const owner = newOwner();
-  const posted: Envelope[] = [];
-  const transport = new ThreadTransport({ postMessage: (envelope) => posted.push(envelope as Envelope) }, owner);
+  const posted: ThreadMessage[] = [];
+  const transport = new ThreadTransport({ postMessage: (message) => posted.push(message as ThreadMessage) }, owner);
   for (let i = 0; i < 4; i++) {
     using pair = await Pair.open("native");
     assertEquals(transport.trySend({ type: "connection" }, [pair.server]), true);
-    const [envelope] = posted.splice(0);
-    assert(envelope !== undefined);
+    const [message] = posted.splice(0);
+    assert(message !== undefined);
     // The second one opens the channel, and nobody takes it over.
-    assertEquals(envelope.channel !== undefined, i === 1);
-    if (envelope.channel !== undefined) kernel.close(envelope.channel);
-    const [[conn]] = unpack(envelope, owner);
+    assertEquals(message.channel !== undefined, i === 1);
+    if (message.channel !== undefined) kernel.close(message.channel);
+    const [[conn]] = unpackThreadMessage(message, owner);
     await (conn as TcpConn).writeAll(encode("whole"));
     assertEquals(await readText(pair.client), "whole");
     conn?.close();

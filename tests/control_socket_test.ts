@@ -5,14 +5,14 @@ import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async";
 import { Descriptor } from "../internal/descriptor.ts";
-import { environmentWith } from "../process/environment.ts";
-import { Link } from "../process/link.ts";
-import { PARENT_VARIABLE } from "../process/names.ts";
-import { openPidfd, spawn as startProgram } from "../process/posix_spawn.ts";
-import { HELLO, ProcessTransport } from "../process/process_transport.ts";
-import { ProgramEnd } from "../process/program_end.ts";
-import { UnixSocket } from "../process/unix_socket.ts";
-import { ControlServer } from "../process/upgrade.ts";
+import { environmentWith } from "../internal/environment.ts";
+import { Link } from "../process/message/link.ts";
+import { PARENT_VARIABLE } from "../internal/parent_channel.ts";
+import { openPidfd, spawn as startProgram } from "../process/program/posix_spawn.ts";
+import { HELLO, ProcessTransport } from "../process/message/process_transport.ts";
+import { ProgramEnd } from "../process/program/program_end.ts";
+import { UnixSocket } from "../process/message/unix_socket.ts";
+import { ControlServer } from "../process/pool/upgrade.ts";
 import { untilRefused } from "./_pool.ts";
 import { ask, childTest, descriptorLinks, ECHO, moduleOf, NATIVE, next, oneKindTest, spawn } from "./_process.ts";
 import { decode, ROOT, socketTest } from "./_util.ts";
@@ -83,8 +83,8 @@ oneKindTest("process", "parent() believes nobody but the process that has starte
   other.near.close();
 });
 
-const PARENT_SOCKET = new URL("process/parent_socket.ts", ROOT);
-const TRANSPORT = new URL("process/process_transport.ts", ROOT);
+const PARENT_SOCKET = new URL("process/child/parent_socket.ts", ROOT);
+const TRANSPORT = new URL("process/message/process_transport.ts", ROOT);
 
 for (
   const [what, says, bytes] of [
@@ -124,7 +124,7 @@ for (
 
 childTest("what a child sends to a pool that there is not is closed, and nobody else is told", async (kind) => {
   const module = moduleOf(`
-    import { thePort } from "${new URL("process/parent.ts", ROOT)}";
+    import { thePort } from "${new URL("process/child/parent.ts", ROOT)}";
     const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
     const { port } = listener.addr;
     await thePort().link.post({ type: "pool", body: { is: "full" } }, [listener]);
@@ -184,7 +184,7 @@ oneKindTest(
   "process",
   "a process gets the environment of this one, also where the C library does not tell of it",
   async (kind) => {
-    const { initialEnvironment, readEnvironment } = await import("../process/environment.ts");
+    const { initialEnvironment, readEnvironment } = await import("../internal/environment.ts");
     const initial = initialEnvironment();
     assertEquals(initial.length > 0, true);
     const current = new Set(readEnvironment());

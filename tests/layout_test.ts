@@ -1,5 +1,6 @@
 /** Layouts of C structs, against bytes that a C program wrote here and now, and against the kernel's. */
 
+import { IPPROTO_IP, IPPROTO_IPV6 } from "../internal/constants.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { formatIPv6, parseIPv6 } from "../internal/address.ts";
@@ -7,15 +8,7 @@ import { loadLibc } from "../internal/libc.ts";
 import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 import { decodeTcpInfo } from "../tcp/tcp_info.ts";
 import { SOL_UDP, UDP_GRO, UDP_SEGMENT } from "../udp/offload_batch.ts";
-import {
-  IP_PKTINFO,
-  IPPROTO_IP,
-  IPPROTO_IPV6,
-  IPV6_PKTINFO,
-  IPV6_RECVPKTINFO,
-  PacketInfo,
-  writeLocal,
-} from "../udp/packet_info.ts";
+import { IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, PacketInfo, writeLocal } from "../udp/packet_info.ts";
 import { ENGINES, hasCommand, sized } from "./_util.ts";
 
 const native = ENGINES.includes("native");
@@ -139,14 +132,14 @@ Deno.test({
       assertEquals(event.length, words * 4);
       assertEquals(new Uint32Array(event.buffer)[words - 2], 0x55667788);
       assertEquals(new Uint32Array(event.buffer)[words - 1], 0x11223344);
-      // mux/poll.ts: the descriptor, then what is asked and what is answered in 16 bits each.
+      // poll/poll.ts: the descriptor, then what is asked and what is answered in 16 bits each.
       assertEquals([...new Int32Array(bytesOf("pollfd").buffer)], [0x11223344, 0x2001 | 0x10 << 16]);
-      // mux/select.ts: a bit a descriptor, in 32-bit words.
+      // poll/select.ts: a bit a descriptor, in 32-bit words.
       const set = new Int32Array(bytesOf("fd_set").buffer);
       assertEquals([set.length, set[0], set[2], set[31]], [32, 1 | 1 << 31, 1, 1 << 31]);
       assertEquals([...new BigInt64Array(bytesOf("timespec").buffer)], [1n, 2n]);
       assertEquals([...new BigInt64Array(bytesOf("timeval").buffer)], [1n, 2n]);
-      // mux/poll_events.ts: the same numbers for poll and epoll.
+      // poll/poll_events.ts: the same numbers for poll and epoll.
       assertEquals(printed.get("poll")?.map(Number), [0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x2000]);
       assertEquals(printed.get("epoll"), printed.get("poll")?.with(5, "-"));
       // internal/msghdr.ts, in words of 4 bytes there; udp/offload_batch.ts; udp/native_multicast.ts.

@@ -8,7 +8,7 @@ import { engineSupport, TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
-import { reap, spawn } from "../process/posix_spawn.ts";
+import { reap, spawn } from "../process/program/posix_spawn.ts";
 import { Descriptors } from "./_kernel.ts";
 import { withoutOrphans } from "./_process.ts";
 import {

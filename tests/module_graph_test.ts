@@ -3,13 +3,21 @@
 import { assert, assertEquals } from "@std/assert";
 import { ROOT, run } from "./_util.ts";
 
+const SOCKETS = ["tcp", "udp", "mux", "poll", "internal"];
+
 /** What each folder may import, beside itself. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "mod.ts": ["process", "tcp", "udp", "mux"],
-  process: ["tcp", "udp", "mux", "internal"],
-  tcp: ["mux", "internal"],
-  udp: ["mux", "internal"],
-  mux: ["internal"],
+  process: ["process/pool", "process/child", "process/program", "process/message", "process/inspect"],
+  "process/pool": ["process/child", "process/program", "process/message", ...SOCKETS],
+  "process/child": ["process/program", "process/message", ...SOCKETS],
+  "process/program": ["process/message", ...SOCKETS],
+  "process/message": SOCKETS,
+  "process/inspect": SOCKETS,
+  tcp: ["poll", "internal"],
+  udp: ["poll", "internal"],
+  mux: ["poll", "internal"],
+  poll: ["internal"],
   internal: [],
 };
 
@@ -18,10 +26,11 @@ interface Module {
   dependencies?: { code?: { specifier: string }; type?: { specifier: string } }[];
 }
 
-/** The top-level folder or file of a module of the library, `undefined` for others. */
+/** The folder of a module of the library, or the file at the top; `undefined` for others. */
 function layerOf(specifier: string): string | undefined {
   if (!specifier.startsWith(ROOT.href)) return undefined;
-  return specifier.slice(ROOT.href.length).split("/", 1)[0];
+  const parts = specifier.slice(ROOT.href.length).split("/");
+  return parts.length === 1 ? parts[0] : parts.slice(0, -1).join("/");
 }
 
 Deno.test("imports point down only, and reach nothing but the library and Node's built-ins", async () => {
@@ -32,6 +41,7 @@ Deno.test("imports point down only, and reach nothing but the library and Node's
   for (const { specifier, dependencies } of modules) {
     const from = layerOf(specifier);
     if (from === undefined) continue;
+    assert(Object.hasOwn(MAY_IMPORT, from), `${specifier} is in no folder that is known here`);
     for (const { code, type } of dependencies ?? []) {
       const target = (code ?? type)?.specifier ?? "";
       if (target.startsWith("node:")) continue;
@@ -55,4 +65,48 @@ Deno.test("mod.ts and the modules' own mod.ts hold no logic", async () => {
       assert(/^export (type )?[{*]/.test(statement) && statement.includes(" from "), `${entry}: ${statement}`);
     }
   }
+});
+
+Deno.test("no module of the library imports itself by way of others", async () => {
+  const { stdout } = await run(["info", "--json", "mod.ts"]);
+  const { modules } = JSON.parse(stdout) as { modules: Module[] };
+  const imports = new Map(modules.map(({ specifier, dependencies }) => [
+    specifier,
+    (dependencies ?? []).map(({ code, type }) => (code ?? type)?.specifier ?? ""),
+  ]));
+  const done = new Set<string>();
+  const visit = (specifier: string, path: string[]): void => {
+    assert(!path.includes(specifier), `a circle: ${[...path.slice(path.indexOf(specifier)), specifier].join(" -> ")}`);
+    if (done.has(specifier)) return;
+    for (const target of imports.get(specifier) ?? []) visit(target, [...path, specifier]);
+    done.add(specifier);
+  };
+  for (const specifier of imports.keys()) visit(specifier, []);
+});
+
+Deno.test("no file of the library has more than 400 lines of code", async () => {
+  const { stdout } = await run(["info", "--json", "mod.ts"]);
+  const { modules } = JSON.parse(stdout) as { modules: Module[] };
+  for (const { specifier } of modules.filter(({ specifier }) => specifier.startsWith(ROOT.href))) {
+    const code = (await Deno.readTextFile(new URL(specifier))).replaceAll(/\/\*[\s\S]*?\*\//g, "");
+    const count = code.split("\n").filter((line) => /^\s*(?!\/\/)\S/.test(line)).length;
+
+    assert(count <= 400, `${specifier}: ${count} lines of code`);
+  }
+});
+
+Deno.test("each constant of the C library stands once in the library", async () => {
+  const { stdout } = await run(["info", "--json", "mod.ts"]);
+  const { modules } = JSON.parse(stdout) as { modules: Module[] };
+  const places = new Map<string, string[]>();
+  for (const { specifier } of modules.filter(({ specifier }) => specifier.startsWith(ROOT.href))) {
+    const source = await Deno.readTextFile(new URL(specifier));
+    const pattern =
+      /^(?:export )?const ((?:AF|F|FD|IP|IPV6|IPPROTO|MSG|O|P|SHUT|SI|SO|SOCK|SOL|SYS|TCP|UDP)_[A-Z_0-9]+) =/gm;
+    for (const [, name = ""] of source.matchAll(pattern)) {
+      places.set(name, [...places.get(name) ?? [], specifier.slice(ROOT.href.length)]);
+    }
+  }
+  assert(places.size > 40);
+  assertEquals([...places].filter(([, files]) => files.length > 1), []);
 });

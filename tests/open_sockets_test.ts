@@ -5,7 +5,7 @@ import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertMatch, assertStrictEquals, assertThrows } from "@std/assert";
 import { formatAddress } from "../internal/address.ts";
-import { readTables } from "../process/proc_net.ts";
+import { readTables } from "../process/inspect/proc_net.ts";
 import { Descriptors, kernel } from "./_kernel.ts";
 import { namespaceTest } from "./_namespace.ts";
 import { runStarved } from "./_process.ts";

@@ -3,8 +3,8 @@
 import type { Pool, PoolOptions } from "@c10k/sockets/process";
 import { TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { nextStart, reportDeath } from "../process/death_notice.ts";
-import type { PoolChild } from "../process/pool_child.ts";
+import { nextStart, reportDeath } from "../process/pool/death_notice.ts";
+import type { PoolChild } from "../process/pool/pool_child.ts";
 import { startPool } from "./_pool.ts";
 import { childTest, type Kind, moduleOf, NATIVE, oneKindTest } from "./_process.ts";
 import { encode, eventually, long, replaced, ROOT } from "./_util.ts";

@@ -4,7 +4,7 @@ import { Pool, type PoolOptions } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { Restarts } from "../process/restarts.ts";
+import { Restarts } from "../process/pool/restarts.ts";
 import { kernel } from "./_kernel.ts";
 import { assertGone, byChild, Client, ECHO, startPool, visit, visits } from "./_pool.ts";
 import { childTest, isAlive, type Kind, moduleOf, oneKindTest } from "./_process.ts";
@@ -411,7 +411,7 @@ long(oneKindTest)(
 long(childTest)("Pool.close() replaces no child that asks to be drained at that very moment", async (kind) => {
   // A child says so when it gets SIGTERM; this one says it late.
   const module = moduleOf(`
-    import { thePort } from "${new URL("process/parent.ts", ROOT)}";
+    import { thePort } from "${new URL("process/child/parent.ts", ROOT)}";
     serve((_, { signal }) =>
       new Promise((resolve) =>
         signal.addEventListener("abort", () => {

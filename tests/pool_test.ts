@@ -2,9 +2,9 @@ import { type MovableSocket, Pool, type PoolOptions, serve } from "@c10k/sockets
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import type { FromChild, ToChild } from "../process/pool_protocol.ts";
-import { ProcessChild } from "../process/spawn_process.ts";
-import { WorkerChild } from "../process/spawn_worker.ts";
+import type { FromChild, ToChild } from "../process/message/pool_protocol.ts";
+import { ProcessChild } from "../process/child/spawn_process.ts";
+import { WorkerChild } from "../process/child/spawn_worker.ts";
 import { BALANCES, byChild, Client, ECHO, startPool, untilRefused, visit, visits } from "./_pool.ts";
 import { ask, checkEcho, childTest, ECHO as PLAIN, type Kind, NATIVE, next, spawn } from "./_process.ts";
 import { encode, eventually, long, oneOf, Pair, readText, ROOT, sized, socketTest, some } from "./_util.ts";
@@ -479,7 +479,7 @@ long(childTest)("a child that does not serve closes a connection that is for a p
 long(childTest)("Pool closes what a child sends along with what it says", async (kind) => {
   const source = `
     import { serve } from "${PROCESS}";
-    import { thePort } from "${new URL("process/parent.ts", ROOT)}";
+    import { thePort } from "${new URL("process/child/parent.ts", ROOT)}";
     serve((conn) => thePort().link.post({ type: "pool", body: { is: "counting", opened: 1, closed: 0 } }, [conn]));
   `;
   await using pool = await startPool({ kind, size: 1, module: moduleOf(source) });

@@ -5,12 +5,12 @@ import { TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { reactor } from "../mux/reactor.ts";
-import { Link } from "../process/link.ts";
-import { duplicate } from "../process/pool_listeners.ts";
-import { ProcessTransport } from "../process/process_transport.ts";
-import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
-import { ControlServer, takeOver } from "../process/upgrade.ts";
+import { reactor } from "../poll/reactor.ts";
+import { Link } from "../process/message/link.ts";
+import { duplicate } from "../process/pool/listeners.ts";
+import { ProcessTransport } from "../process/message/process_transport.ts";
+import { UnixListener, UnixSocket } from "../process/message/unix_socket.ts";
+import { ControlServer, takeOver } from "../process/pool/upgrade.ts";
 import { Client, ECHO, untilRefused, visit, visits } from "./_pool.ts";
 import { moduleOf, NATIVE, oneKindTest, runStarved } from "./_process.ts";
 import { eventually, long, openDescriptors, ROOT, run, socketTest } from "./_util.ts";
@@ -57,7 +57,7 @@ upgradeTest("Pool.start() that fails after a takeover leaves the running pool wh
 
 long(upgradeTest)("Pool goes on when a program is killed that was taking over", async (running, options) => {
   const program = `
-    import { takeOver } from "${new URL("process/upgrade.ts", ROOT)}";
+    import { takeOver } from "${new URL("process/pool/upgrade.ts", ROOT)}";
     const { listeners } = await takeOver(${JSON.stringify(options.control)});
     console.log(listeners.length);
     Deno.kill(Deno.pid, "SIGKILL");

@@ -19,14 +19,14 @@ import {
   withoutOrphans,
 } from "./_process.ts";
 import { eventually, long, readText, replaced, withoutLeaks } from "./_util.ts";
-import { duplicate } from "../process/pool_listeners.ts";
-import { checkPoolOptions } from "../process/pool_options.ts";
-import type { FromChild } from "../process/pool_protocol.ts";
-import { Restarts } from "../process/restarts.ts";
-import { WorkerChild } from "../process/spawn_worker.ts";
-import { Signals } from "../process/signals.ts";
-import { Supervisor } from "../process/supervisor.ts";
-import { ControlServer, takeOver } from "../process/upgrade.ts";
+import { duplicate } from "../process/pool/listeners.ts";
+import { checkPoolOptions } from "../process/pool/options.ts";
+import type { FromChild } from "../process/message/pool_protocol.ts";
+import { Restarts } from "../process/pool/restarts.ts";
+import { WorkerChild } from "../process/child/spawn_worker.ts";
+import { Signals } from "../process/pool/signals.ts";
+import { Supervisor } from "../process/pool/supervisor.ts";
+import { ControlServer, takeOver } from "../process/pool/upgrade.ts";
 
 function nativeTest(name: string, fn: () => void | Promise<void>): void {
   Deno.test({ name, ignore: !NATIVE, fn: () => withoutOrphans(async () => await withoutLeaks(fn)) });

@@ -1,12 +1,12 @@
-/** The contract of `mux/selector.ts`, for each backend that asks the kernel: what the multiplexer above never does. */
+/** The contract of `poll/selector.ts`, for each backend that asks the kernel: what the multiplexer above never does. */
 
 import { assertEquals, assertThrows } from "@std/assert";
 import { SyscallError } from "../internal/errors.ts";
-import { EpollSelector } from "../mux/epoll.ts";
-import { PollSelector } from "../mux/poll.ts";
+import { EpollSelector } from "../poll/epoll.ts";
+import { PollSelector } from "../poll/poll.ts";
 import { RuntimeSelector } from "../mux/runtime.ts";
-import { SelectSelector } from "../mux/select.ts";
-import { InterestBit, ReadyBit, type Selector } from "../mux/selector.ts";
+import { SelectSelector } from "../poll/select.ts";
+import { InterestBit, ReadyBit, type Selector } from "../poll/selector.ts";
 import { NATIVE } from "./_process.ts";
 import { encode, Pair, withoutLeaks } from "./_util.ts";
 

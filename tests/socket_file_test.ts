@@ -5,8 +5,8 @@ import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } f
 import { SyscallError } from "../internal/errors.ts";
 import { statusOf } from "../internal/file_status.ts";
 import { loadLibc } from "../internal/libc.ts";
-import { UnixListener, UnixSocket } from "../process/unix_socket.ts";
-import { takeOver } from "../process/upgrade.ts";
+import { UnixListener, UnixSocket } from "../process/message/unix_socket.ts";
+import { takeOver } from "../process/pool/upgrade.ts";
 import { ECHO, visit } from "./_pool.ts";
 import { NATIVE, oneKindTest } from "./_process.ts";
 import { long, runDeno, socketTest } from "./_util.ts";

@@ -5,9 +5,9 @@ import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async";
 import { serialize } from "node:v8";
-import { Link } from "../process/link.ts";
-import { ProcessTransport } from "../process/process_transport.ts";
-import { UnixSocket } from "../process/unix_socket.ts";
+import { Link } from "../process/message/link.ts";
+import { ProcessTransport } from "../process/message/process_transport.ts";
+import { UnixSocket } from "../process/message/unix_socket.ts";
 import { ACTOR, ask, checkEcho, childTest, ECHO, moduleOf, NATIVE, next, spawn, warmUp } from "./_process.ts";
 import { decode, encode, eventually, Pair, readExactly, readText } from "./_util.ts";
 

@@ -3,7 +3,7 @@ import type { Engine, TcpConn } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import { SyscallError } from "../internal/errors.ts";
-import { reap, signalPidfd, spawn as startProgram } from "../process/posix_spawn.ts";
+import { reap, signalPidfd, spawn as startProgram } from "../process/program/posix_spawn.ts";
 import { Descriptors } from "./_kernel.ts";
 import { moduleOf, next, oneKindTest, runStarved, spawn, withoutOrphans } from "./_process.ts";
 import {

@@ -9,7 +9,6 @@ import { kernel } from "./_kernel.ts";
 import { LOCAL, native, nativeTest, Two } from "./_udp.ts";
 import { decode, encode, engineTest, PATIENCE, randomBytes, sized, spendTurn } from "./_util.ts";
 import {
-  addressOf,
   CONTROL,
   CONTROL_LENGTH,
   IOVEC,
@@ -17,6 +16,7 @@ import {
   IOVEC_LENGTH,
   NAME,
   NAME_LENGTH,
+  pointerTo,
   setPointer,
 } from "../internal/msghdr.ts";
 import { encodeSockaddr } from "../internal/sockaddr.ts";
@@ -326,13 +326,13 @@ function sendJoined(fd: number, to: Deno.NetAddr, count: number, size: number): 
   const sockaddr = encodeSockaddr(to) ?? bytes(0);
   name.set(sockaddr);
   const [words, vectorWords] = [new Uint32Array(header.buffer), new Uint32Array(vector.buffer)];
-  setPointer(vectorWords, 0, addressOf(data));
+  setPointer(vectorWords, 0, pointerTo(data));
   vectorWords[IOVEC_LENGTH] = data.length;
-  setPointer(words, NAME, addressOf(name));
+  setPointer(words, NAME, pointerTo(name));
   words[NAME_LENGTH] = sockaddr.length;
-  setPointer(words, IOVEC, addressOf(vector));
+  setPointer(words, IOVEC, pointerTo(vector));
   words[IOVEC_COUNT] = 1;
-  setPointer(words, CONTROL, addressOf(control));
+  setPointer(words, CONTROL, pointerTo(control));
   words[CONTROL_LENGTH] = control.length;
   // CMSG_LEN of 2 bytes.
   new Uint32Array(control.buffer).set([18, 0, SOL_UDP, UDP_SEGMENT, size]);

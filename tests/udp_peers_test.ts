@@ -4,7 +4,7 @@ import { assert, assertEquals, assertNotStrictEquals, assertStrictEquals } from 
 import fc from "fast-check";
 import { formatIPv6 } from "../internal/address.ts";
 import { decodeSockaddr, encodeSockaddr, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
-import { Addresses, Peers } from "../udp/peers.ts";
+import { Addresses, Peers } from "../udp/peer_cache.ts";
 
 /** Addresses that differ in single bits and bytes, so that keys that leave any out collide. */
 const few = fc.constantFrom(0, 1, 2, 127, 128, 255);

@@ -21,16 +21,17 @@ async function foundIn(file: string, first: string, last: string): Promise<strin
 const ignore = Deno.build.os === "windows";
 
 Deno.test("unexplained() lets a reason stand for its block, and for nothing behind it", { ignore }, async () => {
-  const file = "mux/native_socket.ts";
-  const known = "poll(): number {";
-  assertEquals(await foundIn(file, known, `throw atCaller(new TypeError("the kernel is asked"));`), []);
-  assertEquals(await foundIn(file, known, "override detach(): number {"), ["override detach(): number {"]);
-  assertEquals((await foundIn(file, known, "return super.detach();")).length, 4);
-  assertEquals(await foundIn(file, "return super.detach();", "return super.detach();"), ["return super.detach();"]);
+  const file = "internal/ledger.ts";
+  const known = "function awaitThreads(threads: ReadonlySet<number>): void {";
+  const next = "export function endChildrenOf(thread: number): void {";
+  assertEquals(await foundIn(file, known, "libc.usleep(PAUSE);"), []);
+  assertEquals(await foundIn(file, known, next), [next]);
+  assertEquals((await foundIn(file, known, "ledgers = find();")).length, 4);
+  assertEquals(await foundIn(file, "ledgers = find();", "ledgers = find();"), ["ledgers = find();"]);
   // Also where a comment stands in the block.
   assertEquals(
     await foundIn(
-      "process/die_with_parent.ts",
+      "process/child/die_with_parent.ts",
       "async function dieWithParent([parent, thread]: [number, number], libc: string, interval: number, socket: number) {",
       "exitIfAlone();",
     ),

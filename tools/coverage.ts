@@ -39,7 +39,7 @@ try {
   const tests = await deno([...test, "tests/", "tests/faults/", ...raw], env);
   const bench = await deno([...test, "bench/", "--config", "deno.bench.json", ...raw], env);
   await removeHalves();
-  const library = "--include=/(tcp|udp|mux|process|internal)/";
+  const library = "--include=/(tcp|udp|mux|poll|process|internal)/";
   const share = await deno(["coverage", library, ...Deno.args, folder]);
   const lines = await deno(["coverage", library, "--lcov", `--output=${lcov}`, folder]);
   const unknown = await tellUnexplained();

@@ -42,7 +42,9 @@ async function deno(...args: string[]): Promise<number> {
   return code;
 }
 
-const paths = Deno.args.length > 0 ? Deno.args : ["mod.ts", "tcp/", "udp/", "mux/", "process/", "internal/", "docs/"];
+const paths = Deno.args.length > 0
+  ? Deno.args
+  : ["mod.ts", "tcp/", "udp/", "mux/", "poll/", "process/", "internal/", "docs/"];
 const examples = paths.flatMap(filesOf)
   .flatMap((path) => examplesIn(path, Deno.readTextFileSync(new URL(path, ROOT))));
 const folder = Deno.makeTempDirSync();

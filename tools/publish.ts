@@ -18,7 +18,7 @@ import { parseArgs } from "@std/cli";
 const ROOT = new URL("../", import.meta.url);
 
 /** What a release may contain. */
-const LIBRARY = /^(mod\.ts|(tcp|udp|mux|process|internal)\/[a-z0-9_/]+\.ts|LICENSE|deno\.json)$/;
+const LIBRARY = /^(mod\.ts|(tcp|udp|mux|poll|process|internal)\/[a-z0-9_/]+\.ts|LICENSE|deno\.json)$/;
 /** README and the pages and pictures that it links to. */
 const PAGES = /^([A-Z]+\.md|docs\/[a-z-]+\.md|bench\/README\.md|bench\/results\/four-ways\.svg)$/;
 

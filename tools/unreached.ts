@@ -89,51 +89,51 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
   "internal/unload.ts": {
     [GUARD]: ["} catch { /* what follows is still to be done */ }"],
   },
-  "mux/native_socket.ts": {
-    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;", "poll(): number {"],
+  "poll/polled_socket.ts": {
+    [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
   },
-  "mux/reactor.ts": {
+  "poll/reactor.ts": {
     [RACE]: ["if (isUnloaded()) return;"],
   },
-  "mux/trouble.ts": {
+  "poll/trouble_watch.ts": {
     [GUARD]: [
       "if (!(error instanceof SyscallError)) throw error;",
       "else if (error.errno !== EPERM && error.errno !== EBADF) throw error;",
     ],
   },
-  "process/die_with_parent.ts": {
+  "process/child/die_with_parent.ts": {
     [NO_REPORT]: [
       "async function dieWithParent([parent, thread]: [number, number], libc: string, interval: number, socket: number) {",
     ],
   },
-  "process/environment.ts": {
+  "internal/environment.ts": {
     [OTHER_SYSTEM]: ["if (found === 0n) return initialEnvironment();"],
     [KERNEL]: ["if (fd < 0) return [];"],
   },
-  "process/hand_over.ts": {
+  "process/pool/hand_over.ts": {
     [KERNEL]: ["throw new Deno.errors.WouldBlock(`Cannot hand a connection to ${child.child.name}: it takes none`);"],
   },
-  "process/launch_flags.ts": {
+  "process/child/launch_flags.ts": {
     [KERNEL]: [
       "if (fd < 0) return undefined;",
       "if (n < 0) return undefined;",
       'if (all.pop() !== "") return undefined;',
     ],
   },
-  "process/listen_fds.ts": {
+  "process/inspect/listen_fds.ts": {
     [GUARD]: [
       'if (!(error instanceof SyscallError && error.code === "EBADF")) throw error;',
       "if (!(error instanceof SyscallError)) throw error;",
     ],
   },
-  "process/open_sockets.ts": {
+  "process/inspect/open_sockets.ts": {
     [RACE]: [
       "return Object.assign(new Deno.errors.NotFound(`Cannot ${action}: ${nothing} (ESRCH)`, { cause }), {",
       'if (end < 0) throw syscallError("getdents64", lastErrno());',
     ],
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
   },
-  "process/pipe_reader.ts": {
+  "process/program/pipe_reader.ts": {
     [KERNEL]: [
       "writer.close();",
       "throw error;",
@@ -141,32 +141,32 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     ],
     [GUARD]: ["if (!this.#pipe.isOpen) return;"],
   },
-  "process/pool.ts": {
+  "process/pool/pool.ts": {
     [GUARD]: ['if (state === "ended") return [];'],
   },
-  "process/pool_child.ts": {
+  "process/pool/pool_child.ts": {
     [RACE]: ['if (this.state !== "starting") return;'],
   },
-  "process/posix_spawn.ts": {
+  "process/program/posix_spawn.ts": {
     [RACE]: ["if (pidfd < 0) return;"],
   },
-  "process/proc_net.ts": {
+  "process/inspect/proc_net.ts": {
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
   },
-  "process/process_transport.ts": {
+  "process/message/process_transport.ts": {
     [COST]: ["if (bytes === undefined) throw refusal;"],
   },
-  "process/program_end.ts": {
+  "process/program/program_end.ts": {
     [GUARD]: ['if (!(error instanceof SyscallError && error.code === "ECHILD")) throw error;'],
   },
-  "process/program_file.ts": {
+  "process/program/program_file.ts": {
     [GUARD]: ["throw error;"],
   },
-  "process/serve.ts": {
+  "process/pool/serve.ts": {
     [RACE]: ["if (conn === undefined) break;"],
     [GUARD]: ["if (this.#listener !== undefined || this.#fd < 0) return;", "if (this.#fd < 0) return;"],
   },
-  "process/socket_file.ts": {
+  "process/message/socket_file.ts": {
     [OTHER_SYSTEM]: ['if (!(error instanceof SyscallError && error.code === "EAGAIN")) return;'],
     [PRIVILEGED]: ['if (error instanceof SyscallError && error.code === "EACCES") return act();'],
     [RACE]: [
@@ -175,43 +175,43 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
       "throw error;",
     ],
   },
-  "process/spawn_for.ts": {
+  "process/child/spawn_for.ts": {
     [GUARD]: ["if (!lostStatus(error)) throw error;"],
     [OTHER_SYSTEM]: [
       'throw notSupportedError(`send ${signal} to ${this.command} on Windows`, "SIGTERM and SIGKILL end it");',
     ],
   },
-  "process/spawn_process.ts": {
+  "process/child/spawn_process.ts": {
     [KERNEL]: ["socket.close();", "this.kill();", "return error as Error;"],
     [NO_REPORT]: ['throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");'],
   },
-  "process/supervisor.ts": {
+  "process/pool/supervisor.ts": {
     [RACE]: [
       'if (this.#isEnding) throw new Deno.errors.Interrupted("Cannot start a child: the pool was closed meanwhile");',
       "if (this.#slots[slot] !== undefined) return;",
     ],
   },
-  "process/thread.ts": {
+  "process/child/thread.ts": {
     [OTHER_SYSTEM]: ["if (!(error instanceof Error)) return String(error);"],
   },
-  "process/thread_transport.ts": {
+  "process/message/thread_transport.ts": {
     [RACE]: ["} catch { /* no descriptors are left; the next connection tries again */ }"],
     [OTHER_SYSTEM]: [
       'throw notSupportedError("send a socket with so high a descriptor to a thread", "open it with a lower one");',
     ],
   },
-  "process/threads.ts": {
+  "process/child/thread_end.ts": {
     [RACE]: ["if (performance.now() > end) return takeSockets(owner, new Set());"],
   },
-  "process/unix_socket.ts": {
+  "process/message/unix_socket.ts": {
     [KERNEL]: ["throw error;"],
   },
-  "process/upgrade.ts": {
+  "process/pool/upgrade.ts": {
     [KERNEL]: ["return false;", "for (const other of others) other.close();", "throw error;"],
     [RACE]: ['if (error.code === "ENOENT") return undefined;'],
     [GUARD]: ["if (control === undefined || file === undefined) return undefined;"],
   },
-  "process/worker_ref.ts": {
+  "process/child/worker_ref.ts": {
     [OTHER_SYSTEM]: ['throw notSupportedError("unref a thread", "this version of Deno has no way to, use a process");'],
   },
   "tcp/native_conn.ts": {
@@ -221,11 +221,8 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     [RACE]: ["if (won) return conn.close();"],
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
   },
-  "tcp/native_listener.ts": {
+  "tcp/native_acceptor.ts": {
     [KERNEL]: ["this.#report(error as Error);", "new Descriptor(fd).close();", "throw error;"],
-  },
-  "tcp/native_reader.ts": {
-    [KERNEL]: ["if (refusal !== undefined) return Promise.reject(refusal);"],
   },
   "tcp/runtime_listener.ts": {
     [KERNEL]: ["this.#left = 0;"],

@@ -12,7 +12,7 @@ import {
   quote,
 } from "../internal/validate.ts";
 import { familyOf, PacketInfo, type Sides } from "./packet_info.ts";
-import { NAME_SIZE, type Peer, Peers } from "./peers.ts";
+import { NAME_SIZE, type Peer, Peers } from "./peer_cache.ts";
 import { atCaller } from "../internal/stack.ts";
 
 /**
@@ -74,6 +74,14 @@ export const GRO_SEGMENTS = 128;
 /** What sendmmsg(2) takes at once, `UIO_MAXIOV`. */
 export const MOST_MESSAGES = 1024;
 
+/** A batch as the kernel takes it. Both calls return a number of datagrams, or errno as a negative number. */
+export interface KernelBatch {
+  /** recvmmsg(2); the batch holds what came. */
+  receive(fd: number): number;
+  /** sendmmsg(2) of the datagrams from `start` to `end`; returns how many it took. */
+  send(fd: number, start: number, end: number): number;
+}
+
 /** What a batch is made of; the engines fill it. */
 export interface BatchMemory {
   readonly capacity: number;
@@ -100,8 +108,8 @@ export interface BatchMemory {
   info: PacketInfo | undefined;
   /** How many there are. */
   length: number;
-  /** What an engine keeps with it, made once. */
-  kept: unknown;
+  /** What the native engine keeps with it, made at its first use. */
+  kept: KernelBatch | undefined;
 }
 
 let memoryOfBatch: (batch: DatagramBatch) => BatchMemory;

@@ -14,7 +14,7 @@
 import type { HostPort } from "../internal/address.ts";
 import type { Engine } from "../internal/engine.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
-import type { Pollable } from "../mux/pollable.ts";
+import type { Pollable } from "../poll/pollable.ts";
 import type { DatagramBatch } from "./datagram_batch.ts";
 
 /**

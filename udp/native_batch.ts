@@ -1,11 +1,10 @@
-/** Batches as recvmmsg(2) and sendmmsg(2) take them. */
+/** Batches with one datagram a header, as recvmmsg(2) and sendmmsg(2) take them. */
 
 import { MSG_NOSIGNAL, MSG_TRUNC } from "../internal/socket.ts";
 import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import { receiveMany, transmitMany } from "../internal/syscall.ts";
-import type { BatchMemory } from "./datagram_batch.ts";
+import type { BatchMemory, KernelBatch } from "./datagram_batch.ts";
 import {
-  addressOf,
   HEADER_WORDS,
   IOVEC,
   IOVEC_COUNT,
@@ -13,23 +12,14 @@ import {
   IOVEC_WORDS,
   NAME,
   NAME_LENGTH,
+  pointerTo,
   RECEIVED,
   setPointer,
 } from "../internal/msghdr.ts";
-import type { NativeSocket } from "../mux/native_socket.ts";
-import { OffloadBatch } from "./offload_batch.ts";
-import { NAME_SIZE } from "./peers.ts";
-
-/** A batch as the kernel takes it. Both calls return a number of datagrams, or errno as a negative number. */
-export interface KernelBatch {
-  /** recvmmsg(2); the batch holds what came. */
-  receive(fd: number): number;
-  /** sendmmsg(2) of the datagrams from `start` to `end`; returns how many it took. */
-  send(fd: number, start: number, end: number): number;
-}
+import { NAME_SIZE } from "./peer_cache.ts";
 
 /** The headers of a batch with one datagram for each, which point into its memory once and for all. */
-class NativeBatch implements KernelBatch {
+export class NativeBatch implements KernelBatch {
   readonly #headers: Uint32Array<ArrayBuffer>;
   readonly #headerBytes: Uint8Array<ArrayBuffer>;
   readonly #vectors: Uint32Array<ArrayBuffer>;
@@ -43,8 +33,8 @@ class NativeBatch implements KernelBatch {
     this.#headers = new Uint32Array(capacity * HEADER_WORDS);
     this.#headerBytes = new Uint8Array(this.#headers.buffer);
     this.#vectors = new Uint32Array(capacity * IOVEC_WORDS);
-    const [at, vectors] = [addressOf(data), addressOf(new Uint8Array(this.#vectors.buffer))];
-    const peers = addressOf(names);
+    const [at, vectors] = [pointerTo(data), pointerTo(new Uint8Array(this.#vectors.buffer))];
+    const peers = pointerTo(names);
     for (let i = 0; i < capacity; i++) {
       setPointer(this.#vectors, i * IOVEC_WORDS, at + i * datagramSize);
       setPointer(this.#headers, i * HEADER_WORDS + NAME, peers + i * NAME_SIZE);
@@ -83,21 +73,4 @@ class NativeBatch implements KernelBatch {
     const headers = start === 0 ? this.#headerBytes : this.#headerBytes.subarray(start * HEADER_WORDS * 4);
     return transmitMany(fd, headers, end - start, MSG_NOSIGNAL);
   }
-}
-
-/** Datagrams of a batch that count as one call, so that timers wait for some 5 ms at most while nothing else does. */
-const CALL_SIZE = 16;
-
-/** Counts a batch as the calls that it was made instead of, lest others wait for long; returns what it is given. */
-export function chargeBatch<T extends number | Error | undefined>(socket: NativeSocket, datagrams: T): T {
-  if (typeof datagrams === "number") socket.reactor.charge(Math.ceil(datagrams / CALL_SIZE) - 1);
-  return datagrams;
-}
-
-/** The kernel's side of a batch, made at its first use. */
-export function kernelBatch(memory: BatchMemory): KernelBatch {
-  const { gso, gro, info } = memory;
-  return (memory.kept ??= gso || gro || info !== undefined
-    ? new OffloadBatch(memory)
-    : new NativeBatch(memory)) as KernelBatch;
 }

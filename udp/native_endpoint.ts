@@ -25,20 +25,20 @@ import { AF_INET, AF_INET6, encodeSockaddr, SOCKADDR_SIZE } from "../internal/so
 import type { SocketOption } from "../internal/socket_option.ts";
 import { EAGAIN, receiveFrom, syscall, syscallError } from "../internal/syscall.ts";
 import { checkSameLength } from "../internal/validate.ts";
-import { NativeSocket } from "../mux/native_socket.ts";
-import type { Pollable } from "../mux/pollable.ts";
-import type { Source } from "../mux/reactor.ts";
-import { ReadyBit } from "../mux/selector.ts";
-import { WaitingSide } from "../mux/waiting_side.ts";
+import { PolledSocket } from "../poll/polled_socket.ts";
+import type { NativePollable } from "../poll/pollable.ts";
+import type { EventHandler } from "../poll/reactor.ts";
+import { READ_SIDE, WRITE_SIDE } from "../poll/selector.ts";
+import { FunctionSide } from "../poll/side.ts";
 import { type DatagramBatch, hostOf, keepInfo, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
-import { chargeBatch, kernelBatch } from "./native_batch.ts";
+import { chargeBatch, kernelBatch } from "./kernel_batch.ts";
 import { message } from "./native_message.ts";
 import { type NativeSender, NativeSending } from "./native_sending.ts";
 import { interfaceNumber, setMembership, setMulticastInterface } from "./native_multicast.ts";
 import { UDP_GRO } from "./offload_batch.ts";
 import { hasPacketInfo, setPacketInfo } from "./packet_info.ts";
-import { type Peer, Peers } from "./peers.ts";
+import { type Peer, Peers } from "./peer_cache.ts";
 
 /** Where and how to bind; checked. */
 export interface NativeBindOptions extends HostPort {
@@ -53,17 +53,14 @@ const SK_MEMINFO_VARS = 9;
 const SK_MEMINFO_DROPS = 8;
 const AF_UNSPEC = 0;
 
-const READ_SIDE = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
-const WRITE_SIDE = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
-
 const sender = new Uint8Array(SOCKADDR_SIZE);
 
 /** {@linkcode UdpDriver} on a descriptor. */
-export class NativeEndpoint implements UdpDriver, NativeSender, Source {
+export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
   readonly engine = "native";
   lastSender: Deno.NetAddr | undefined;
-  readonly #socket: NativeSocket;
-  readonly #receiving: WaitingSide;
+  readonly #socket: PolledSocket;
+  readonly #receiving: FunctionSide;
   readonly #sending: NativeSending;
   readonly #peers = new Peers();
   #addr: Deno.NetAddr;
@@ -79,9 +76,9 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   constructor(fd: number) {
     this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
     this.bound = this.#addr.hostname;
-    this.#socket = new NativeSocket(fd, this, () => `UDP endpoint ${formatAddress(this.#addr)}`);
+    this.#socket = new PolledSocket(fd, this, () => `UDP endpoint ${formatAddress(this.#addr)}`);
     this.#socket.leavesWhenBusy = true;
-    this.#receiving = new WaitingSide(this.#socket);
+    this.#receiving = new FunctionSide(this.#socket);
     this.#sending = new NativeSending(this, this.#socket, this.#peers);
   }
 
@@ -149,7 +146,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
     return this.#socket.inode;
   }
 
-  get pollable(): Pollable {
+  get pollable(): NativePollable {
     return this.#socket;
   }
 
@@ -159,10 +156,10 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on", "recvfrom"));
     const length = sizeOf(p);
     let waits = false;
-    const received = this.#receiving.call(() => {
+    const received = this.#receiving.run(() => {
       if (waits) checkSameLength(p, length);
       return this.#receive(p, length, peek);
     }, signal);
@@ -171,8 +168,8 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError("receive on");
-    return this.#receiving.tryCall(() => this.#receive(p, sizeOf(p), peek));
+    if (!this.#socket.isOpen) throw this.#closedError("receive on", "recvfrom");
+    return this.#receiving.tryRun(() => this.#receive(p, sizeOf(p), peek));
   }
 
   sendTo(
@@ -202,7 +199,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
 
   connect(to: HostPort): void {
     const action = `connect ${this.#socket.name} to ${formatAddress(to)}`;
-    if (!this.#socket.isOpen) throw closedError(action, "endpoint");
+    if (!this.#socket.isOpen) throw closedError(action, "endpoint", "connect");
     requireNet(to, action);
     try {
       const resolved = resolveSync(to, this.#isIPv6 ? undefined : "IPv4");
@@ -218,7 +215,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   disconnect(): void {
     const nobody = new Uint8Array(16).fill(AF_UNSPEC, 0, 2);
     const { port } = this.#addr;
-    this.#attempt("disconnect", (fd) => {
+    this.#attempt("disconnect", "connect", (fd) => {
       syscall("connect", fd, nobody, nobody.length);
       this.#forgetPeer();
       if (this.#addr.port !== 0) return;
@@ -239,17 +236,21 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
-    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on"));
-    return this.#receiving.call(() => chargeBatch(this.#socket, this.#receiveBatch(batch)), signal);
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on", "recvfrom"));
+    return this.#receiving.run(() => chargeBatch(this.#socket, this.#receiveBatch(batch)), signal);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
-    if (!this.#socket.isOpen) throw this.#closedError("receive on");
-    return this.#receiving.tryCall(() => this.#receiveBatch(batch));
+    if (!this.#socket.isOpen) throw this.#closedError("receive on", "recvfrom");
+    return this.#receiving.tryRun(() => this.#receiveBatch(batch));
   }
 
   setMembership(options: MulticastOptions, join: boolean): void {
-    this.#attempt(`${join ? "join" : "leave"} ${options.group} with`, (fd) => setMembership(fd, options, join));
+    this.#attempt(
+      `${join ? "join" : "leave"} ${options.group} with`,
+      "setsockopt",
+      (fd) => setMembership(fd, options, join),
+    );
   }
 
   setMulticastTtl(ttl: number): void {
@@ -261,7 +262,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   setMulticastInterface(name: string): void {
-    this.#attempt(`set the multicast interface of`, (fd) => {
+    this.#attempt(`set the multicast interface of`, "setsockopt", (fd) => {
       if (this.#isIPv6 && parseIPv4(name) === undefined) {
         setSocketOption(fd, "IPV6_MULTICAST_IF", interfaceNumber(name));
       }
@@ -284,17 +285,17 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   getOption(option: SocketOption): number {
-    return this.#attempt(`get ${option} of`, (fd) => getSocketOption(fd, option));
+    return this.#attempt(`get ${option} of`, "getsockopt", (fd) => getSocketOption(fd, option));
   }
 
   setOption(option: SocketOption, value: number): void {
-    this.#attempt(`set ${option} on`, (fd) => setSocketOption(fd, option, value));
+    this.#attempt(`set ${option} on`, "setsockopt", (fd) => setSocketOption(fd, option, value));
   }
 
   drops(): number {
     const info = new Uint32Array(SK_MEMINFO_VARS);
     const bytes = new Uint8Array(info.buffer);
-    this.#attempt("count the drops of", (fd) => getSocketStruct(fd, SO_MEMINFO, bytes));
+    this.#attempt("count the drops of", "getsockopt", (fd) => getSocketStruct(fd, SO_MEMINFO, bytes));
     return info[SK_MEMINFO_DROPS] as number;
   }
 
@@ -307,7 +308,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   detach(): number {
-    if (!this.#socket.isOpen) throw this.#closedError("detach");
+    if (!this.#socket.isOpen) throw this.#closedError("detach", "fcntl");
     const fd = this.#socket.detach();
     this.#wake();
     return fd;
@@ -324,7 +325,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
   }
 
   #wake(): void {
-    this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "endpoint"));
+    this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "endpoint", "recvfrom"));
     this.#sending.close();
   }
 
@@ -389,8 +390,8 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
     throw socketError(`receive on ${this.#socket.name}${from}`, syscallError(call, -n));
   }
 
-  #attempt<T>(action: string, call: (fd: number) => T): T {
-    if (!this.#socket.isOpen) throw this.#closedError(action);
+  #attempt<T>(action: string, syscall: string, call: (fd: number) => T): T {
+    if (!this.#socket.isOpen) throw this.#closedError(action, syscall);
     return this.#socket.attempt(action, call);
   }
 
@@ -399,7 +400,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, Source {
     return notSupportedError(action, "UDP_GRO is set, so that only a DatagramBatch with gro can receive");
   }
 
-  #closedError(action: string): Error {
-    return closedError(`${action} ${this.#socket.name}`, "endpoint");
+  #closedError(action: string, syscall: string): Error {
+    return closedError(`${action} ${this.#socket.name}`, "endpoint", syscall);
   }
 }

@@ -1,7 +1,6 @@
 /** One datagram with its local address: recvmsg(2) and sendmsg(2). */
 
 import {
-  addressOf,
   CONTROL,
   CONTROL_LENGTH,
   HEADER_WORDS,
@@ -11,13 +10,14 @@ import {
   IOVEC_WORDS,
   NAME,
   NAME_LENGTH,
+  pointerTo,
   setPointer,
 } from "../internal/msghdr.ts";
 import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { AF_INET6, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import { receiveMessage, transmitMessage } from "../internal/syscall.ts";
 import { INFO_WORDS, PacketInfo, Sides, writeLocal } from "./packet_info.ts";
-import { NAME_SIZE } from "./peers.ts";
+import { NAME_SIZE } from "./peer_cache.ts";
 
 /** A `struct msghdr` with all that it points to, but the datagram. Made at its first use. */
 class Message {
@@ -28,11 +28,11 @@ class Message {
   readonly #header = new Uint32Array(new ArrayBuffer(HEADER_WORDS * 4));
   readonly #headerBytes = new Uint8Array(this.#header.buffer);
   readonly #vector = new Uint32Array(new ArrayBuffer(IOVEC_WORDS * 4));
-  readonly #nameAt = addressOf(this.name);
+  readonly #nameAt = pointerTo(this.name);
 
   constructor() {
-    setPointer(this.#header, IOVEC, addressOf(new Uint8Array(this.#vector.buffer)));
-    setPointer(this.#header, CONTROL, addressOf(new Uint8Array(this.control.buffer)));
+    setPointer(this.#header, IOVEC, pointerTo(new Uint8Array(this.#vector.buffer)));
+    setPointer(this.#header, CONTROL, pointerTo(new Uint8Array(this.control.buffer)));
     this.#header[IOVEC_COUNT] = 1;
   }
 
@@ -68,7 +68,7 @@ class Message {
   #point(p: Uint8Array): void {
     const size = sizeOf(p);
     // A view has memory that does not move: V8 keeps a small array without one in its own heap.
-    setPointer(this.#vector, 0, size === 0 ? this.#nameAt : addressOf(viewOf(p) as Uint8Array<ArrayBuffer>));
+    setPointer(this.#vector, 0, size === 0 ? this.#nameAt : pointerTo(viewOf(p) as Uint8Array<ArrayBuffer>));
     this.#vector[IOVEC_LENGTH] = size;
   }
 }

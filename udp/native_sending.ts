@@ -8,13 +8,13 @@ import { resolveAll } from "../internal/resolve.ts";
 import { MSG_NOSIGNAL } from "../internal/socket.ts";
 import { EAGAIN, syscallError, transmitTo } from "../internal/syscall.ts";
 import { checkSameLength } from "../internal/validate.ts";
-import type { NativeSocket } from "../mux/native_socket.ts";
-import { WaitingSide } from "../mux/waiting_side.ts";
+import type { PolledSocket } from "../poll/polled_socket.ts";
+import { FunctionSide } from "../poll/side.ts";
 import { addressIn, type BatchMemory, type DatagramBatch, localIn, localPeer, memoryOf } from "./datagram_batch.ts";
-import { chargeBatch, kernelBatch } from "./native_batch.ts";
+import { chargeBatch, kernelBatch } from "./kernel_batch.ts";
 import { message } from "./native_message.ts";
 import { familyOf } from "./packet_info.ts";
-import { noAddress, type Peer, type Peers } from "./peers.ts";
+import { noAddress, type Peer, type Peers } from "./peer_cache.ts";
 import { atCaller } from "../internal/stack.ts";
 
 /** What the sending side needs to know of its endpoint. */
@@ -29,17 +29,17 @@ export interface NativeSender {
 /** Sends datagrams, one or many at a time, and waits for room. */
 export class NativeSending {
   readonly #endpoint: NativeSender;
-  readonly #socket: NativeSocket;
+  readonly #socket: PolledSocket;
   readonly #peers: Peers;
-  readonly #side: WaitingSide;
+  readonly #side: FunctionSide;
   /** Ends the look-ups of names, once there was one. */
   #closing: AbortController | undefined;
 
-  constructor(endpoint: NativeSender, socket: NativeSocket, peers: Peers) {
+  constructor(endpoint: NativeSender, socket: PolledSocket, peers: Peers) {
     this.#endpoint = endpoint;
     this.#socket = socket;
     this.#peers = peers;
-    this.#side = new WaitingSide(socket);
+    this.#side = new FunctionSide(socket);
   }
 
   onReady(): void {
@@ -74,7 +74,7 @@ export class NativeSending {
     const local = localAddress === undefined ? undefined : localPeer(this.#peers, localAddress, peer);
     this.#permit(to, localAddress);
     if (peer === undefined) throw socketError(this.#sendingTo(to), new SyscallError("if_nametoindex", "ENODEV"));
-    return this.#side.tryCall(() => this.#transmit(p, peer, local));
+    return this.#side.tryRun(() => this.#transmit(p, peer, local));
   }
 
   send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
@@ -87,7 +87,10 @@ export class NativeSending {
     let failure: Error | undefined;
     for (let i = 0; i < count;) {
       const start = i;
-      const sent = await this.#side.call(() => chargeBatch(this.#socket, this.#sendBatch(batch, start, count)), signal);
+      const sent = await this.#side.run(
+        () => chargeBatch(this.#socket, this.#sendBatch(batch, start, count)),
+        signal,
+      );
       // One that cannot be reached is no event for the others.
       if (typeof sent !== "number") failure ??= sent;
       i += typeof sent === "number" ? sent : 1;
@@ -99,7 +102,7 @@ export class NativeSending {
   trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError();
     if (start === count) return 0;
-    const sent = this.#side.tryCall(() => this.#sendBatch(batch, start, count));
+    const sent = this.#side.tryRun(() => this.#sendBatch(batch, start, count));
     if (sent instanceof Error) throw sent;
     return sent;
   }
@@ -153,7 +156,7 @@ export class NativeSending {
     signal: AbortSignal | undefined,
   ): Promise<number> {
     let waits = false;
-    const sent = this.#side.call(() => {
+    const sent = this.#side.run(() => {
       if (waits) {
         checkSameLength(p, size);
         if (to !== undefined) this.#permitPeer(to, localAddress, peer as Peer);
@@ -211,7 +214,7 @@ export class NativeSending {
       if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
       const peer = this.#peers.encode(address.hostname, address.port) as Peer;
       this.#permitPeer(to, localAddress, peer);
-      if (!this.#socket.isOpen) throw interruptedError(action, "endpoint");
+      if (!this.#socket.isOpen) throw interruptedError(action, "endpoint", "sendto");
       checkSameLength(p, size);
       return await this.#send(p, size, peer, local, to, localAddress, signal);
     } catch (error) {
@@ -239,12 +242,12 @@ export class NativeSending {
   }
 
   #closedError(): Error {
-    return closedError(`send on ${this.#socket.name}`, "endpoint");
+    return closedError(`send on ${this.#socket.name}`, "endpoint", "sendto");
   }
 
   /** Wakes all who wait. */
   close(): void {
-    const error = () => interruptedError(`send on ${this.#socket.name}`, "endpoint");
+    const error = () => interruptedError(`send on ${this.#socket.name}`, "endpoint", "sendto");
     this.#closing?.abort(error());
     this.#side.close(error);
   }

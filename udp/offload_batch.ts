@@ -13,9 +13,8 @@ import { constants } from "node:os";
 import { MSG_NOSIGNAL, MSG_TRUNC } from "../internal/socket.ts";
 import { AF_INET6, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import { receiveMany, transmitMany } from "../internal/syscall.ts";
-import { type BatchMemory, GRO_SEGMENTS, GRO_SIZE, MOST_MESSAGES } from "./datagram_batch.ts";
+import { type BatchMemory, GRO_SEGMENTS, GRO_SIZE, type KernelBatch, MOST_MESSAGES } from "./datagram_batch.ts";
 import {
-  addressOf,
   CONTROL,
   CONTROL_DATA,
   CONTROL_LENGTH,
@@ -28,12 +27,12 @@ import {
   IOVEC_WORDS,
   NAME,
   NAME_LENGTH,
+  pointerTo,
   RECEIVED,
   setPointer,
 } from "../internal/msghdr.ts";
-import type { KernelBatch } from "./native_batch.ts";
 import { INFO_WORDS, type PacketInfo, writeLocal } from "./packet_info.ts";
-import { NAME_SIZE } from "./peers.ts";
+import { NAME_SIZE } from "./peer_cache.ts";
 
 // linux/udp.h
 export const SOL_UDP = 17;
@@ -62,7 +61,7 @@ class Headers {
     this.words = new Uint32Array(count * HEADER_WORDS);
     this.bytes = new Uint8Array(this.words.buffer);
     this.control = new Uint32Array(count * controlWords);
-    const at = addressOf(new Uint8Array(this.control.buffer));
+    const at = pointerTo(new Uint8Array(this.control.buffer));
     for (let i = 0; i < count; i++) setPointer(this.words, i * HEADER_WORDS + CONTROL, at + i * controlWords * 4);
   }
 }
@@ -96,12 +95,12 @@ export class OffloadBatch implements KernelBatch {
     this.#outgoingVectors = new Uint32Array(most * IOVEC_WORDS);
     this.#firsts = new Uint32Array(Math.min(most, MOST_MESSAGES) + 1);
     this.#nameWords = new Uint32Array(names.buffer);
-    this.#data = addressOf(data);
-    this.#names = addressOf(names);
-    this.#vectors = addressOf(new Uint8Array(this.#outgoingVectors.buffer));
+    this.#data = pointerTo(data);
+    this.#names = pointerTo(names);
+    this.#vectors = pointerTo(new Uint8Array(this.#outgoingVectors.buffer));
     this.#from = gro ? capacity * datagramSize : 0;
     this.#room = gro ? GRO_SIZE : datagramSize;
-    const vectors = addressOf(new Uint8Array(this.#incomingVectors.buffer));
+    const vectors = pointerTo(new Uint8Array(this.#incomingVectors.buffer));
     const { words } = this.#incoming;
     for (let i = 0; i < capacity; i++) {
       setPointer(this.#incomingVectors, i * IOVEC_WORDS, this.#data + this.#from + i * this.#room);

@@ -10,14 +10,13 @@
  * it with `in_pktinfo`.
  */
 
+import { IPPROTO_IP, IPPROTO_IPV6 } from "../internal/constants.ts";
 import { CONTROL_DATA, findControl } from "../internal/msghdr.ts";
 import { getIpOption, setIpStruct } from "../internal/socket.ts";
 import { AF_INET, AF_INET6 } from "../internal/sockaddr.ts";
-import { NAME_SIZE } from "./peers.ts";
+import { NAME_SIZE } from "./peer_cache.ts";
 
 // netinet/in.h
-export const IPPROTO_IP = 0;
-export const IPPROTO_IPV6 = 41;
 export const IP_PKTINFO = 8;
 export const IPV6_RECVPKTINFO = 49;
 export const IPV6_PKTINFO = 50;

@@ -16,7 +16,7 @@ import { refuseDenied, refuseUnlessGranted, requireNet } from "../internal/permi
 import { resolveAll } from "../internal/resolve.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { addressIn, type BatchMemory, type DatagramBatch, dataIn, localIn, memoryOf } from "./datagram_batch.ts";
-import { noAddress } from "./peers.ts";
+import { noAddress } from "./peer_cache.ts";
 import { certainReason, LARGEST_OVER_IPV4, likelyReason, type Reason, type Sender } from "./runtime_reasons.ts";
 import type { RuntimeTransport } from "./runtime_transport.ts";
 import { again, atCaller } from "../internal/stack.ts";
@@ -152,7 +152,7 @@ export class RuntimeSending implements Sender {
 
   close(): void {
     this.#closed = true;
-    this.#closing?.abort(interruptedError(`send on ${this.#name}`, "endpoint"));
+    this.#closing?.abort(interruptedError(`send on ${this.#name}`, "endpoint", "sendto"));
   }
 
   /** A destination in the form that this system takes. */
@@ -175,7 +175,7 @@ export class RuntimeSending implements Sender {
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;
     }
-    if (this.#closed) throw interruptedError(action, "endpoint");
+    if (this.#closed) throw interruptedError(action, "endpoint", "sendto");
     checkSameLength(p, size);
     const problem = this.#problem(size, address);
     if (problem !== undefined) throw problem;
@@ -232,7 +232,7 @@ export class RuntimeSending implements Sender {
     // The buffer was taken away.
     if (error instanceof TypeError && codeOf(error) === undefined) return error;
     const action = this.#sending(to);
-    if (this.#closed) return interruptedError(action, "endpoint");
+    if (this.#closed) return interruptedError(action, "endpoint", "sendto");
     try {
       // node:dgram does not say that it was the permission.
       refuseUnlessGranted(to, action);
@@ -272,7 +272,7 @@ export class RuntimeSending implements Sender {
   }
 
   #closedError(): Error {
-    return closedError(`send on ${this.#name}`, "endpoint");
+    return closedError(`send on ${this.#name}`, "endpoint", "sendto");
   }
 }
 

@@ -8,7 +8,7 @@ import { formatAddress, hostKind, type HostPort, splitZone } from "../internal/a
 import { notSupportedError } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
 import type { MulticastOptions } from "./driver.ts";
-import { Addresses } from "./peers.ts";
+import { Addresses } from "./peer_cache.ts";
 
 /** Datagrams that wait to be received at most, and their bytes; more are dropped, as the kernel does. */
 const MOST_WAITING = 1024;

@@ -17,7 +17,7 @@ import {
   checkSocketOption,
   quote,
 } from "../internal/validate.ts";
-import { announcePollable } from "../mux/pollable.ts";
+import { announcePollable } from "../poll/pollable.ts";
 import { checkLocalAddress, type DatagramBatch, isBatch, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import { NativeEndpoint } from "./native_endpoint.ts";

@@ -32,11 +32,11 @@ import { cString, isText } from "../../internal/c_string.ts";
 import { Descriptor } from "../../internal/descriptor.ts";
 import { decodeSockaddr, encodeSockaddr } from "../../internal/sockaddr.ts";
 import { checkHostname } from "../../internal/validate.ts";
-import { Link } from "../../process/link.ts";
-import { ProcessTransport } from "../../process/process_transport.ts";
-import { sendPacket } from "../../process/scm.ts";
-import { UnixSocket } from "../../process/unix_socket.ts";
-import { ControlServer, takeOver } from "../../process/upgrade.ts";
+import { Link } from "../../process/message/link.ts";
+import { ProcessTransport } from "../../process/message/process_transport.ts";
+import { sendPacket } from "../../process/message/scm.ts";
+import { UnixSocket } from "../../process/message/unix_socket.ts";
+import { ControlServer, takeOver } from "../../process/pool/upgrade.ts";
 import { kernel } from "../_kernel.ts";
 import { descriptorLinks } from "../_process.ts";
 import { LIARS } from "../_liars.ts";
@@ -329,7 +329,7 @@ hostileTest("what a service manager says in its variables", 0.001, async (runs) 
             else Deno.env.set(name, value);
           });
           // What it has read it remembers, so each case has an instance of its own.
-          const { listenFds } = await import(`../../process/listen_fds.ts?${instance++}`);
+          const { listenFds } = await import(`../../process/inspect/listen_fds.ts?${instance++}`);
           try {
             assertEquals(listenFds(), []);
           } catch (error) {
