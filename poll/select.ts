@@ -5,7 +5,7 @@
  * It does not tell an end-of-file or an error from data, so the few that are
  * ready are looked at once more, with poll(2). It reports an error or a hang-up
  * as something to read, so those that are not to be read are watched apart
- * (trouble.ts).
+ * (trouble_watch.ts).
  */
 
 import { F_GETFD } from "../internal/constants.ts";

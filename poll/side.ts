@@ -18,8 +18,11 @@ interface QueuedCall<Job> extends PendingCall<unknown> {
 type Resolve = (result: unknown) => void;
 type Reject = (reason: unknown) => void;
 
-let newResolve: Resolve;
-let newReject: Reject;
+/** In the place of a resolving function, which keeps its promise, and that its result. */
+const NOTHING = () => {};
+
+let newResolve: Resolve = NOTHING;
+let newReject: Reject = NOTHING;
 
 /** The executor of all promises of lone calls: they share it, for each connection has such calls. */
 function capture(resolve: (result: never) => void, reject: Reject): void {
@@ -45,8 +48,8 @@ export abstract class Side<Job, Result> {
    * promise. It is first in the queue.
    */
   #lone: Job | typeof NONE = NONE;
-  #resolve!: Resolve;
-  #reject!: Reject;
+  #resolve: Resolve = NOTHING;
+  #reject: Reject = NOTHING;
   /** All other calls; made when one of them waits for the first time. */
   #queue: CallQueue<QueuedCall<Job>> | undefined;
   #isWaiting = false;
@@ -118,6 +121,7 @@ export abstract class Side<Job, Result> {
       this.#lone = job;
       this.#resolve = newResolve;
       this.#reject = newReject;
+      newResolve = newReject = NOTHING;
     } else {
       const queue: CallQueue<QueuedCall<Job>> = this.#queue ??= new CallQueue();
       const call: QueuedCall<Job> = Object.assign(new PendingCall<unknown>(signal, () => this.#onCancel(call)), {
@@ -162,8 +166,7 @@ export abstract class Side<Job, Result> {
   close(error: (job: Job) => Error): void {
     const lone = this.#lone;
     if (lone !== NONE) {
-      this.#lone = NONE;
-      rejectAtAwait(this.#resolve, this.#reject, error(lone));
+      this.#rejectLone(error(lone));
     }
     for (const call of this.#queue?.drain() ?? []) call.reject(error(call.job));
     this.#update();
@@ -189,20 +192,29 @@ export abstract class Side<Job, Result> {
         result = this.attempt(job);
       } catch (error) {
         if (call !== undefined) call.reject(error);
-        else {
-          this.#lone = NONE;
-          rejectAtAwait(this.#resolve, this.#reject, error);
-        }
+        else this.#rejectLone(error);
         continue;
       }
       if (result === undefined) this.isReady = false;
       else if (call !== undefined) call.resolve(result);
       else {
-        this.#lone = NONE;
-        this.#resolve(result);
+        const resolve = this.#resolve;
+        this.#forgetLone();
+        resolve(result);
       }
     }
     this.#update();
+  }
+
+  #rejectLone(error: unknown): void {
+    const [resolve, reject] = [this.#resolve, this.#reject];
+    this.#forgetLone();
+    rejectAtAwait(resolve, reject, error);
+  }
+
+  #forgetLone(): void {
+    this.#lone = NONE;
+    this.#resolve = this.#reject = NOTHING;
   }
 
   #onCancel(call: QueuedCall<Job>): void {

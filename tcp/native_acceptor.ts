@@ -114,11 +114,10 @@ export class Acceptor extends Side<Job, NativeConn> {
 
   /** The next connection; `undefined` if nothing is there, or there is no room for it now. */
   protected override attempt(job: Job): NativeConn | undefined {
+    // Also while it is paused: no connection will come any more.
+    if (this.#isOver) throw this.#closedError();
     if (this.#isPaused) return undefined;
-    if (this.#draining !== undefined) {
-      if (this.#isOver) throw this.#closedError();
-      return this.#ahead.shift();
-    }
+    if (this.#draining !== undefined) return this.#ahead.shift();
     if (this.#backoff.waiting) return undefined;
     for (let tries = 0;; tries++) {
       const fd = this.#accept();

@@ -911,3 +911,37 @@ nativeTest("connections that never rest do not starve the other I/O of the progr
   await Promise.all(bouncing);
   assertGreater(echoes, 45, "echoes in 500 ms");
 });
+
+nativeTest("a call that has waited keeps neither its buffer nor its connection once it is settled", async () => {
+  const source = `
+    import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+    import { UdpEndpoint } from "@c10k/sockets/udp";
+    const any = { hostname: "127.0.0.1", port: 0, engine: "native" };
+    const tick = () => new Promise((resolve) => setTimeout(resolve, 10));
+    const [a, b, listener] = [UdpEndpoint.bind(any), UdpEndpoint.bind(any), TcpListener.bind(any)];
+    const received = await (async () => {
+      const p = new Uint8Array(1 << 20);
+      const waiting = a.recvFrom(p);
+      await tick();
+      await b.sendTo(new Uint8Array(9), a.addr);
+      await waiting;
+      return new WeakRef(p.buffer);
+    })();
+    const accepted = await (async () => {
+      const waiting = listener.accept();
+      await tick();
+      const client = await TcpConn.connect({ ...listener.addr, engine: "native" });
+      const conn = await waiting;
+      client.close();
+      conn.close();
+      return new WeakRef(conn);
+    })();
+    for (let i = 0; i < 5; i++) {
+      await tick();
+      gc();
+    }
+    console.log(received.deref() === undefined, accepted.deref() === undefined);
+    for (const socket of [a, b, listener]) socket.close();`;
+  const { stdout, stderr } = await runDeno(["--allow-all", "--v8-flags=--expose-gc"], source);
+  assertEquals([stdout, stderr], ["true true\n", ""]);
+});

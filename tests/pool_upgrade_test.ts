@@ -306,10 +306,10 @@ long(Deno.test)({
     const internal = (name: string) => JSON.stringify(new URL(`process/${name}.ts`, ROOT));
     try {
       const { stdout, stderr } = await runStarved(`
-        import { Link } from ${internal("link")};
-        import { ProcessTransport } from ${internal("process_transport")};
-        import { UnixSocket } from ${internal("unix_socket")};
-        import { ControlServer } from ${internal("upgrade")};
+        import { Link } from ${internal("message/link")};
+        import { ProcessTransport } from ${internal("message/process_transport")};
+        import { UnixSocket } from ${internal("message/unix_socket")};
+        import { ControlServer } from ${internal("pool/upgrade")};
         const control = "${folder}/control";
         const server = new ControlServer(control, () => [], () => {});
         server.publish();

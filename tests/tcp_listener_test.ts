@@ -426,3 +426,15 @@ Deno.test({
   },
   ignore: Deno.build.os !== "linux" || !hasCommand("python3"),
 });
+
+engineTest("TcpListener.drain() of a paused listener ends the calls and the loop that wait", async (engine) => {
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine });
+  const waiting = assertRejects(() => listener.accept(), Deno.errors.BadResource, "listener is closed");
+  const loop = (async () => {
+    for await (const conn of listener) conn.close();
+  })();
+  listener.pause();
+  await listener.drain();
+  await waiting;
+  await loop;
+});
