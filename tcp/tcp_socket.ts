@@ -80,8 +80,10 @@ export class TcpSocket implements Disposable {
   /** The local port was chosen by the caller. */
   #hasOwnPort = false;
 
-  private constructor(fd: number, family: "IPv4" | "IPv6") {
-    this.#descriptor = new Descriptor(fd);
+  private constructor(descriptor: Descriptor, family: "IPv4" | "IPv6") {
+    // A number would be anybody's descriptor, which close() would close.
+    if (!(descriptor instanceof Descriptor)) throw atCaller(new TypeError("Illegal constructor: use TcpSocket.open"));
+    this.#descriptor = descriptor;
     this.#family = family;
   }
 
@@ -107,7 +109,7 @@ export class TcpSocket implements Disposable {
     }
     chooseEngine("native", "open TCP socket");
     try {
-      return new TcpSocket(openTcp(family), family);
+      return new TcpSocket(new Descriptor(openTcp(family)), family);
     } catch (error) {
       throw error instanceof SyscallError ? socketError("open TCP socket", error) : error;
     }

@@ -1,6 +1,13 @@
 /** No string reaches the kernel that is not the one that was checked: zeros and lone surrogates. */
 
-import { Pool, type PoolOptions, type ProcessOptions, spawnFor, spawnProcess } from "@c10k/sockets/process";
+import {
+  Pool,
+  type PoolOptions,
+  type ProcessOptions,
+  spawnFor,
+  spawnProcess,
+  spawnWorker,
+} from "@c10k/sockets/process";
 import { type Engine, TcpConn, TcpListener, TcpSocket } from "@c10k/sockets/tcp";
 import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
 import { assertEquals, assertMatch } from "@std/assert";
@@ -133,6 +140,12 @@ Deno.test({
     "spawnProcess() and Pool refuse arguments, variables, folders, permissions and paths with a zero or a lone surrogate",
   ignore: Deno.build.os !== "linux",
   fn: async () => assertEquals(await accepted(PROCESS), []),
+});
+
+Deno.test("spawnProcess() and spawnWorker() refuse the URL of a file with a zero in its path", async () => {
+  for (const module of [new URL("file:///tmp/x%00.ts"), "file:///tmp/x%00.ts"]) {
+    for (const spawn of [spawnProcess, spawnWorker]) assertMatch(await refusal(() => spawn(module)), /TypeError/);
+  }
 });
 
 Deno.test("cString() ends with the only zero that it has", async () => {

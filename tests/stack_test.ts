@@ -75,6 +75,8 @@ const AT_ONCE: Record<string, (context: Context) => unknown> = {
 
 /** Calls whose promise is rejected, some of them later. */
 const LATER: Record<string, (context: Context) => Promise<unknown>> = {
+  "Pool.start with a module that does not serve": () =>
+    Pool.start({ kind: "worker", module: "data:application/javascript,", size: 1, listen: { port: 0 } }),
   "read without a buffer": ({ pair }) => pair.client.read(any("x")),
   "read of a closed connection": ({ closed }) => closed.client.read(P),
   "write to a closed connection": ({ closed }) => closed.client.write(P),

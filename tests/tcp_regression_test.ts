@@ -1,6 +1,6 @@
 /** What broke once. Each test says what. */
 
-import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { TcpConn, TcpListener, TcpSocket } from "@c10k/sockets/tcp";
 import { assert, assertEquals, assertLess, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async";
 import net from "node:net";
@@ -101,6 +101,10 @@ engineTest("TcpConn refuses a signal in the place of the options, and constructi
   const Listener = TcpListener as unknown as new () => TcpListener;
   assertThrows(() => new Conn(), TypeError, "Illegal constructor: use TcpConn.connect");
   assertThrows(() => new Listener(), TypeError, "Illegal constructor: use TcpListener.bind");
+  const Socket = TcpSocket as unknown as new (fd?: number) => TcpSocket;
+  for (const fd of [undefined, 0]) {
+    assertThrows(() => new Socket(fd), TypeError, "Illegal constructor: use TcpSocket.open");
+  }
 });
 
 engineTest("a signal that lives long holds on to no call that is done", async (engine) => {

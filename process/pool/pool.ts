@@ -1,7 +1,7 @@
 /** Children that serve the connections of one listener, and are replaced when they fail. */
 
 import { formatAddress } from "../../internal/address.ts";
-import { atCaller } from "../../internal/stack.ts";
+import { again, atCaller } from "../../internal/stack.ts";
 import { checkDuration, checkOptions } from "../../internal/validate.ts";
 import type { TcpListener } from "../../tcp/tcp_listener.ts";
 import type { ShutdownOptions } from "../child/child.ts";
@@ -172,7 +172,7 @@ export class Pool implements AsyncDisposable {
       return pool;
     } catch (error) {
       await pool.close({ grace: 0 });
-      throw error;
+      throw again(error);
     } finally {
       old?.close();
     }

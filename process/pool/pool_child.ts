@@ -1,5 +1,6 @@
 /** One child of a pool, and what it is known to have done. */
 
+import { atCaller } from "../../internal/stack.ts";
 import { Timer } from "../../internal/timer.ts";
 import type { TcpConn } from "../../tcp/tcp_conn.ts";
 import type { Child, ProcessOptions } from "../child/child.ts";
@@ -71,7 +72,8 @@ export class PoolChild {
     this.ready.catch(() => {});
     this.stopped = this.#stopped.promise;
     this.#timer = new Timer(startTimeout, () => {
-      this.#timedOut = new Deno.errors.TimedOut(`${this.child.name} has not called serve() in ${startTimeout} ms`);
+      const message = `${this.child.name} has not called serve() in ${startTimeout} ms`;
+      this.#timedOut = atCaller(new Deno.errors.TimedOut(message));
       this.child.kill();
     });
     this.child.closed.then((status) => this.#end(status));
@@ -188,9 +190,11 @@ export class PoolChild {
     this.signal = status.signal;
     const how = status.signal !== undefined ? `by ${status.signal}` : `with code ${status.code}`;
     const error = this.#timedOut ??
-      new Error(
-        `${this.child.name} has ended ${how}${early}`,
-        status.error === undefined ? {} : { cause: status.error },
+      atCaller(
+        new Error(
+          `${this.child.name} has ended ${how}${early}`,
+          status.error === undefined ? {} : { cause: status.error },
+        ),
       );
     this.#ready.reject(error);
     this.#stopped.resolve();
