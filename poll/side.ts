@@ -165,9 +165,7 @@ export abstract class Side<Job, Result> {
   /** Rejects all waiting calls. */
   close(error: (job: Job) => Error): void {
     const lone = this.#lone;
-    if (lone !== NONE) {
-      this.#rejectLone(error(lone));
-    }
+    if (lone !== NONE) this.#rejectLone(error(lone));
     for (const call of this.#queue?.drain() ?? []) call.reject(error(call.job));
     this.#update();
   }

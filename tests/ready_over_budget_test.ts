@@ -40,6 +40,13 @@ async function expectServed<T>(fd: number | undefined, call: (signal?: AbortSign
   return [await first, await second];
 }
 
+/** Sends two datagrams, and waits until the first has arrived. */
+async function sendTwo(from: UdpEndpoint, to: UdpEndpoint): Promise<void> {
+  await from.sendTo(encode("ab"), to.addr);
+  await from.sendTo(encode("ab"), to.addr);
+  await until(() => to.tryRecvFrom(new Uint8Array(2), { peek: true }));
+}
+
 function bindUdp(): UdpEndpoint {
   return UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
 }
@@ -97,18 +104,14 @@ const CALLS: Readonly<Record<string, () => Promise<void>>> = {
   "UdpEndpoint.recvFrom()": async () => {
     using a = bindUdp();
     using b = bindUdp();
-    await a.sendTo(encode("ab"), b.addr);
-    await a.sendTo(encode("ab"), b.addr);
-    await until(() => b.tryRecvFrom(new Uint8Array(2), { peek: true }));
+    await sendTwo(a, b);
     const got = await expectServed(b.fd, (signal) => b.recvFrom(new Uint8Array(2), signal && { signal }));
     assertEquals(got.map(({ size }) => size), [2, 2]);
   },
   "UdpEndpoint.recvBatch()": async () => {
     using a = bindUdp();
     using b = bindUdp();
-    await a.sendTo(encode("ab"), b.addr);
-    await a.sendTo(encode("ab"), b.addr);
-    await until(() => b.tryRecvFrom(new Uint8Array(2), { peek: true }));
+    await sendTwo(a, b);
     const batch = new DatagramBatch({ capacity: 1, datagramSize: 16 });
     assertEquals(await expectServed(b.fd, (signal) => b.recvBatch(batch, signal && { signal })), [1, 1]);
   },

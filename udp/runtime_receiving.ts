@@ -146,7 +146,7 @@ export class RuntimeReceiving {
       try {
         const result = take();
         if (result !== undefined) {
-          // To take a batch may begin the next receive, for which nobody waits.
+          // Reading a batch can begin the next receive, for which no call is pending.
           if (this.#transport.isReceiving) this.#updateRef();
           return Promise.resolve(result);
         }
