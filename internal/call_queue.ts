@@ -1,11 +1,13 @@
 /**
  * The calls that wait on one side of a socket, first come, first served.
  *
- * A call that is cancelled leaves the line and rejects with the signal's
- * reason; what arrives later goes to the next one in line.
+ * A call that is cancelled, or whose time is over, leaves the line and rejects;
+ * what arrives later goes to the next one in line.
  */
 
+import { Deadline } from "./deadline.ts";
 import { inOrder, rejectAtAwait, wouldOvertake } from "./stack.ts";
+import { timedOutError, type Wait } from "./wait.ts";
 
 /** One waiting call. */
 export class PendingCall<T> {
@@ -16,19 +18,31 @@ export class PendingCall<T> {
   #reject!: (reason: unknown) => void;
   readonly #signal: AbortSignal | undefined;
   #onAbort: (() => void) | undefined;
+  #deadline: Deadline | undefined;
 
-  constructor(signal: AbortSignal | undefined, onCancel: (waiter: PendingCall<T>) => void) {
+  /**
+   * @param wait For how long it waits.
+   * @param action What it does, with what it does that to: for the error once its time is over.
+   * @param onCancel Called when it has left the line before its turn.
+   */
+  constructor(wait: Wait | undefined, action: () => string, onCancel: () => void) {
     this.promise = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    this.#signal = signal;
+    const signal = this.#signal = wait?.signal;
+    if (wait === undefined) return;
+    const leave = (reason: unknown): void => {
+      this.reject(reason);
+      onCancel();
+    };
     if (signal !== undefined) {
-      this.#onAbort = () => {
-        this.reject(signal.reason);
-        onCancel(this);
-      };
+      this.#onAbort = () => leave(signal.reason);
       signal.addEventListener("abort", this.#onAbort);
+    }
+    if (wait.timeout !== Infinity) {
+      this.#deadline = new Deadline(() => leave(timedOutError(action(), wait.timeout)));
+      this.#deadline.set(wait.timeout);
     }
   }
 
@@ -46,6 +60,7 @@ export class PendingCall<T> {
   #settle(): void {
     this.settled = true;
     if (this.#onAbort !== undefined) this.#signal?.removeEventListener("abort", this.#onAbort);
+    this.#deadline?.clear();
   }
 }
 

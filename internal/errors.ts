@@ -125,12 +125,18 @@ export function closedError(action: string, what: string, syscall: string): Erro
 }
 
 /**
- * Returns the error that wakes a call which waited while its socket was closed.
+ * Returns the error that wakes a call which waited while its socket was closed; of the same class, so that who catches
+ * one catches the other.
  *
  * @param syscall The system call that waited.
  */
-export function interruptedError(action: string, what: string, syscall: string): Error {
-  return socketError(action, new SyscallError(syscall, "EINTR"), `${what} was closed meanwhile`);
+export function closedMeanwhileError(action: string, what: string, syscall: string): Error {
+  return socketError(action, new SyscallError(syscall, "EBADF"), `${what} was closed meanwhile`);
+}
+
+/** Returns the error for a peer that has finished after `done` bytes of `size`. */
+export function unexpectedEof(action: string, done: number, size: number): Error {
+  return atCaller(new Deno.errors.UnexpectedEof(`Cannot ${action}: end-of-file after ${done} of ${size} bytes`));
 }
 
 /** Returns the error for what an engine does not do; `wayOut` names what to do instead. */

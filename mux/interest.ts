@@ -2,6 +2,7 @@
 
 import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkOptions, quote } from "../internal/validate.ts";
+import type { Readiness } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 
 /**
@@ -88,23 +89,13 @@ export interface Interest {
  * for (const event of await mux.wait()) serve(event);
  * ```
  */
-export interface ReadyEvent<T = unknown> {
+export interface ReadyEvent<T = unknown> extends Readiness {
   /** What was registered. */
   readonly source: Source;
   /** What was registered with it. */
   readonly data: T;
-  /** A read would not block. A hint: it may all the same, see {@linkcode Multiplexer}. */
-  readonly readable: boolean;
-  /** A write would not block. */
-  readonly writable: boolean;
   /** There is out-of-band data. */
   readonly priority: boolean;
-  /** The peer has finished, or this side has shut down reading. */
-  readonly readClosed: boolean;
-  /** The connection is down on both sides. */
-  readonly writeClosed: boolean;
-  /** There is an error, which the next read or write throws. */
-  readonly error: boolean;
 }
 
 /**

@@ -31,11 +31,8 @@
  */
 
 export type { Interest, ReadyEvent, Source } from "./interest.ts";
-export {
-  Multiplexer,
-  type MultiplexerOptions,
-  type MultiplexerWaitOptions,
-  type MuxRegistration,
-} from "./multiplexer.ts";
+export { Multiplexer, type MultiplexerOptions, type MuxRegistration } from "./multiplexer.ts";
 export type { Backend } from "../poll/selector.ts";
+export type { Readiness } from "../poll/readiness.ts";
+export type { WaitOptions } from "../internal/wait.ts";
 export { Waker } from "./waker.ts";

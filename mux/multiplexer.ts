@@ -1,8 +1,9 @@
 /** One interface to select, poll, epoll and the runtime. */
 
-import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { closedError, closedMeanwhileError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { atCaller } from "../internal/stack.ts";
-import { checkDuration, checkInteger, checkOptions, checkSignal, quote } from "../internal/validate.ts";
+import { checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
+import { checkWait, type WaitOptions } from "../internal/wait.ts";
 import {
   copyOfInterest,
   type Interest,
@@ -54,33 +55,6 @@ export interface MultiplexerOptions {
    * @default {256}
    */
   maxEvents?: number;
-}
-
-/**
- * How {@linkcode Multiplexer.wait} waits.
- *
- * @example For 10 ms at most
- * ```ts
- * import { Multiplexer, type MultiplexerWaitOptions } from "@c10k/sockets/mux";
- * import { TcpListener } from "@c10k/sockets/tcp";
- *
- * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
- * using mux = new Multiplexer<string>();
- * mux.register(listener, { readable: true }, "clients");
- *
- * const options: MultiplexerWaitOptions = { timeout: 10 };
- * console.log((await mux.wait(options)).length); // 0
- * ```
- */
-export interface MultiplexerWaitOptions {
-  /**
-   * Milliseconds after which it returns although nothing is ready; 0 only looks.
-   *
-   * @default {Infinity}
-   */
-  timeout?: number;
-  /** Stops waiting. */
-  signal?: AbortSignal;
 }
 
 /**
@@ -475,10 +449,9 @@ export class Multiplexer<T = unknown> {
    * Waits until something is ready, and lets the rest of the program go on
    * meanwhile: epoll_wait(2), poll(2), select(2).
    *
-   * @param options A timeout and a signal.
+   * @param options For how long to wait; once a `timeout` is over nothing is thrown, and 0 only looks.
    * @returns The events, valid until the next wait; none if the time is over or somebody called {@linkcode Multiplexer.wake}.
-   * @throws {Deno.errors.Interrupted} If the multiplexer is closed meanwhile.
-   * @throws {Deno.errors.BadResource} If it is closed already.
+   * @throws {Deno.errors.BadResource} If the multiplexer is closed, already or meanwhile.
    * @throws {Deno.errors.Busy} If another wait is under way.
    *
    * @example Events of 10 ms
@@ -493,9 +466,8 @@ export class Multiplexer<T = unknown> {
    * for (const { data } of await mux.wait({ timeout: 10 })) console.log(data);
    * ```
    */
-  async wait(options?: MultiplexerWaitOptions): Promise<readonly ReadyEvent<T>[]> {
-    const signal = checkSignal(options);
-    const timeout = checkDuration(options?.timeout ?? Infinity, "timeout");
+  async wait(options?: WaitOptions): Promise<readonly ReadyEvent<T>[]> {
+    const { signal, timeout = Infinity } = checkWait(options) ?? {};
     const end = performance.now() + timeout;
     this.#begin();
     try {
@@ -611,7 +583,7 @@ export class Multiplexer<T = unknown> {
 
   /**
    * Stops watching and waiting; a wait that is under way is woken with
-   * `Deno.errors.Interrupted`. The sources stay open. Calling it again does nothing.
+   * `Deno.errors.BadResource`. The sources stay open. Calling it again does nothing.
    */
   close(): void {
     if (this.#closed) return;
@@ -813,7 +785,7 @@ export class Multiplexer<T = unknown> {
   }
 
   #interrupted(): Error {
-    return interruptedError("wait on the multiplexer", "multiplexer", "epoll_wait");
+    return closedMeanwhileError("wait on the multiplexer", "multiplexer", "epoll_wait");
   }
 }
 

@@ -39,6 +39,22 @@ function makeList(capacity: number, from?: List): List {
   return { words, bytes: new Uint8Array(words.buffer), generations, interests, stamps, length: from?.length ?? 0 };
 }
 
+const one = new Int32Array(WORDS);
+const oneBytes = new Uint8Array(one.buffer);
+
+/** What a descriptor is ready for now, as bits of `ReadyBit`; `interest` has bits of `InterestBit`. */
+export function pollNow(fd: number, interest: number): number {
+  while (true) {
+    one[0] = fd;
+    one[1] = toEvents(interest);
+    const n = libc.poll(oneBytes, 1, 0);
+    if (n >= 0) return n === 0 ? 0 : toReady((one[1] as number) >>> 16);
+    const errno = lastErrno();
+    // Without memory for a look the attempt itself is the next best.
+    if (errno !== EINTR) return interest;
+  }
+}
+
 /** {@linkcode Selector} on poll. */
 export class PollSelector extends EventList implements Selector {
   readonly backend = "poll";

@@ -4,6 +4,8 @@ import { Descriptor } from "../internal/descriptor.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { inodeOf } from "../internal/socket.ts";
 import { syscall } from "../internal/syscall.ts";
+import { pollNow } from "./poll.ts";
+import { LASTING } from "./selector.ts";
 import { type NativePollable, type Watcher, Watchers } from "./pollable.ts";
 import { type EventHandler, type Reactor, reactor } from "./reactor.ts";
 
@@ -13,7 +15,11 @@ const BUSY = 64;
 /** What listeners and connections have in common below their driver. */
 export class PolledSocket extends Descriptor implements NativePollable {
   readonly engine = "native";
+  /** What it is, for the errors of those who wait when it is closed. */
+  readonly kind: string;
   readonly reactor: Reactor = reactor();
+  /** What the kernel has told and does not take back, as bits of `ReadyBit`. */
+  told = 0;
   /** Others wait for the same socket, and one of all is enough to be woken. */
   isShared = false;
   /**
@@ -31,8 +37,9 @@ export class PolledSocket extends Descriptor implements NativePollable {
   #isPaused = false;
 
   /** Takes over `fd`; `source` is told of what happens on it, once that is asked for. */
-  constructor(fd: number, source: EventHandler, describe: () => string) {
+  constructor(fd: number, source: EventHandler, kind: string, describe: () => string) {
     super(fd);
+    this.kind = kind;
     this.#source = source;
     this.#describe = describe;
   }
@@ -74,6 +81,17 @@ export class PolledSocket extends Descriptor implements NativePollable {
       // The kernel limits what may be watched (ENOSPC), and memory.
       return error instanceof SyscallError ? socketError(`wait for ${this.name}`, error) : error as Error;
     }
+  }
+
+  /**
+   * What it is ready for now, as bits of `ReadyBit`; `interest` has bits of `InterestBit`. If it is not registered, that
+   * is not looked at: the kernel tells once it is.
+   */
+  readyNow(interest: number): number {
+    if (!this.#registered || !this.isOpen) return 0;
+    const ready = pollNow(this.fd, interest);
+    this.told |= ready & LASTING;
+    return ready;
   }
 
   /** A call begins to wait on one side, for the kernel or for a turn: {@linkcode Reactor.hold}. */

@@ -53,6 +53,8 @@ export const ReadyBit = {
   ERROR: 32,
 } as const;
 
+/** What stays so once it has been told. */
+export const LASTING: number = ReadyBit.READ_CLOSED | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR | ReadyBit.PRIORITY;
 /** Events that can let a call go on which receives, or one which sends. */
 export const READ_SIDE: number = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.PRIORITY | ReadyBit.ERROR;
 export const WRITE_SIDE: number = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;

@@ -8,11 +8,15 @@
  */
 
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
+import { Deadline } from "../internal/deadline.ts";
+import { closedMeanwhileError } from "../internal/errors.ts";
 import { rejectAtAwait } from "../internal/stack.ts";
+import { timedOutError, type Wait } from "../internal/wait.ts";
+import { type Readiness, readinessOf, type ReadySide } from "./readiness.ts";
 import type { PolledSocket } from "./polled_socket.ts";
 
 interface QueuedCall<Job> extends PendingCall<unknown> {
-  job: Job;
+  job: Job | typeof READY;
 }
 
 type Resolve = (result: unknown) => void;
@@ -32,6 +36,13 @@ function capture(resolve: (result: never) => void, reject: Reject): void {
 
 /** What `#lone` holds when there is no lone call. */
 const NONE = Symbol();
+/** A job that takes nothing: it is done once another would be worth a system call. */
+const READY = Symbol();
+
+/** What a call does, in the words of an error, and by which system call. */
+export type Action = readonly [action: string, syscall: string];
+
+const READYING: Action = ["wait for", "epoll_wait"];
 
 /**
  * The calls of one side. A subclass says how a job is attempted.
@@ -39,17 +50,23 @@ const NONE = Symbol();
  * @typeParam Job What a call asks for.
  * @typeParam Result What it resolves to.
  */
-export abstract class Side<Job, Result> {
+export abstract class Side<Job, Result> implements ReadySide {
   protected readonly socket: PolledSocket;
-  /** Whether an attempt is worth a system call; not known before the first one. */
+  /** What it waits for, as bits of `InterestBit`. */
+  protected abstract readonly interest: number;
+  /** Whether an attempt is worth a system call. */
   protected isReady = true;
+  /** The kernel has told so since the last attempt. */
+  #isTold = false;
   /**
    * The call that waits while no other does, without a signal. This is the usual case, and all that it costs is a
    * promise. It is first in the queue.
    */
-  #lone: Job | typeof NONE = NONE;
+  #lone: Job | typeof READY | typeof NONE = NONE;
   #resolve: Resolve = NOTHING;
   #reject: Reject = NOTHING;
+  /** Of the lone call; made when one has a time limit for the first time. */
+  #deadline: Deadline | undefined;
   /** All other calls; made when one of them waits for the first time. */
   #queue: CallQueue<QueuedCall<Job>> | undefined;
   #isWaiting = false;
@@ -67,10 +84,22 @@ export abstract class Side<Job, Result> {
    */
   protected abstract attempt(job: Job): Result | undefined;
 
+  /** What a job does. */
+  protected abstract actionOf(job: Job): Action;
+
   /** Whether a job is attempted only when the socket is ready. */
   protected needsReadiness(_job: Job): boolean {
     return true;
   }
+
+  /** Whether an attempt would find something; asks the kernel, unless it has told so. */
+  protected isReadyNow(): boolean {
+    if (this.isReady && !this.#isTold) this.isReady = this.socket.readyNow(this.interest) !== 0;
+    return this.isReady;
+  }
+
+  /** A job that waited was cancelled. */
+  protected onCancelled(_job: Job): void {}
 
   /** Asks the reactor for events; returns why it cannot. */
   protected register(): Error | undefined {
@@ -92,14 +121,34 @@ export abstract class Side<Job, Result> {
 
   /** Attempts a job without waiting; `undefined` if it would block, or if others wait. */
   protected tryCall<R extends Result>(job: Job): R | undefined {
-    return this.#isWaiting ? undefined : this.attempt(job) as R | undefined;
+    if (this.#isWaiting) return undefined;
+    const result = this.attempt(job) as R | undefined;
+    this.#isTold = false;
+    if (result === undefined) this.isReady = false;
+    return result;
+  }
+
+  /** Whether a call is known to be worth a system call, and may be made now. */
+  get isKnownReady(): boolean {
+    return !this.#isWaiting && this.isReadyNow();
+  }
+
+  /** Waits until a call is worth a system call: it may would-block all the same. */
+  ready(wait: Wait | undefined): Promise<Readiness> {
+    if (this.isKnownReady && this.socket.reactor.mayProceed()) return Promise.resolve(this.#readiness());
+    return this.#enter(READY, wait) as Promise<Readiness>;
+  }
+
+  #readiness(): Readiness {
+    return readinessOf(this.interest | this.socket.told, this.interest);
   }
 
   /** Attempts a job, and waits for its turn and for as long as it would block. */
-  protected call<R extends Result>(job: Job, signal: AbortSignal | undefined): Promise<R> {
+  protected call<R extends Result>(job: Job, wait: Wait | undefined): Promise<R> {
     if (this.mayAttempt) {
       try {
         const result = this.attempt(job);
+        this.#isTold = false;
         if (result !== undefined) {
           this.socket.proceeded();
           return Promise.resolve(result as R);
@@ -109,24 +158,28 @@ export abstract class Side<Job, Result> {
         return Promise.reject(error);
       }
     }
-    return this.wait(job, signal);
+    return this.wait(job, wait);
   }
 
   /** Waits for the turn of a job, and for as long as it would block. */
-  protected wait<R extends Result>(job: Job, signal: AbortSignal | undefined): Promise<R> {
+  protected wait<R extends Result>(job: Job, wait: Wait | undefined): Promise<R> {
+    return this.#enter(job, wait) as Promise<R>;
+  }
+
+  #enter(job: Job | typeof READY, wait: Wait | undefined): Promise<unknown> {
     let promise: Promise<unknown>;
     const isFirst = !this.#isWaiting;
-    if (isFirst && signal === undefined) {
+    if (isFirst && wait?.signal === undefined) {
       promise = new Promise(capture);
       this.#lone = job;
       this.#resolve = newResolve;
       this.#reject = newReject;
       newResolve = newReject = NOTHING;
+      if (wait !== undefined) (this.#deadline ??= new Deadline(() => this.#onLoneTimeout())).set(wait.timeout);
     } else {
       const queue: CallQueue<QueuedCall<Job>> = this.#queue ??= new CallQueue();
-      const call: QueuedCall<Job> = Object.assign(new PendingCall<unknown>(signal, () => this.#onCancel(call)), {
-        job,
-      });
+      const pending = new PendingCall<unknown>(wait, () => this.#describe(job), () => this.#onCancel(call));
+      const call = Object.assign(pending, { job }) as QueuedCall<Job>;
       queue.push(call);
       promise = call.promise;
     }
@@ -134,12 +187,13 @@ export abstract class Side<Job, Result> {
       this.#update();
       this.#serve();
     }
-    return promise as Promise<R>;
+    return promise;
   }
 
   /** An event of the reactor: the socket is ready. */
   onReady(): void {
     this.isReady = true;
+    this.#isTold = true;
     // One event pays for one call: the reactor limits how many it handles in a turn.
     if (this.#isWaiting) this.#serve(true);
   }
@@ -147,6 +201,7 @@ export abstract class Side<Job, Result> {
   /** Attempts what waits, after something other than the kernel has changed. */
   protected wake(): void {
     this.isReady = true;
+    this.#isTold = false;
     if (this.#isWaiting) this.#serve();
   }
 
@@ -162,8 +217,14 @@ export abstract class Side<Job, Result> {
     return this.#isReferenced;
   }
 
-  /** Rejects all waiting calls. */
-  close(error: (job: Job) => Error): void {
+  /** Rejects all waiting calls, since the socket was closed. */
+  close(): void {
+    this.#rejectAll((job) => {
+      return closedMeanwhileError(this.#describe(job), this.socket.kind, this.#actionOf(job)[1]);
+    });
+  }
+
+  #rejectAll(error: (job: Job | typeof READY) => Error): void {
     const lone = this.#lone;
     if (lone !== NONE) this.#rejectLone(error(lone));
     for (const call of this.#queue?.drain() ?? []) call.reject(error(call.job));
@@ -177,24 +238,34 @@ export abstract class Side<Job, Result> {
       const call = lone === NONE ? this.#queue?.first : undefined;
       if (lone === NONE && call === undefined) break;
       const job = lone === NONE ? (call as QueuedCall<Job>).job : lone;
-      if (!this.isReady && this.needsReadiness(job)) {
-        this.#watch();
-        break;
-      }
-      if (isCounted && !this.socket.reactor.mayProceed()) {
+      let refusal: Error | undefined;
+      if (this.#isBlocked(job)) {
+        refusal = this.register();
+        if (refusal === undefined) break;
+        // The kernel does not tell when it is ready: one last look.
+      } else if (isCounted && !this.socket.reactor.mayProceed()) {
         this.#defer();
         break;
       }
-      let result: Result | undefined;
+      let result: Result | Readiness | undefined;
       try {
-        result = this.attempt(job);
+        if (job === READY) result = refusal === undefined ? this.#readiness() : undefined;
+        else {
+          result = this.attempt(job);
+          this.#isTold = false;
+        }
       } catch (error) {
         if (call !== undefined) call.reject(error);
         else this.#rejectLone(error);
         continue;
       }
-      if (result === undefined) this.isReady = false;
-      else if (call !== undefined) call.resolve(result);
+      if (result === undefined) {
+        this.isReady = false;
+        if (refusal !== undefined) {
+          const why = refusal;
+          this.#rejectAll(() => why);
+        }
+      } else if (call !== undefined) call.resolve(result);
       else {
         const resolve = this.#resolve;
         this.#forgetLone();
@@ -213,21 +284,42 @@ export abstract class Side<Job, Result> {
   #forgetLone(): void {
     this.#lone = NONE;
     this.#resolve = this.#reject = NOTHING;
+    this.#deadline?.clear();
+  }
+
+  /** Whether a job has to wait for the kernel to tell that the socket is ready. */
+  #isBlocked(job: Job | typeof READY): boolean {
+    return job === READY ? !this.isReadyNow() : !this.isReady && this.needsReadiness(job);
+  }
+
+  #actionOf(job: Job | typeof READY): Action {
+    return job === READY ? READYING : this.actionOf(job);
+  }
+
+  #describe(job: Job | typeof READY): string {
+    return `${this.#actionOf(job)[0]} ${this.socket.name}`;
+  }
+
+  #onLoneTimeout(): void {
+    const job = this.#lone as Job | typeof READY;
+    this.#rejectLone(timedOutError(this.#describe(job), (this.#deadline as Deadline).duration));
+    this.#left(job);
   }
 
   #onCancel(call: QueuedCall<Job>): void {
+    const { job } = call;
     // It may stand in the queue for a while, and must not keep a buffer.
-    call.job = undefined as Job;
+    call.job = READY;
     this.#queue?.compact();
+    this.#left(job);
+  }
+
+  /** Goes on after a job that waited was cancelled. */
+  #left(job: Job | typeof READY): void {
+    if (job !== READY) this.onCancelled(job);
     this.#update();
     // The job that is first now may not need readiness.
     if (this.#isWaiting) this.#serve();
-  }
-
-  /** Asks for events; if that fails no call here can wait. */
-  #watch(): void {
-    const refusal = this.register();
-    if (refusal !== undefined) this.close(() => refusal);
   }
 
   /** Continues after a turn of the event loop, which other calls have waited for. */
@@ -255,13 +347,27 @@ export abstract class Side<Job, Result> {
 
 /** A side whose jobs are functions, each with a result of its own type. */
 export class FunctionSide extends Side<() => unknown, unknown> {
+  protected override readonly interest: number;
+  readonly #action: Action;
+
+  /** `action` and `syscall` are those of all its calls. */
+  constructor(socket: PolledSocket, interest: number, action: string, syscall: string) {
+    super(socket);
+    this.interest = interest;
+    this.#action = [action, syscall];
+  }
+
+  protected override actionOf(): Action {
+    return this.#action;
+  }
+
   protected override attempt(job: () => unknown): unknown {
     return job();
   }
 
   /** Makes a call that waits as long as it returns `undefined`. */
-  run<R>(call: () => R | undefined, signal: AbortSignal | undefined): Promise<R> {
-    return this.call(call, signal);
+  run<R>(call: () => R | undefined, wait: Wait | undefined): Promise<R> {
+    return this.call(call, wait);
   }
 
   /** Makes a call that does not wait. */

@@ -40,7 +40,7 @@
 
 export type { Child, ChildPermissions, ProcessOptions, ShutdownOptions, SpawnOptions } from "./child/child.ts";
 export type { ChildStatus } from "./program/status.ts";
-export type { Incoming, MessagesOptions, SendOptions } from "./message/link.ts";
+export type { Incoming, MessagesOptions, SendOptions, WaitOptions } from "./message/link.ts";
 export { listenFds, type ListenFdsOptions } from "./inspect/listen_fds.ts";
 export type { MovableSocket } from "./message/socket_transfer.ts";
 export { openSockets, type SocketInfo } from "./inspect/open_sockets.ts";

@@ -5,6 +5,7 @@ import { specified } from "../internal/destination.ts";
 import type { Engine } from "../internal/engine.ts";
 import { fromRuntimeError, socketError, SyscallError } from "../internal/errors.ts";
 import { Timer } from "../internal/timer.ts";
+import type { Wait } from "../internal/wait.ts";
 import type { ConnDriver } from "./driver.ts";
 import { connectNative } from "./native_connect.ts";
 import { RuntimeConn } from "./runtime_conn.ts";
@@ -13,9 +14,8 @@ import { connectToOther } from "./self_connect.ts";
 /** Where and how to connect; checked. */
 export interface ConnectOptions extends HostPort {
   engine: Engine;
-  /** Milliseconds. */
-  timeout: number;
-  signal: AbortSignal | undefined;
+  /** For how long, name resolution included. */
+  wait: Wait | undefined;
   localAddress: string | undefined;
   localPort: number | undefined;
 }
@@ -23,9 +23,10 @@ export interface ConnectOptions extends HostPort {
 /** Makes `attempt` end by a deadline or an abort, with the error that belongs to each. */
 export async function withDeadline<T>(
   action: string,
-  { timeout, signal }: Pick<ConnectOptions, "timeout" | "signal">,
+  wait: Wait | undefined,
   attempt: (signal: AbortSignal) => Promise<T & { close(): void }>,
 ): Promise<T> {
+  const { timeout = Infinity, signal } = wait ?? {};
   const over = new AbortController();
   const end = () => over.abort();
   const timer = new Timer(timeout, end);
@@ -49,7 +50,7 @@ export async function withDeadline<T>(
 export function connect(options: ConnectOptions): Promise<ConnDriver> {
   const { engine, hostname, port } = options;
   const action = `connect TCP to ${formatAddress(options)}`;
-  return withDeadline<ConnDriver>(action, options, async (signal) => {
+  return withDeadline<ConnDriver>(action, options.wait, async (signal) => {
     if (engine === "native") return await connectNative(options, signal);
     try {
       return new RuntimeConn(await connectToOther(specified({ hostname, port }), signal));

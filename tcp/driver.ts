@@ -7,18 +7,20 @@
  *
  * - Arguments are valid and the signal is not aborted when a call arrives.
  * - After `close()` every call throws or rejects with `BadResource`, waiting
- *   calls are woken with `Interrupted` (accept: `BadResource`), and `close()`
- *   itself does nothing.
- * - A cancelled call rejects with `signal.reason` at once, and neither reads
- *   nor writes the caller's buffer afterwards.
+ *   calls are woken with it, and `close()` itself does nothing.
+ * - A cancelled call rejects with `signal.reason` at once, one whose time is
+ *   over with `TimedOut`, and neither reads nor writes the caller's buffer
+ *   afterwards.
  * - Calls on the same side of a socket are served in the order of the calls.
  * - Errors are in the form of `internal/errors.ts`.
  * - What the engine cannot do throws `NotSupported` and names the way out.
  */
 
 import type { Engine } from "../internal/engine.ts";
+import type { Readiness } from "../poll/readiness.ts";
 import type { Pollable } from "../poll/pollable.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import type { Wait } from "../internal/wait.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
 /** What both kinds of socket have. */
@@ -40,7 +42,9 @@ export interface SocketDriver {
 /** A listening socket. */
 export interface ListenerDriver extends SocketDriver {
   readonly addr: Deno.NetAddr;
-  accept(signal: AbortSignal | undefined): Promise<ConnDriver>;
+  /** Waits for a connection, and takes none. */
+  ready(wait: Wait | undefined): Promise<Readiness>;
+  accept(wait: Wait | undefined): Promise<ConnDriver>;
   /** `undefined` if no connection is waiting. */
   tryAccept(): ConnDriver | undefined;
   queue(): { length: number; limit: number };
@@ -58,12 +62,16 @@ export interface ConnDriver extends SocketDriver {
   readonly localAddr: Deno.NetAddr;
   readonly remoteAddr: Deno.NetAddr;
   /** `null`: the peer has finished. */
-  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null>;
-  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null>;
+  read(p: Uint8Array, wait: Wait | undefined): Promise<number | null>;
+  peek(p: Uint8Array, wait: Wait | undefined): Promise<number | null>;
+  /** Reads as much as `p` has room for, or nothing if it fails; `null`: the peer has finished before the first byte. */
+  readFull(p: Uint8Array, wait: Wait | undefined): Promise<number | null>;
+  /** Waits for what is asked for, bits of `InterestBit`, without a buffer. */
+  ready(interest: number, wait: Wait | undefined): Promise<Readiness>;
   /** Reads up to 64 KiB into new memory, of which an idle connection holds as little as the engine allows. */
   readChunk(): Promise<Uint8Array<ArrayBuffer> | null>;
-  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number>;
-  writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void>;
+  write(p: Uint8Array, wait: Wait | undefined): Promise<number>;
+  writeAll(p: Uint8Array, wait: Wait | undefined): Promise<void>;
   /** `undefined`: would block. */
   tryRead(p: Uint8Array): number | null | undefined;
   tryWrite(p: Uint8Array): number | undefined;

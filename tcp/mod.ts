@@ -29,9 +29,11 @@
 
 export type { KeepAliveTimes } from "./driver.ts";
 export { SocketOption } from "../internal/socket_option.ts";
-export { TcpConn, type TcpConnectOptions, type WaitOptions } from "./tcp_conn.ts";
+export { type FinishOptions, TcpConn, type TcpConnectOptions } from "./tcp_conn.ts";
+export type { Readiness, ReadyInterest } from "../poll/readiness.ts";
+export type { WaitOptions } from "../internal/wait.ts";
 export type { TcpInfo, TcpState } from "./tcp_info.ts";
 export { TcpListener, type TcpListenOptions } from "./tcp_listener.ts";
-export { TcpSocket, type TcpSocketConnectOptions } from "./tcp_socket.ts";
+export { TcpSocket } from "./tcp_socket.ts";
 export { type Engine, type EngineOption, type EngineSupport, engineSupport } from "../internal/engine.ts";
 export { SyscallError } from "../internal/errors.ts";

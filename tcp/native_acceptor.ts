@@ -2,12 +2,15 @@
 
 import { type AcceptTrouble, acceptTrouble, Backoff } from "../internal/backoff.ts";
 import { Descriptor, whenDescriptorCloses } from "../internal/descriptor.ts";
-import { closedError, socketError } from "../internal/errors.ts";
+import { closedError, closedMeanwhileError, socketError } from "../internal/errors.ts";
 import { addressOf, SOCK_CLOEXEC, SOCK_NONBLOCK } from "../internal/socket.ts";
 import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
+import type { Wait } from "../internal/wait.ts";
 import { EAGAIN, syscallError, takeConnection } from "../internal/syscall.ts";
 import type { PolledSocket } from "../poll/polled_socket.ts";
-import { Side } from "../poll/side.ts";
+import type { Readiness } from "../poll/readiness.ts";
+import { InterestBit } from "../poll/selector.ts";
+import { type Action, Side } from "../poll/side.ts";
 import { NativeConn } from "./native_conn.ts";
 
 /** Connections in a row that may be gone before accept, until a pause is made. */
@@ -19,6 +22,8 @@ const MOST_DRAINED = 65_536;
 function troubleOf(errno: number): AcceptTrouble {
   return acceptTrouble(syscallError("accept4", -errno).code);
 }
+
+const ACCEPTING: Action = ["accept on", "accept4"];
 
 const peer = new Uint8Array(SOCKADDR_SIZE);
 const peerLength = new Uint32Array(1);
@@ -56,8 +61,13 @@ export class Acceptor extends Side<Job, NativeConn> {
     return !this.socket.isOpen && this.#ahead.length === 0;
   }
 
-  accept(signal: AbortSignal | undefined): Promise<NativeConn> {
-    return this.#isOver ? Promise.reject(this.#closedError()) : this.call("accept", signal);
+  accept(wait: Wait | undefined): Promise<NativeConn> {
+    return this.#isOver ? Promise.reject(this.#closedError()) : this.call("accept", wait);
+  }
+
+  /** Waits for a connection. */
+  override ready(wait: Wait | undefined): Promise<Readiness> {
+    return this.#isOver ? Promise.reject(this.#closedError("wait for", "epoll_wait")) : super.ready(wait);
   }
 
   tryAccept(): NativeConn | undefined {
@@ -93,13 +103,29 @@ export class Acceptor extends Side<Job, NativeConn> {
   onDetached(): void {
     this.#draining?.resolve();
     this.#stopBackoff();
-    if (this.#isOver) this.#interrupt();
+    if (this.#isOver) this.close();
   }
 
   /** The descriptor was closed. */
   onClosed(): void {
     for (const conn of this.#ahead.splice(0)) conn.close();
     this.onDetached();
+  }
+
+  protected override get interest(): number {
+    return InterestBit.READABLE;
+  }
+
+  protected override isReadyNow(): boolean {
+    // Of a closed one a call tells that it is closed.
+    if (this.#isOver) return true;
+    if (this.#isPaused) return false;
+    if (this.#draining !== undefined) return this.#ahead.length > 0;
+    return !this.#backoff.waiting && super.isReadyNow();
+  }
+
+  protected override actionOf(): Action {
+    return ACCEPTING;
   }
 
   protected override register(): Error | undefined {
@@ -114,8 +140,8 @@ export class Acceptor extends Side<Job, NativeConn> {
 
   /** The next connection; `undefined` if nothing is there, or there is no room for it now. */
   protected override attempt(job: Job): NativeConn | undefined {
-    // Also while it is paused: no connection will come any more.
-    if (this.#isOver) throw this.#closedError();
+    // Also while it is paused: no connection will come any more for a call that has waited.
+    if (this.#isOver) throw closedMeanwhileError(`accept on ${this.socket.name}`, this.socket.kind, "accept4");
     if (this.#isPaused) return undefined;
     if (this.#draining !== undefined) return this.#ahead.shift();
     if (this.#backoff.waiting) return undefined;
@@ -221,11 +247,7 @@ export class Acceptor extends Side<Job, NativeConn> {
     this.isReady = true;
   }
 
-  #interrupt(): void {
-    this.close(() => this.#closedError());
-  }
-
-  #closedError(): Error {
-    return closedError(`accept on ${this.socket.name}`, "listener", "accept4");
+  #closedError(action = "accept on", syscall = "accept4"): Error {
+    return closedError(`${action} ${this.socket.name}`, "listener", syscall);
   }
 }

@@ -17,11 +17,14 @@ import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import type { NativePollable } from "../poll/pollable.ts";
 import type { EventHandler } from "../poll/reactor.ts";
-import { READ_SIDE, WRITE_SIDE } from "../poll/selector.ts";
+import { LASTING, READ_SIDE, WRITE_SIDE } from "../poll/selector.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
+import { type Readiness, whenReady } from "../poll/readiness.ts";
+import { atCaller } from "../internal/stack.ts";
 import { NativeReader } from "./native_reader.ts";
 import { PolledSocket } from "../poll/polled_socket.ts";
 import { NativeWriter } from "./native_writer.ts";
+import type { Wait } from "../internal/wait.ts";
 import { decodeTcpInfo, TCP_INFO, TCP_INFO_SIZE, type TcpInfo } from "./tcp_info.ts";
 
 // sys/socket.h, linux/sockios.h
@@ -51,7 +54,12 @@ export class NativeConn implements ConnDriver, EventHandler {
   ) {
     this.#local = local;
     this.#remote = remote;
-    this.#socket = new PolledSocket(fd, this, () => `TCP connection with ${formatAddress(this.remoteAddr)}`);
+    this.#socket = new PolledSocket(
+      fd,
+      this,
+      "connection",
+      () => `TCP connection with ${formatAddress(this.remoteAddr)}`,
+    );
     this.#reader = new NativeReader(this.#socket);
     this.#writer = new NativeWriter(this.#socket);
   }
@@ -107,19 +115,20 @@ export class NativeConn implements ConnDriver, EventHandler {
   }
 
   onReady(ready: number): void {
-    if (ready & READ_SIDE) this.#reader.onReady(ready);
+    this.#socket.told |= ready & LASTING;
+    if (ready & READ_SIDE) this.#reader.onReady();
     // What the reader woke runs later, so the socket is open still.
     if (ready & WRITE_SIDE) this.#writer.onReady();
   }
 
-  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+  read(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("read from", "recv"));
-    return this.#reader.read(p, signal);
+    return this.#reader.read(p, wait);
   }
 
-  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+  peek(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("peek at", "recv"));
-    return this.#reader.peek(p, signal);
+    return this.#reader.peek(p, wait);
   }
 
   readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
@@ -127,19 +136,29 @@ export class NativeConn implements ConnDriver, EventHandler {
     return this.#reader.readChunk();
   }
 
+  readFull(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("read from", "recv"));
+    return this.#reader.readFull(p, wait);
+  }
+
+  ready(interest: number, wait: Wait | undefined): Promise<Readiness> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("wait for", "epoll_wait"));
+    return whenReady(this.#reader, this.#writer, interest, wait, () => `wait for ${this.#socket.name}`);
+  }
+
   tryRead(p: Uint8Array): number | null | undefined {
     if (!this.#socket.isOpen) throw this.#closedError("read from", "recv");
     return this.#reader.tryRead(p);
   }
 
-  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+  write(p: Uint8Array, wait: Wait | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("write to", "send"));
-    return this.#writer.write(p, signal);
+    return this.#writer.write(p, wait);
   }
 
-  writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+  writeAll(p: Uint8Array, wait: Wait | undefined): Promise<void> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("write to", "send"));
-    return this.#writer.writeAll(p, signal);
+    return this.#writer.writeAll(p, wait);
   }
 
   tryWrite(p: Uint8Array): number | undefined {
@@ -217,6 +236,11 @@ export class NativeConn implements ConnDriver, EventHandler {
 
   detach(): number {
     if (!this.#socket.isOpen) throw this.#closedError("detach", "fcntl");
+    const { unread } = this.#reader;
+    if (unread > 0) {
+      const why = `${unread} bytes of a readFull() that was cancelled are unread`;
+      throw atCaller(new Deno.errors.Busy(`Cannot detach ${this.#socket.name}: ${why}, read them first`));
+    }
     const fd = this.#socket.detach();
     this.#wake();
     return fd;
@@ -229,8 +253,8 @@ export class NativeConn implements ConnDriver, EventHandler {
   }
 
   #wake(): void {
-    this.#reader.interrupt();
-    this.#writer.interrupt();
+    this.#reader.close();
+    this.#writer.close();
   }
 
   #attempt<T>(action: string, syscall: string, call: (fd: number) => T): T {

@@ -7,6 +7,7 @@ import { refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveAll, type Resolved } from "../internal/resolve.ts";
 import {
   addressOf,
+  getTcpStruct,
   leavePortToConnect,
   pendingErrno,
   setSocketOption,
@@ -18,6 +19,7 @@ import { AF_INET, AF_INET6 } from "../internal/sockaddr.ts";
 import { EINPROGRESS, syscall, syscallError } from "../internal/syscall.ts";
 import { NativeConn } from "./native_conn.ts";
 import { isSelf, selfConnectError } from "./self_connect.ts";
+import { decodeTcpInfo, TCP_INFO, TCP_INFO_SIZE } from "./tcp_info.ts";
 import { PolledSocket } from "../poll/polled_socket.ts";
 
 /** How long an attempt has for itself before the next begins, in milliseconds (RFC 8305, section 5). */
@@ -52,11 +54,12 @@ export async function shakeHands(
   let socket: PolledSocket | undefined;
   try {
     const source = { onReady: () => tell() };
-    socket = owner.passTo(() => new PolledSocket(fd, source, () => `TCP socket for ${formatAddress(to)}`));
+    socket = owner.passTo(() => new PolledSocket(fd, source, "socket", () => `TCP socket for ${formatAddress(to)}`));
     try {
       syscall("connect", fd, to.sockaddr, to.sockaddr.length);
     } catch (error) {
-      if (!(error instanceof SyscallError) || error.errno !== EINPROGRESS) throw error;
+      // The runtime can overwrite errno before it is read; what the socket does is certain.
+      if (!(error instanceof SyscallError && (error.errno === EINPROGRESS || isConnecting(fd)))) throw error;
       const refusal = socket.register();
       if (refusal !== undefined) throw refusal.cause ?? refusal;
       socket.reactor.hold(true);
@@ -83,6 +86,13 @@ export async function shakeHands(
     socket?.close();
     owner.close();
   }
+}
+
+/** Whether an attempt is under way, or has succeeded already: of a socket that never had one the state is another. */
+function isConnecting(fd: number): boolean {
+  const info = new Uint8Array(TCP_INFO_SIZE);
+  const { state } = decodeTcpInfo(info, getTcpStruct(fd, TCP_INFO, info));
+  return ["SYN_SENT", "SYN_RECV", "ESTABLISHED"].includes(state);
 }
 
 /** One attempt, to one address. */

@@ -3,8 +3,10 @@
 import { formatAddress } from "../internal/address.ts";
 import { closedError } from "../internal/errors.ts";
 import { addressOf, adoptTcp, getTcpStruct } from "../internal/socket.ts";
+import type { Wait } from "../internal/wait.ts";
 import type { NativePollable } from "../poll/pollable.ts";
 import { PolledSocket } from "../poll/polled_socket.ts";
+import type { Readiness } from "../poll/readiness.ts";
 import type { EventHandler } from "../poll/reactor.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { Acceptor } from "./native_acceptor.ts";
@@ -21,7 +23,7 @@ export class NativeListener implements ListenerDriver, EventHandler {
   constructor(fd: number, onAcceptError?: (error: Error) => void) {
     this.addr = { transport: "tcp", ...addressOf(fd, "getsockname") };
     const name = `TCP listener ${formatAddress(this.addr)}`;
-    this.#socket = new PolledSocket(fd, this, () => name);
+    this.#socket = new PolledSocket(fd, this, "listener", () => name);
     this.#acceptor = new Acceptor(this.#socket, this.addr, onAcceptError);
   }
 
@@ -57,8 +59,12 @@ export class NativeListener implements ListenerDriver, EventHandler {
     return this.#acceptor.isWaiting;
   }
 
-  accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
-    return this.#acceptor.accept(signal);
+  accept(wait: Wait | undefined): Promise<ConnDriver> {
+    return this.#acceptor.accept(wait);
+  }
+
+  ready(wait: Wait | undefined): Promise<Readiness> {
+    return this.#acceptor.ready(wait);
   }
 
   tryAccept(): ConnDriver | undefined {

@@ -5,11 +5,13 @@
  */
 
 import { sizeOf, viewOf } from "../internal/bytes.ts";
-import { interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { socketError, SyscallError } from "../internal/errors.ts";
 import { MSG_NOSIGNAL } from "../internal/socket.ts";
 import { atCaller } from "../internal/stack.ts";
+import type { Wait } from "../internal/wait.ts";
 import { EAGAIN, LARGEST_TRANSFER, syscallError, transmit } from "../internal/syscall.ts";
-import { Side } from "../poll/side.ts";
+import { InterestBit } from "../poll/selector.ts";
+import { type Action, Side } from "../poll/side.ts";
 
 /** A write that waits. */
 interface Write {
@@ -28,6 +30,9 @@ type Job = Write | typeof FIN;
 // sys/socket.h
 const SHUT_WR = 1;
 
+const WRITING: Action = ["write to", "send"];
+const FINISHING: Action = ["close the write side of", "shutdown"];
+
 const DONE = Promise.resolve();
 
 /** Writes of one connection, in order. */
@@ -35,7 +40,7 @@ export class NativeWriter extends Side<Job, number> {
   /** FIN was asked for; nothing can be written any more. */
   #ended: Promise<void> | undefined;
 
-  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+  write(p: Uint8Array, wait: Wait | undefined): Promise<number> {
     const size = sizeOf(p);
     if (size === 0 || this.#isFree()) {
       try {
@@ -45,10 +50,10 @@ export class NativeWriter extends Side<Job, number> {
         return Promise.reject(error);
       }
     }
-    return this.#enter(p, false, signal);
+    return this.#enter(p, false, wait);
   }
 
-  writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+  writeAll(p: Uint8Array, wait: Wait | undefined): Promise<void> {
     let rest = p;
     const size = sizeOf(p);
     if (size === 0 || this.#isFree()) {
@@ -60,7 +65,7 @@ export class NativeWriter extends Side<Job, number> {
         return Promise.reject(error);
       }
     }
-    return this.#enter(rest, true, signal).then(() => {});
+    return this.#enter(rest, true, wait).then(() => {});
   }
 
   tryWrite(p: Uint8Array): number | undefined {
@@ -82,15 +87,12 @@ export class NativeWriter extends Side<Job, number> {
     this.#ended ??= DONE;
   }
 
-  /** Rejects all waiting calls: the connection is closed. */
-  interrupt(): void {
-    this.close((job) =>
-      interruptedError(
-        `${job === FIN ? "close the write side of" : "write to"} ${this.socket.name}`,
-        "connection",
-        job === FIN ? "shutdown" : "send",
-      )
-    );
+  protected override get interest(): number {
+    return InterestBit.WRITABLE;
+  }
+
+  protected override actionOf(job: Job): Action {
+    return job === FIN ? FINISHING : WRITING;
   }
 
   protected override needsReadiness(job: Job): boolean {
@@ -117,9 +119,9 @@ export class NativeWriter extends Side<Job, number> {
     return this.#ended === undefined && this.mayAttempt;
   }
 
-  #enter(p: Uint8Array, all: boolean, signal: AbortSignal | undefined): Promise<number> {
+  #enter(p: Uint8Array, all: boolean, wait: Wait | undefined): Promise<number> {
     if (this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
-    return this.wait({ p: viewOf(p), size: sizeOf(p), all }, signal);
+    return this.wait({ p: viewOf(p), size: sizeOf(p), all }, wait);
   }
 
   /** send(2) of `size` bytes; `undefined` if there is no room. Nothing needs no room, and waits for no other call. */

@@ -6,11 +6,13 @@ import { closedError, fromRuntimeError, notSupportedError } from "../internal/er
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { type RuntimePollable, type Watcher, Watchers } from "../poll/pollable.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
+import { type Readiness, whenReady } from "../poll/readiness.ts";
 import { RuntimeReader } from "./runtime_reader.ts";
 import { RuntimeWriter } from "./runtime_writer.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import { atCaller } from "../internal/stack.ts";
+import type { Wait } from "../internal/wait.ts";
 import type { TcpInfo } from "./tcp_info.ts";
 
 /** {@linkcode ConnDriver} over a `Deno.TcpConn`. */
@@ -73,14 +75,14 @@ export class RuntimeConn implements ConnDriver, RuntimePollable {
     return ready;
   }
 
-  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+  read(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     if (this.#closed) return Promise.reject(this.#closedError("read from", "recv"));
-    return this.#reader.read(p, signal);
+    return this.#reader.read(p, wait);
   }
 
-  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+  peek(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     if (this.#closed) return Promise.reject(this.#closedError("peek at", "recv"));
-    return this.#reader.peek(p, signal);
+    return this.#reader.peek(p, wait);
   }
 
   readChunk(): Promise<Uint8Array<ArrayBuffer> | null> {
@@ -88,19 +90,29 @@ export class RuntimeConn implements ConnDriver, RuntimePollable {
     return this.#reader.readChunk();
   }
 
+  readFull(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
+    if (this.#closed) return Promise.reject(this.#closedError("read from", "recv"));
+    return this.#reader.readFull(p, wait);
+  }
+
+  ready(interest: number, wait: Wait | undefined): Promise<Readiness> {
+    if (this.#closed) return Promise.reject(this.#closedError("wait for", "epoll_wait"));
+    return whenReady(this.#reader, this.#writer, interest, wait, () => `wait for ${this.#name}`);
+  }
+
   tryRead(p: Uint8Array): number | null | undefined {
     if (this.#closed) throw this.#closedError("read from", "recv");
     return this.#reader.tryRead(p);
   }
 
-  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+  write(p: Uint8Array, wait: Wait | undefined): Promise<number> {
     if (this.#closed) return Promise.reject(this.#closedError("write to", "send"));
-    return this.#writer.write(p, signal);
+    return this.#writer.write(p, wait);
   }
 
-  writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+  writeAll(p: Uint8Array, wait: Wait | undefined): Promise<void> {
     if (this.#closed) return Promise.reject(this.#closedError("write to", "send"));
-    return this.#writer.writeAll(p, signal);
+    return this.#writer.writeAll(p, wait);
   }
 
   tryWrite(p: Uint8Array): number | undefined {

@@ -4,10 +4,12 @@ import { setImmediate } from "node:timers";
 import { formatAddress, type HostPort } from "../internal/address.ts";
 import { Backoff, runtimeAcceptTrouble } from "../internal/backoff.ts";
 import { needsNative } from "../internal/engine.ts";
-import { closedError, codeOf, fromRuntimeError } from "../internal/errors.ts";
+import { closedError, closedMeanwhileError, codeOf, fromRuntimeError } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
+import type { Wait } from "../internal/wait.ts";
 import { type RuntimePollable, type Watcher, Watchers } from "../poll/pollable.ts";
+import { type Readiness, readinessOf } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { plainAddr, RuntimeConn } from "./runtime_conn.ts";
@@ -32,6 +34,11 @@ const TURNS_PER_LOOK = 61;
 /** Looks in a row without a connection, after which the queue is taken to be empty. */
 const QUIET_LOOKS = 2;
 
+/** A call that waits for a connection: to take it, or to know that it is there. */
+interface Accept extends PendingCall<ConnDriver | undefined> {
+  readonly takes: boolean;
+}
+
 /** {@linkcode ListenerDriver} over a `Deno.TcpListener`. */
 export class RuntimeListener implements ListenerDriver, RuntimePollable {
   readonly engine = "runtime";
@@ -41,7 +48,7 @@ export class RuntimeListener implements ListenerDriver, RuntimePollable {
   readonly #listener: Deno.TcpListener;
   readonly #name: string;
   readonly #onAcceptError: ((error: Error) => void) | undefined;
-  readonly #waiting = new CallQueue<PendingCall<ConnDriver>>();
+  readonly #waiting = new CallQueue<Accept>();
   readonly #watchers = new Watchers();
   readonly #backoff = new Backoff();
   /** An accept of Deno's is under way; it cannot be taken back. */
@@ -110,17 +117,27 @@ export class RuntimeListener implements ListenerDriver, RuntimePollable {
     return 0;
   }
 
-  accept(signal: AbortSignal | undefined): Promise<ConnDriver> {
+  accept(wait: Wait | undefined): Promise<ConnDriver> {
     if (this.#isOver) return Promise.reject(this.#closedError());
-    const waiter = new PendingCall<ConnDriver>(signal, () => {
+    return this.#wait(wait, "accept on", true) as Promise<ConnDriver>;
+  }
+
+  async ready(wait: Wait | undefined): Promise<Readiness> {
+    if (this.#isOver) throw this.#closedError("wait for", "epoll_wait");
+    await this.#wait(wait, "wait for", false);
+    return readinessOf(ReadyBit.READABLE, InterestBit.READABLE);
+  }
+
+  #wait(wait: Wait | undefined, action: string, takes: boolean): Promise<ConnDriver | undefined> {
+    const call = new PendingCall<ConnDriver | undefined>(wait, () => `${action} ${this.#name}`, () => {
       this.#waiting.compact();
       if (this.#waiting.first === undefined && this.#watchers.isEmpty) this.#stopBackoff();
       this.#updateRef();
     });
-    this.#waiting.push(waiter);
+    this.#waiting.push(Object.assign(call, { takes }));
     this.#pump();
     this.#updateRef();
-    return waiter.promise;
+    return call.promise;
   }
 
   tryAccept(): ConnDriver | undefined {
@@ -241,14 +258,20 @@ export class RuntimeListener implements ListenerDriver, RuntimePollable {
   }
 
   #wakeAll(): void {
-    for (const waiter of this.#waiting.drain()) waiter.reject(this.#closedError());
+    for (const waiter of this.#waiting.drain()) {
+      {
+        const [action, syscall] = waiter.takes
+          ? ["accept on", "accept4"] as const
+          : ["wait for", "epoll_wait"] as const;
+        waiter.reject(closedMeanwhileError(`${action} ${this.#name}`, "listener", syscall));
+      }
+    }
   }
 
   #pump(): void {
     for (let waiter = this.#waiting.first; waiter !== undefined && !this.#paused; waiter = this.#waiting.first) {
-      const conn = this.#ahead.shift();
-      if (conn === undefined) break;
-      waiter.resolve(new RuntimeConn(conn));
+      if (this.#ahead.length === 0) break;
+      waiter.resolve(waiter.takes ? new RuntimeConn(this.#ahead.shift() as Deno.TcpConn) : undefined);
     }
     if (this.#isOver) return this.#wakeAll();
     if (this.#accepting || this.#backoff.waiting || !this.#listening) return;

@@ -3,16 +3,19 @@
  *
  * A read that Deno has begun cannot be taken back. So only a call that cannot
  * be cancelled reads straight into its caller's buffer; all others (with a
- * signal, `peek`, `tryRead`) go through a buffer of our own that runs ahead by
+ * signal or a time limit, `peek`, `tryRead`) go through a buffer of our own that runs ahead by
  * one read, and what a cancelled call leaves there belongs to the next one.
  */
 
 import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
-import { codeOf, fromRuntimeError, interruptedError } from "../internal/errors.ts";
+import { closedMeanwhileError, codeOf, fromRuntimeError, unexpectedEof } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
 import { again, atCaller, rejectAtAwait } from "../internal/stack.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
-import { ReadyBit } from "../poll/selector.ts";
+import { checkSameLength } from "../internal/validate.ts";
+import type { Wait } from "../internal/wait.ts";
+import { type Readiness, readinessOf } from "../poll/readiness.ts";
+import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { CHUNK } from "./chunk.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 
@@ -25,10 +28,18 @@ const MIN_CHUNK = 4 * 1024;
 
 const NOTHING = new Uint8Array(0);
 
-interface Read extends PendingCall<number | null> {
+/** What a call takes: what is there, a look at it, all that `p` has room for, or nothing. */
+type Kind = "read" | "peek" | "full" | "ready";
+
+/** What comes of it. */
+type Result = number | null | Readiness;
+
+interface Read extends PendingCall<Result> {
   readonly p: Uint8Array;
-  readonly peek: boolean;
-  /** No signal and no peek: Deno may write into `p` itself. */
+  readonly kind: Kind;
+  /** Bytes of `p` when the call began. */
+  readonly size: number;
+  /** It cannot be taken back, and is no peek: Deno may write into `p` itself. */
   readonly direct: boolean;
 }
 
@@ -102,17 +113,36 @@ export class RuntimeReader {
     this.#name = name;
   }
 
-  read(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+  read(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     if (sizeOf(p) === 0) return Promise.resolve(0);
-    if (signal === undefined && !this.#busy && this.#start === this.#end && this.#isFresh()) {
+    if (wait === undefined && !this.#busy && this.#start === this.#end && this.#isFresh()) {
       return this.#readDirect(p);
     }
-    return this.#wait(p, signal, false);
+    return this.#wait(p, wait, "read");
   }
 
-  peek(p: Uint8Array, signal: AbortSignal | undefined): Promise<number | null> {
+  peek(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     if (sizeOf(p) === 0) return Promise.resolve(0);
-    return this.#wait(p, signal, true);
+    return this.#wait(p, wait, "peek");
+  }
+
+  readFull(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
+    if (sizeOf(p) === 0) return Promise.resolve(0);
+    return this.#wait(p, wait, "full");
+  }
+
+  /** Waits for bytes, end-of-file or a failure; holds a buffer as small as that of an idle stream. */
+  ready(wait: Wait | undefined): Promise<Readiness> {
+    return this.#wait(NOTHING, wait, "ready");
+  }
+
+  /** There is something to take, and nobody waits for it. */
+  get isKnownReady(): boolean {
+    return this.#waiting.first === undefined && this.#isReady;
+  }
+
+  get #isReady(): boolean {
+    return this.#end > this.#start || this.#failure !== undefined || this.#finished;
   }
 
   /**
@@ -133,7 +163,7 @@ export class RuntimeReader {
     if (sizeOf(p) === 0) return 0;
     // Those who wait came first, and they wait because there is nothing.
     if (this.#waiting.first !== undefined) return undefined;
-    const n = this.#take(p, false);
+    const n = this.#take(p, "read");
     if (n === undefined && !this.#busy) this.#readAhead(sizeOf(p));
     return n;
   }
@@ -174,26 +204,26 @@ export class RuntimeReader {
     if (this.#direct) {
       // Deno's own read ends with the connection, which close() may keep for what is still to be sent.
       this.#direct = false;
-      rejectAtAwait(this.#resolve, this.#reject, this.#interrupted(false));
+      rejectAtAwait(this.#resolve, this.#reject, this.#interrupted("read"));
     }
-    for (const read of this.#waiting.drain()) read.reject(this.#interrupted(read.peek));
+    for (const read of this.#waiting.drain()) read.reject(this.#interrupted(read.kind));
   }
 
   #isFresh(): boolean {
     return !this.#finished && this.#failure === undefined && this.#waiting.first === undefined;
   }
 
-  #wait(p: Uint8Array, signal: AbortSignal | undefined, peek: boolean): Promise<number | null> {
-    const waiter = new PendingCall<number | null>(signal, () => {
+  #wait<R extends Result>(p: Uint8Array, wait: Wait | undefined, kind: Kind): Promise<R> {
+    const waiter = new PendingCall<Result>(wait, () => this.#describe(kind), () => {
       this.#waiting.compact();
       this.#pump();
       this.#updateRef();
     });
-    const read = Object.assign(waiter, { p, peek, direct: signal === undefined && !peek });
+    const read = Object.assign(waiter, { p, kind, size: sizeOf(p), direct: wait === undefined && kind === "read" });
     this.#waiting.push(read);
     this.#pump();
     this.#updateRef();
-    return waiter.promise;
+    return waiter.promise as Promise<R>;
   }
 
   /** Serves the line from what is there, and starts a read for its first if nothing is. */
@@ -201,13 +231,13 @@ export class RuntimeReader {
     for (let read = this.#waiting.first; read !== undefined; read = this.#waiting.first) {
       let n: number | null | undefined;
       try {
-        n = this.#take(read.p, read.peek);
+        n = read.kind === "full" ? this.#takeAll(read) : this.#take(read.p, read.kind);
       } catch (error) {
         read.reject(error);
         continue;
       }
       if (n !== undefined) {
-        read.resolve(n);
+        read.resolve(read.kind === "ready" ? this.#readiness() : n);
       } else if (this.#busy || this.#closed) {
         return;
       } else if (read.direct) {
@@ -215,14 +245,32 @@ export class RuntimeReader {
         this.#readDirect(read.p).then((n) => read.resolve(n), (error) => read.reject(error));
         return;
       } else {
-        this.#readAhead(sizeOf(read.p));
+        if (read.kind === "ready") this.#readAhead(this.#chunkSize, MIN_CHUNK);
+        else this.#readAhead(sizeOf(read.p));
         return;
       }
     }
   }
 
+  /** Takes as much as there is room for once that is there; `undefined` until then. */
+  #takeAll({ p, size }: Read): number | null | undefined {
+    checkSameLength(p, size);
+    const available = this.#end - this.#start;
+    if (available >= size || available === 0) return this.#take(p, "read");
+    if (this.#finished) throw unexpectedEof(`read from ${this.#name}`, available, size);
+    if (this.#failure !== undefined) throw this.#takeFailure();
+    return undefined;
+  }
+
+  #takeFailure(): Error {
+    const failure = this.#failure as Error;
+    this.#failure = undefined;
+    return again(failure);
+  }
+
   /** Takes what was read ahead; `undefined` if that is nothing yet. */
-  #take(p: Uint8Array, peek: boolean): number | null | undefined {
+  #take(p: Uint8Array, kind: Kind): number | null | undefined {
+    if (kind === "ready") return this.#isReady ? 0 : undefined;
     const size = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would lose no byte, but tell the caller so.
     if (size === 0) throw this.#movedError();
@@ -230,16 +278,12 @@ export class RuntimeReader {
     if (available > 0) {
       const n = Math.min(available, size);
       setBytes(p, viewOf(this.#buffer, this.#start, this.#start + n));
-      if (!peek) this.#start += n;
+      if (kind !== "peek") this.#start += n;
       // The kernel shows more to the next peek as more arrives, so this does too.
       else if (n < size && !this.#busy && !this.#finished && this.#failure === undefined) this.#readAhead(size);
       return n;
     }
-    if (this.#failure !== undefined) {
-      const failure = this.#failure;
-      this.#failure = undefined;
-      throw again(failure);
-    }
+    if (this.#failure !== undefined) throw this.#takeFailure();
     return this.#finished ? null : undefined;
   }
 
@@ -251,8 +295,8 @@ export class RuntimeReader {
   }
 
   /** Reads into the buffer, so that `wanted` bytes fit into it at least. */
-  async #readAhead(wanted: number): Promise<void> {
-    this.#makeRoom(wanted);
+  async #readAhead(wanted: number, least = MIN_AHEAD): Promise<void> {
+    this.#makeRoom(wanted, least);
     this.#busy = this.#ahead = true;
     this.#updateRef();
     try {
@@ -271,9 +315,16 @@ export class RuntimeReader {
     this.onChange?.();
   }
 
-  #makeRoom(wanted: number): void {
+  #readiness(): Readiness {
+    let ready: number = ReadyBit.READABLE;
+    if (this.#finished || this.#failure !== undefined) ready |= ReadyBit.READ_CLOSED;
+    if (this.#failure !== undefined) ready |= ReadyBit.ERROR | ReadyBit.WRITE_CLOSED;
+    return readinessOf(ready, InterestBit.READABLE);
+  }
+
+  #makeRoom(wanted: number, least: number): void {
     const kept = viewOf(this.#buffer, this.#start, this.#end);
-    const size = Math.max(MIN_AHEAD, Math.min(wanted, MAX_AHEAD), kept.length === 0 ? 0 : wanted);
+    const size = Math.max(least, Math.min(wanted, MAX_AHEAD), kept.length === 0 ? 0 : wanted);
     if (this.#buffer.length < size) {
       const larger = new Uint8Array(size);
       larger.set(kept);
@@ -297,7 +348,11 @@ export class RuntimeReader {
     );
   }
 
-  #interrupted(peek: boolean): Error {
-    return interruptedError(peek ? `peek at ${this.#name}` : `read from ${this.#name}`, "connection", "recv");
+  #interrupted(kind: Kind): Error {
+    return closedMeanwhileError(this.#describe(kind), "connection", kind === "ready" ? "epoll_wait" : "recv");
+  }
+
+  #describe(kind: Kind): string {
+    return `${kind === "ready" ? "wait for" : kind === "peek" ? "peek at" : "read from"} ${this.#name}`;
   }
 }

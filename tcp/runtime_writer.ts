@@ -2,16 +2,18 @@
  * The sending side of a connection on Deno's own operations.
  *
  * A write that Deno has begun cannot be taken back either. So a call that can
- * be cancelled (with a signal) and `tryWrite` hand Deno a copy, and once such
+ * be cancelled (with a signal or a time limit) and `tryWrite` hand Deno a copy, and once such
  * a copy is on its way all of it is sent, even if its caller gave up: the
  * stream of bytes stays whole.
  */
 
 import { copyOf, plainOf, sizeOf, viewOf } from "../internal/bytes.ts";
-import { codeOf, fromRuntimeError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { closedMeanwhileError, codeOf, fromRuntimeError, socketError, SyscallError } from "../internal/errors.ts";
 import { again, atCaller } from "../internal/stack.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
-import { ReadyBit } from "../poll/selector.ts";
+import type { Wait } from "../internal/wait.ts";
+import { type Readiness, readinessOf } from "../poll/readiness.ts";
+import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import type { RuntimeSocket } from "./stream_socket.ts";
 
 /** The largest copy that is on its way at a time, and that waits behind it, in bytes. */
@@ -25,13 +27,21 @@ const LOST = [Deno.errors.NotConnected, Deno.errors.ConnectionReset, Deno.errors
 
 const NOTHING = new Uint8Array(0);
 
+/** What a call does: write what fits or all, send FIN, or wait until there is room. */
+type Kind = "part" | "all" | "end" | "ready";
+
+/** What each does, in the words of an error, and by which system call. */
+const ACTIONS: Readonly<Record<Kind, readonly [action: string, syscall: string]>> = {
+  part: ["write to", "send"],
+  all: ["write to", "send"],
+  end: ["close the write side of", "shutdown"],
+  ready: ["wait for", "epoll_wait"],
+};
+
 interface Job extends PendingCall<number> {
   p: Uint8Array;
   readonly size: number;
-  /** Write all of `p`, not just what fits. */
-  readonly all: boolean;
-  /** Send FIN, write nothing. */
-  readonly end: boolean;
+  readonly kind: Kind;
   readonly copies: boolean;
 }
 
@@ -70,18 +80,18 @@ export class RuntimeWriter {
     this.#name = name;
   }
 
-  write(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
-    if (sizeOf(p) === 0) return this.writeAll(p, signal).then(() => 0);
-    if (this.#isFree(signal)) return this.#writeDirect(p);
-    return this.#wait(p, signal, false, false);
+  write(p: Uint8Array, wait: Wait | undefined): Promise<number> {
+    if (sizeOf(p) === 0) return this.writeAll(p, wait).then(() => 0);
+    if (this.#isFree(wait)) return this.#writeDirect(p);
+    return this.#wait(p, wait, "part");
   }
 
-  async writeAll(p: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
+  async writeAll(p: Uint8Array, wait: Wait | undefined): Promise<void> {
     const size = sizeOf(p);
     // Nothing needs no room, and waits for no other call: send(2) returns 0 at once.
     if (size === 0) return this.#checkWrite();
-    if (!this.#isFree(signal)) {
-      await this.#wait(p, signal, true, false);
+    if (!this.#isFree(wait)) {
+      await this.#wait(p, wait, "all");
       return;
     }
     // As #push does, with one promise less in the common case that nothing else is going on.
@@ -132,6 +142,17 @@ export class RuntimeWriter {
     return this.#size < CHUNK ? ReadyBit.WRITABLE : 0;
   }
 
+  /** There is room, and nobody waits for it. */
+  get isKnownReady(): boolean {
+    return this.poll() !== 0;
+  }
+
+  /** Waits until there is room, or a failure to be told. */
+  async ready(wait: Wait | undefined): Promise<Readiness> {
+    if (!this.isKnownReady) await this.#wait(NOTHING, wait, "ready");
+    return readinessOf(ReadyBit.WRITABLE | this.poll(), InterestBit.WRITABLE);
+  }
+
   /** FIN was sent. */
   get hasEnded(): boolean {
     return this.#hasEnded;
@@ -143,17 +164,17 @@ export class RuntimeWriter {
   }
 
   end(): Promise<void> {
-    return this.#ended ??= this.#wait(NOTHING, undefined, false, true).then(() => {});
+    return this.#ended ??= this.#wait(NOTHING, undefined, "end").then(() => {});
   }
 
   /** Refuses further writes at once, wakes those that wait, and closes the connection when that loses nothing. */
   close(close: () => void): void {
     this.#closed = true;
-    for (const job of this.#waiting.drain()) job.reject(this.#interrupted(job.end));
+    for (const job of this.#waiting.drain()) job.reject(this.#interrupted(job.kind));
     if (this.#sending === undefined) {
       close();
       // Deno before 2.9 leaves a write pending forever when its connection is closed.
-      this.#reject(this.#interrupted(false));
+      this.#reject(this.#interrupted("part"));
       return;
     }
     // What tryWrite took is sent after close(), as the kernel does with what is in its buffer.
@@ -170,18 +191,18 @@ export class RuntimeWriter {
     return new Promise(this.#capture);
   }
 
-  #isFree(signal: AbortSignal | undefined): boolean {
-    return signal === undefined && !this.#busy && this.#ended === undefined && this.#failure === undefined &&
+  #isFree(wait: Wait | undefined): boolean {
+    return wait === undefined && !this.#busy && this.#ended === undefined && this.#failure === undefined &&
       this.#waiting.first === undefined;
   }
 
-  #wait(p: Uint8Array, signal: AbortSignal | undefined, all: boolean, end: boolean): Promise<number> {
-    if (this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
-    const waiter = new PendingCall<number>(signal, () => {
+  #wait(p: Uint8Array, wait: Wait | undefined, kind: Kind): Promise<number> {
+    if (kind !== "ready" && this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
+    const waiter = new PendingCall<number>(wait, () => `${ACTIONS[kind][0]} ${this.#name}`, () => {
       job.p = NOTHING;
       this.#waiting.compact();
     });
-    const job: Job = Object.assign(waiter, { p, size: sizeOf(p), all, end, copies: signal !== undefined });
+    const job: Job = Object.assign(waiter, { p, size: sizeOf(p), kind, copies: wait !== undefined });
     this.#waiting.push(job);
     if (!this.#busy) this.#next();
     return waiter.promise;
@@ -198,19 +219,24 @@ export class RuntimeWriter {
   async #run(job: Job): Promise<void> {
     this.#busy = true;
     try {
-      this.#throwFailure();
-      if (job.end) {
-        await this.#shutdown();
-        this.#hasEnded = true;
-      }
-      if (!job.settled) checkSize(job.p, job.size);
-      const n = job.end ? 0 : job.copies ? await this.#writeCopies(job) : await this.#push(job.p, job.all);
+      const n = job.kind === "ready" ? 0 : await this.#do(job);
       if (!job.settled) job.resolve(n);
     } catch (error) {
       if (!job.settled) job.reject(error);
       else this.#failure = error as Error;
     }
     this.#next();
+  }
+
+  async #do(job: Job): Promise<number> {
+    this.#throwFailure();
+    if (job.kind === "end") {
+      await this.#shutdown();
+      this.#hasEnded = true;
+      return 0;
+    }
+    if (!job.settled) checkSize(job.p, job.size);
+    return job.copies ? await this.#writeCopies(job) : await this.#push(job.p, job.kind === "all");
   }
 
   /** Throws if nothing can be written any more, not even nothing. */
@@ -236,8 +262,8 @@ export class RuntimeWriter {
       const copy = copyOf(viewOf(job.p, sent, Math.min(sent + CHUNK, size)));
       await this.#push(copy, true);
       sent += copy.length;
-      if (job.settled || !job.all || sent >= size) return sent;
-      if (this.#closed) throw this.#interrupted(false);
+      if (job.settled || job.kind !== "all" || sent >= size) return sent;
+      if (this.#closed) throw this.#interrupted(job.kind);
     } while (true);
   }
 
@@ -280,7 +306,7 @@ export class RuntimeWriter {
     try {
       await this.#conn.closeWrite();
     } catch (error) {
-      if (this.#closed) throw this.#interrupted(true);
+      if (this.#closed) throw this.#interrupted("end");
       // A connection that the peer has reset has no side left to close: ENOTCONN, or on Windows what it was lost by.
       if (!LOST.some((ErrorClass) => error instanceof ErrorClass)) {
         throw fromRuntimeError(error, `close the write side of ${this.#name}`, "shutdown");
@@ -296,7 +322,7 @@ export class RuntimeWriter {
 
   #failed(error: unknown): Error {
     if (codeOf(error) === "EFAULT") return fromRuntimeError(movedError(), `write to ${this.#name}`, "send");
-    return this.#closed ? this.#interrupted(false) : fromRuntimeError(error, `write to ${this.#name}`, "send");
+    return this.#closed ? this.#interrupted("part") : fromRuntimeError(error, `write to ${this.#name}`, "send");
   }
 
   #brokenPipe(): Error {
@@ -307,9 +333,9 @@ export class RuntimeWriter {
     );
   }
 
-  #interrupted(end: boolean): Error {
-    const [action, syscall] = end ? ["close the write side of", "shutdown"] as const : ["write to", "send"] as const;
-    return interruptedError(`${action} ${this.#name}`, "connection", syscall);
+  #interrupted(kind: Kind): Error {
+    const [action, syscall] = ACTIONS[kind];
+    return closedMeanwhileError(`${action} ${this.#name}`, "connection", syscall);
   }
 }
 

@@ -174,7 +174,7 @@ export class ConnStreams implements StreamEnds {
 
   /** A direction that fails ends the connection. */
   #failed(error: unknown): unknown {
-    const isClosed = error instanceof Deno.errors.Interrupted || error instanceof Deno.errors.BadResource;
+    const isClosed = error instanceof Deno.errors.BadResource;
     if (!isClosed) this.#failure ??= error;
     this.#conn.close();
     return this.#reasonOf(this.#failure ?? error);

@@ -15,35 +15,17 @@ import {
   optional,
   quote,
 } from "../internal/validate.ts";
+import { checkWait, type Wait, type WaitOptions } from "../internal/wait.ts";
 import { announcePollable } from "../poll/pollable.ts";
 import { connect } from "./connect.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { NativeConn } from "./native_conn.ts";
+import { checkInterest, type Readiness, type ReadyInterest } from "../poll/readiness.ts";
+import { finish } from "./finish.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import { atCaller } from "../internal/stack.ts";
 import { ConnStreams } from "./streams.ts";
 import type { TcpInfo } from "./tcp_info.ts";
-
-/**
- * Lets a call that waits be cancelled.
- *
- * @example Give up after 20 ms
- * ```ts
- * import { TcpListener, type WaitOptions } from "@c10k/sockets/tcp";
- * import { assertRejects } from "@std/assert";
- *
- * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
- * const options: WaitOptions = { signal: AbortSignal.timeout(20) };
- * await assertRejects(() => listener.accept(options), DOMException);
- * ```
- */
-export interface WaitOptions {
-  /**
-   * Cancels the call: it rejects with the signal's reason, and nothing is lost. `AbortSignal.timeout` of Deno aborts at
-   * once if it is asked for 2^31 ms (some 24 days) or more.
-   */
-  signal?: AbortSignal;
-}
 
 /**
  * How {@linkcode TcpConn.connect} connects.
@@ -68,13 +50,6 @@ export interface TcpConnectOptions extends WaitOptions {
    * @default {"127.0.0.1"}
    */
   hostname?: string;
-  /**
-   * Milliseconds within which there must be a connection, name resolution
-   * included.
-   *
-   * @default {Infinity}
-   */
-  timeout?: number;
   /**
    * The local IP address to connect from, an IPv6 one with or without brackets; needs `--allow-net` for it, too. If the
    * kernel chooses the port, connections to other servers can share it (`IP_BIND_ADDRESS_NO_PORT`). Native engine only.
@@ -102,6 +77,42 @@ export interface TcpConnectOptions extends WaitOptions {
   engine?: EngineOption;
 }
 
+/** Milliseconds in which a peer is to finish, if nothing else is said. */
+const FINISH_TIMEOUT = 5_000;
+
+/**
+ * When {@linkcode TcpConn.finish} gives a peer up.
+ *
+ * @example A peer that may take its time, but send no more than a megabyte
+ * ```ts
+ * import { type FinishOptions, TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * const server = await listener.accept();
+ *
+ * client.close();
+ * const options: FinishOptions = { timeout: 30_000, size: 1024 * 1024 };
+ * await server.finish(options);
+ * ```
+ */
+export interface FinishOptions {
+  /**
+   * Milliseconds in which the peer has to take what was written, and to finish.
+   *
+   * @default {5_000}
+   */
+  timeout?: number;
+  /**
+   * Bytes that are read and dropped at most.
+   *
+   * @default {Infinity}
+   */
+  size?: number;
+  /** Closes the connection at once; the call rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
 let construct: (driver: ConnDriver) => TcpConn;
 let disclose: (conn: TcpConn) => ConnDriver;
 
@@ -117,8 +128,8 @@ let disclose: (conn: TcpConn) => ConnDriver;
  *   `writeAll` the peer has the beginning of the data.
  * - The two directions are independent: the peer's end-of-file leaves this
  *   side able to write.
- * - `close()` wakes every call that waits, with `Deno.errors.Interrupted`;
- *   calls after it get `Deno.errors.BadResource`.
+ * - `close()` wakes every call that waits, with `Deno.errors.BadResource`, which
+ *   calls after it get, too.
  *
  * Requires `--allow-net`.
  *
@@ -188,19 +199,18 @@ export class TcpConn implements Deno.TcpConn {
     checkOptions(options);
     const port = checkPort(options.port, "port", 1);
     const hostname = checkHostname(options.hostname ?? "127.0.0.1");
-    const timeout = checkDuration(options.timeout ?? Infinity, "timeout");
     const noDelay = checkBoolean(options.noDelay ?? false, "noDelay");
     const keepAlive = checkKeepAlive(options.keepAlive ?? false);
     const localAddress = optional(options.localAddress, (value) => checkHostname(value, "localAddress"));
     const localPort = optional(options.localPort, (value) => checkPort(value, "localPort"));
     const engine = chooseEngine(options.engine, "connect TCP");
-    const signal = checkSignal(options);
+    const wait = checkWait(options);
     if (engine === "runtime") {
       if (localAddress !== undefined) throw needsNative("choose the local address");
       if (localPort !== undefined) throw needsNative("choose the local port");
       if (keepAlive.times !== undefined) throw needsNative("set keep-alive times");
     }
-    const driver = await connect({ engine, hostname, port, timeout, signal, localAddress, localPort });
+    const driver = await connect({ engine, hostname, port, wait, localAddress, localPort });
     try {
       if (noDelay) driver.setNoDelay(true);
       if (keepAlive.on) driver.setKeepAlive(true, keepAlive.times);
@@ -271,11 +281,10 @@ export class TcpConn implements Deno.TcpConn {
    * Reads what has arrived, and waits if that is nothing yet: recv(2).
    *
    * @param p Where to put the bytes.
-   * @param options A signal to stop waiting.
+   * @param options For how long to wait.
    * @returns The number of bytes, at least 1 unless `p` is empty; `null` if the peer has finished.
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
-   * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
-   * @throws {Deno.errors.BadResource} If the connection is closed already.
+   * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.
    *
    * @example Read to end-of-file
    * ```ts
@@ -295,22 +304,22 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   read(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
-    let signal: AbortSignal | undefined;
+    let wait: Wait | undefined;
     try {
-      signal = checkSignal(options);
+      wait = checkWait(options);
       // Last, since a getter of the options can resize or transfer `p`.
       checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.read(p, signal);
+    return this.#driver.read(p, wait);
   }
 
   /**
    * Copies what has arrived without taking it: recv(2) with `MSG_PEEK`.
    *
    * @param p Where to put the bytes.
-   * @param options A signal to stop waiting.
+   * @param options For how long to wait.
    * @returns The number of bytes; `null` if the peer has finished.
    * @throws {Deno.errors.BadResource} If the connection is closed.
    *
@@ -329,15 +338,105 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   peek(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
-    let signal: AbortSignal | undefined;
+    let wait: Wait | undefined;
     try {
-      signal = checkSignal(options);
+      wait = checkWait(options);
       // Last, since a getter of the options can resize or transfer `p`.
       checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.peek(p, signal);
+    return this.#driver.peek(p, wait);
+  }
+
+  /**
+   * Reads until `p` is full: recv(2) as often as that takes. A call that fails takes nothing: what has come stays for the
+   * next read. (On the native engine it is held by this object then, and a {@linkcode Multiplexer} does not know of it.)
+   *
+   * @param p What to fill.
+   * @param options For how long to wait.
+   * @returns The number of bytes, which is that of `p`; `null` if the peer has finished before the first byte.
+   * @throws {Deno.errors.UnexpectedEof} If the peer has finished after it.
+   * @throws {Deno.errors.TimedOut} If `p` is not full within `timeout`.
+   * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
+   * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.
+   *
+   * @example A message of four bytes
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * using server = await listener.accept();
+   *
+   * await client.writeAll(new Uint8Array([1, 2]));
+   * await client.writeAll(new Uint8Array([3, 4]));
+   * const p = new Uint8Array(4);
+   * assertEquals([await server.readFull(p), ...p], [4, 1, 2, 3, 4]);
+   * ```
+   */
+  readFull(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
+    let wait: Wait | undefined;
+    try {
+      wait = checkWait(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.readFull(p, wait);
+  }
+
+  /**
+   * Waits until {@linkcode TcpConn.tryRead} or {@linkcode TcpConn.tryWrite} is worth a call, and holds no buffer
+   * meanwhile: one buffer serves all connections. As long as something is left it resolves at once, and now and then it
+   * resolves although the call finds nothing. Takes its turn among the calls that wait on the same side.
+   *
+   * The runtime engine reads ahead to know, into a buffer of 4 KiB for each connection.
+   *
+   * @param interest What to wait for.
+   * @param options For how long to wait.
+   * @returns What the connection is ready for.
+   * @throws {TypeError} If there is nothing to wait for.
+   * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.
+   *
+   * @example One buffer for all
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * const p = new Uint8Array(64 * 1024);
+   *
+   * async function echo(conn: TcpConn): Promise<void> {
+   *   while (true) {
+   *     await conn.ready({ readable: true });
+   *     const n = conn.tryRead(p);
+   *     if (n === null) return conn.close();
+   *     // Copied, where the peer does not take it at once: others read into `p` meanwhile.
+   *     const sent = n === undefined ? n : conn.tryWrite(p.subarray(0, n)) ?? 0;
+   *     if (n !== undefined && sent < n) await conn.writeAll(p.slice(sent, n));
+   *   }
+   * }
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * const served = echo(await listener.accept());
+   * await client.writeAll(new TextEncoder().encode("hello"));
+   * console.log(await client.readFull(new Uint8Array(5))); // 5
+   * await client.closeWrite();
+   * await served;
+   * ```
+   */
+  ready(interest: ReadyInterest, options?: WaitOptions): Promise<Readiness> {
+    let wait: Wait | undefined;
+    let bits: number;
+    try {
+      wait = checkWait(options);
+      bits = checkInterest(interest);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.ready(bits, wait);
   }
 
   /**
@@ -372,12 +471,11 @@ export class TcpConn implements Deno.TcpConn {
    * at once, however full the buffer is.
    *
    * @param p The bytes; do not change them until the call is done.
-   * @param options A signal to stop waiting.
+   * @param options For how long to wait.
    * @returns The number of bytes written.
    * @throws {Deno.errors.BrokenPipe} If the peer is gone, or the write side is closed.
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
-   * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
-   * @throws {Deno.errors.BadResource} If the connection is closed already.
+   * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.
    *
    * @example Send what there is room for
    * ```ts
@@ -393,26 +491,25 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   write(p: Uint8Array, options?: WaitOptions): Promise<number> {
-    let signal: AbortSignal | undefined;
+    let wait: Wait | undefined;
     try {
-      signal = checkSignal(options);
+      wait = checkWait(options);
       // Last, since a getter of the options can resize or transfer `p`.
       checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.write(p, signal);
+    return this.#driver.write(p, wait);
   }
 
   /**
    * Writes all of `p`. Later writes wait for it, so data never mixes.
    *
    * @param p The bytes; do not change them until the call is done.
-   * @param options A signal to stop waiting.
+   * @param options For how long to wait.
    * @throws {Deno.errors.BrokenPipe} If the peer is gone, or the write side is closed.
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
-   * @throws {Deno.errors.Interrupted} If the connection is closed meanwhile.
-   * @throws {Deno.errors.BadResource} If the connection is closed already.
+   * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.
    *
    * @example Two messages, whole and in order
    * ```ts
@@ -430,15 +527,15 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   writeAll(p: Uint8Array, options?: WaitOptions): Promise<void> {
-    let signal: AbortSignal | undefined;
+    let wait: Wait | undefined;
     try {
-      signal = checkSignal(options);
+      wait = checkWait(options);
       // Last, since a getter of the options can resize or transfer `p`.
       checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.writeAll(p, signal);
+    return this.#driver.writeAll(p, wait);
   }
 
   /**
@@ -803,8 +900,45 @@ export class TcpConn implements Deno.TcpConn {
   }
 
   /**
-   * Closes the connection: close(2). What was written is still sent. Waiting
-   * calls are woken with `Deno.errors.Interrupted`. Calling it again does nothing.
+   * Ends the connection so that the peer gets all that was written: sends FIN after it, reads and drops what the peer
+   * still sends until it has finished, too, and closes. Just to close, with something unread or still on its way here,
+   * makes the kernel send RST, and the peer loses what it has not read yet.
+   *
+   * @param options When to give the peer up, after which the connection is closed all the same.
+   * @returns Once it is closed; also if the peer has reset it, or was given up.
+   * @throws {Deno.errors.BadResource} If the connection is closed already.
+   * @throws {unknown} The reason of a signal that is aborted.
+   *
+   * @example Answer, and let the rest of the request be
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * const server = await listener.accept();
+   *
+   * await client.writeAll(new Uint8Array(1_000)); // which nobody reads
+   * await server.writeAll(new Uint8Array(500_000));
+   * const finished = server.finish();
+   * assertEquals((await new Response(client.readable).bytes()).length, 500_000);
+   * client.close();
+   * await finished;
+   * ```
+   */
+  async finish(options: FinishOptions = {}): Promise<void> {
+    checkOptions(options);
+    const { size = Infinity, timeout = FINISH_TIMEOUT } = options;
+    const most = size === Infinity ? size : checkInteger(size, "size", 0, Number.MAX_SAFE_INTEGER);
+    const limit = checkDuration(timeout, "timeout");
+    await finish(this.#driver, most, { signal: checkSignal(options), timeout: limit });
+  }
+
+  /**
+   * Closes the connection: close(2). What was written is still sent, but if the peer has sent something that was not read,
+   * or goes on sending, the kernel answers with RST, and the peer loses what it has not read: {@linkcode TcpConn.finish}
+   * ends a connection whose peer may do so. Waiting calls are woken with `Deno.errors.BadResource`. Calling it again does
+   * nothing.
    */
   close(): void {
     this.#driver.close();

@@ -10,7 +10,6 @@ import {
   checkInteger,
   checkOptions,
   checkPort,
-  checkSignal,
   optional,
   quote,
 } from "../internal/validate.ts";
@@ -19,7 +18,9 @@ import type { ListenerDriver } from "./driver.ts";
 import { bindNative } from "./native_bind.ts";
 import { NativeListener } from "./native_listener.ts";
 import { RuntimeListener } from "./runtime_listener.ts";
-import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
+import { checkWait, type Wait, type WaitOptions } from "../internal/wait.ts";
+import { checkInterest, type Readiness, type ReadyInterest } from "../poll/readiness.ts";
+import { type TcpConn, wrapConn } from "./tcp_conn.ts";
 
 /**
  * How {@linkcode TcpListener.bind} listens.
@@ -280,9 +281,10 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
   /**
    * Takes the next connection, and waits if there is none: accept4(2).
    *
-   * @param options A signal to stop waiting; a connection that comes later goes to the next `accept`.
+   * @param options For how long to wait; a connection that comes later goes to the next `accept`.
    * @returns The connection, another socket than this one.
-   * @throws {Deno.errors.BadResource} If the listener is closed, also while this call waits.
+   * @throws {Deno.errors.TimedOut} If there is none within `timeout`.
+   * @throws {Deno.errors.BadResource} If the listener is closed, already or meanwhile.
    *
    * @example Wait for at most 50 ms
    * ```ts
@@ -290,11 +292,41 @@ export class TcpListener implements Deno.Listener<TcpConn, Deno.NetAddr> {
    * import { assertRejects } from "@std/assert";
    *
    * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
-   * await assertRejects(() => listener.accept({ signal: AbortSignal.timeout(50) }), DOMException);
+   * await assertRejects(() => listener.accept({ timeout: 50 }), Deno.errors.TimedOut);
    * ```
    */
   async accept(options?: WaitOptions): Promise<TcpConn> {
-    return wrapConn(await this.#driver.accept(checkSignal(options)));
+    return wrapConn(await this.#driver.accept(checkWait(options)));
+  }
+
+  /**
+   * Waits until {@linkcode TcpListener.tryAccept} is worth a call. On the runtime engine one connection is accepted ahead.
+   *
+   * @param interest What to wait for: `readable`, of which a listener has nothing else.
+   * @param options For how long to wait.
+   * @returns What the listener is ready for; now and then a connection is gone before it is accepted.
+   * @throws {TypeError} If it is not `readable` that is asked for.
+   * @throws {Deno.errors.BadResource} If the listener is closed, already or meanwhile.
+   *
+   * @example Take all that are there
+   * ```ts
+   * import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+   *
+   * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+   * using client = await TcpConn.connect({ port: listener.addr.port });
+   * await listener.ready({ readable: true });
+   * for (let conn = listener.tryAccept(); conn !== undefined; conn = listener.tryAccept()) conn.close();
+   * ```
+   */
+  ready(interest: ReadyInterest, options?: WaitOptions): Promise<Readiness> {
+    let wait: Wait | undefined;
+    try {
+      wait = checkWait(options);
+      checkInterest(interest, false);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.ready(wait);
   }
 
   /**

@@ -11,12 +11,10 @@ import type { SocketOption } from "../internal/socket_option.ts";
 import { atCaller } from "../internal/stack.ts";
 import { syscall } from "../internal/syscall.ts";
 import {
-  checkDuration,
   checkHostname,
   checkInteger,
   checkOptions,
   checkPort,
-  checkSignal,
   checkSocketOption,
   quote,
 } from "../internal/validate.ts";
@@ -25,30 +23,9 @@ import { permittedLocal } from "./native_bind.ts";
 import type { NativeConn } from "./native_conn.ts";
 import { openTcp, shakeHands } from "./native_connect.ts";
 import { NativeListener } from "./native_listener.ts";
-import { type TcpConn, type WaitOptions, wrapConn } from "./tcp_conn.ts";
+import { checkWait, type WaitOptions } from "../internal/wait.ts";
+import { type TcpConn, wrapConn } from "./tcp_conn.ts";
 import { type TcpListener, wrapListener } from "./tcp_listener.ts";
-
-/**
- * How {@linkcode TcpSocket.connect} connects.
- *
- * @example Within a second
- * ```ts
- * import { TcpListener, TcpSocket, type TcpSocketConnectOptions } from "@c10k/sockets/tcp";
- *
- * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
- * const options: TcpSocketConnectOptions = { timeout: 1_000 };
- * using conn = await TcpSocket.open("IPv4").connect(listener.addr, options);
- * console.log(conn.remoteAddr);
- * ```
- */
-export interface TcpSocketConnectOptions extends WaitOptions {
-  /**
-   * Milliseconds within which there must be a connection.
-   *
-   * @default {Infinity}
-   */
-  timeout?: number;
-}
 
 /**
  * The calls of the textbook one by one: socket, setsockopt, bind, then listen
@@ -244,16 +221,15 @@ export class TcpSocket implements Disposable {
    * console.log(conn.localAddr);
    * ```
    */
-  async connect(addr: { hostname: string; port: number }, o: TcpSocketConnectOptions = {}): Promise<TcpConn> {
+  async connect(addr: { hostname: string; port: number }, options?: WaitOptions): Promise<TcpConn> {
     checkOptions(addr, "addr");
     const address = { hostname: checkHostname(addr.hostname), port: checkPort(addr.port, "port", 1) };
-    const signal = checkSignal(o);
-    const timeout = checkDuration(o.timeout ?? Infinity, "timeout");
+    const wait = checkWait(options);
     const action = `connect TCP to ${formatAddress(address)}`;
     if (!this.#descriptor.isOpen) throw closedError(action, "socket", "connect");
     requireNet(address, action);
     return wrapConn(
-      await withDeadline<NativeConn>(action, { timeout, signal }, async (over) => {
+      await withDeadline<NativeConn>(action, wait, async (over) => {
         const owner = new Descriptor(this.#descriptor.detach());
         try {
           const to = (await resolveAll(address, over)).find(({ family }) => family === this.#family);

@@ -65,7 +65,7 @@ engineTest("calls on a closed UdpEndpoint fail with EBADF and name their system 
     ["recvfrom", () => endpoint.recvBatch(batch)],
     ["sendto", () => endpoint.sendTo(p, addr)],
     ["sendto", () => endpoint.trySendTo(p, addr)],
-    ["sendto", () => endpoint.sendBatch(batch, 1)],
+    ["sendto", () => endpoint.sendBatch(batch, { end: 1 })],
     ["connect", () => endpoint.connect(addr)],
     ["connect", () => endpoint.disconnect()],
     ["setsockopt", () => endpoint.setBroadcast(true)],

@@ -11,7 +11,18 @@ import { deadline } from "@std/async";
 import { examplesIn } from "../tools/examples.ts";
 import { haunt, hauntUdp } from "./_hostile.ts";
 import { descendants } from "./_process.ts";
-import { decode, encode, ENGINES, isMeasured, long, ROOT, runDeno, ServerProcess, some } from "./_util.ts";
+import {
+  decode,
+  encode,
+  ENGINES,
+  isMeasured,
+  long,
+  ROOT,
+  runDeno,
+  ServerProcess,
+  some,
+  withoutLeaks,
+} from "./_util.ts";
 
 const CLIENTS = 30;
 /** Where each has a thread or process of its own, which takes its time to start. */
@@ -158,12 +169,13 @@ for (const engine of ENGINES) {
   Deno.test({
     name: `[${engine}] examples outlive peers that reset, and with SIGTERM answer every client that has connected`,
     ignore: Deno.build.os === "windows",
-    async fn(t) {
-      using others = startOthers();
-      for (const one of some(2, casesOf(engine, others))) {
-        await t.step(`${one.example} ${one.args?.join(" ").replace(/\d{5}/, "PORT") ?? ""}`, () => tryOut(one));
-      }
-    },
+    fn: (t) =>
+      withoutLeaks(async () => {
+        using others = startOthers();
+        for (const one of some(2, casesOf(engine, others))) {
+          await t.step(`${one.example} ${one.args?.join(" ").replace(/\d{5}/, "PORT") ?? ""}`, () => tryOut(one));
+        }
+      }),
   });
 }
 
@@ -204,18 +216,19 @@ for (const engine of ENGINES) {
       POOLS.filter(({ balance }) => engine === "native" || !/shared|reuseport/.test(balance ?? "")),
     )
   ) {
-    Deno.test(`[${engine}] Pool.close() serves all that are queued, with ${JSON.stringify(one)}`, async () => {
-      const module = `data:application/typescript,${encodeURIComponent(ASKED)}`;
-      const listen = { hostname: "127.0.0.1", port: 0, engine };
-      const common = { kind: "worker", module, size: 2, signals: false, grace: 20_000 } as const;
-      // Most of them find no room when the pool closes.
-      const pool = await Pool.start({ ...common, listen, maxConnections: 3, ...one });
-      const answers = await askAll(pool.addr.port, 12);
-      const closed = pool.close();
-      assertEquals(await answers(), Array(12).fill("hello\n"));
-      await closed;
-      await assertRejects(() => TcpConn.connect({ port: pool.addr.port }), Deno.errors.ConnectionRefused);
-    });
+    Deno.test(`[${engine}] Pool.close() serves all that are queued, with ${JSON.stringify(one)}`, () =>
+      withoutLeaks(async () => {
+        const module = `data:application/typescript,${encodeURIComponent(ASKED)}`;
+        const listen = { hostname: "127.0.0.1", port: 0, engine };
+        const common = { kind: "worker", module, size: 2, signals: false, grace: 20_000 } as const;
+        // Most of them find no room when the pool closes.
+        const pool = await Pool.start({ ...common, listen, maxConnections: 3, ...one });
+        const answers = await askAll(pool.addr.port, 12);
+        const closed = pool.close();
+        assertEquals(await answers(), Array(12).fill("hello\n"));
+        await closed;
+        await assertRejects(() => TcpConn.connect({ port: pool.addr.port }), Deno.errors.ConnectionRefused);
+      }));
   }
 }
 

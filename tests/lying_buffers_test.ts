@@ -255,7 +255,7 @@ engineTest("write(), writeAll() and tryWrite() of nothing return at once on a fu
   assertEquals(await pair.client.peek(nothing), 0);
   assertEquals(pair.client.tryRead(nothing), 0);
   pair.client.close();
-  assertEquals((await end) instanceof Deno.errors.Interrupted, true);
+  assertEquals((await end) instanceof Deno.errors.BadResource, true);
   await assertRejects(() => pair.client.write(nothing), Deno.errors.BadResource);
   await assertRejects(() => pair.client.writeAll(nothing), Deno.errors.BadResource);
   await assertRejects(() => pair.client.read(nothing), Deno.errors.BadResource);

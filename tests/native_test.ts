@@ -111,7 +111,7 @@ nativeTest("detach() gives the descriptor away whole, and fromFd() takes it over
       await pair.server.read(new Uint8Array(3));
       await pair.server.read(new Uint8Array(3));
     },
-    Deno.errors.Interrupted,
+    Deno.errors.BadResource,
   );
   await eventually(() => pair.server.queues().receive === 0 ? true : undefined);
   const fd = pair.server.detach();
@@ -458,7 +458,7 @@ nativeTest(
     client.setOption("SO_SNDBUF", 10_000);
     // Its number is taken in the table of what is watched: no call of `client` can wait for the kernel.
     const other = TcpConn.fromFd(client.fd as number);
-    const ended = assertRejects(() => other.read(new Uint8Array(1)), Deno.errors.Interrupted);
+    const ended = assertRejects(() => other.read(new Uint8Array(1)), Deno.errors.BadResource);
     try {
       for (let full = 0; full < 5;) {
         full = other.tryWrite(new Uint8Array(100_000)) === undefined ? full + 1 : 0;
@@ -533,7 +533,7 @@ nativeTest("a closed number that the kernel gives out again is not touched by it
     assertEquals(await answer, 5);
     assertEquals(decode(p.subarray(0, 5)), "fresh");
     const stale = await reading;
-    assert(stale === 5 || stale instanceof Deno.errors.Interrupted);
+    assert(stale === 5 || stale instanceof Deno.errors.BadResource);
     first.close();
   }
 });
@@ -793,7 +793,7 @@ nativeTest("a registration that the kernel refuses rejects the call, and disturb
   await other.client.writeAll(encode("fine"));
   assertEquals(await waiting, 4);
   pair.server.close();
-  assert(await first instanceof Deno.errors.Interrupted);
+  assert(await first instanceof Deno.errors.BadResource);
 });
 
 nativeTest("TcpConn.connect() obeys timeout and signal while a name is looked up", async () => {

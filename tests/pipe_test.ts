@@ -54,7 +54,7 @@ engineTest("TcpConn.readable.pipeTo() of a source that fails aborts the destinat
   await left.client.writeAll(encode("x"));
   assertEquals(await readText(right.server), "x");
   left.server.close();
-  const error = await assertRejects(() => piping, Deno.errors.Interrupted);
+  const error = await assertRejects(() => piping, Deno.errors.BadResource);
   assertEquals(await readToEnd(right.server), 0);
   assertEquals(await readable.getReader().closed.catch((error) => error), error);
   assertEquals(await writable.getWriter().closed.catch((error) => error), error);

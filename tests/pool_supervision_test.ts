@@ -120,7 +120,7 @@ long(childTest)("Pool.close() in the midst of a reload ends the old children and
     }
     for (const { pid } of pool.stats()) pids.add(pid ?? 0);
     const closing = pool.close();
-    await reloading.catch((error) => assert(error instanceof Deno.errors.Interrupted, String(error)));
+    await reloading.catch((error) => assert(error instanceof Deno.errors.BadResource, String(error)));
     await closing;
     assertEquals(pool.stats(), []);
     if (kind === "process") assert(![...pids].some(isAlive));

@@ -126,7 +126,10 @@ const CALLS: Readonly<Record<string, () => Promise<void>>> = {
     using b = bindUdp();
     const batch = new DatagramBatch({ capacity: 1, datagramSize: 16 });
     batch.set(0, encode("ab"), b.addr);
-    assertEquals(await expectServed(a.fd, (signal) => a.sendBatch(batch, 1, signal && { signal })), [1, 1]);
+    assertEquals(await expectServed(a.fd, (signal) => a.sendBatch(batch, { end: 1, ...(signal && { signal }) })), [
+      1,
+      1,
+    ]);
   },
   "UnixSocket.receive()": async () => {
     const [here, there] = UnixSocket.pair();

@@ -256,7 +256,7 @@ Deno.test({
          try { TcpListener.bind({ ...listener.addr, engine }); } catch (error) { console.log(error.name); }
        }`,
     );
-    assertEquals([code, stderr, stdout], [0, "", "Interrupted null\nAddrInUse\n".repeat(2)]);
+    assertEquals([code, stderr, stdout], [0, "", "BadResource null\nAddrInUse\n".repeat(2)]);
   },
 });
 

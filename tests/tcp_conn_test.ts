@@ -340,7 +340,7 @@ engineTest("TcpConn gives backpressure: a writer waits for a reader that does no
   await delay(100);
   assertEquals(written, before, "the writer waits");
   pair.client.close();
-  await assertRejects(() => writing, Deno.errors.Interrupted);
+  await assertRejects(() => writing, Deno.errors.BadResource);
 });
 
 engineTest("TcpConn.closeWrite() sends FIN after what was written, and reading goes on", async (engine) => {
@@ -416,7 +416,7 @@ engineTest("TcpConn.writeAll() fails when the peer has vanished", async (engine)
   assert([BrokenPipe, ConnectionReset, ConnectionAborted].some((gone) => error instanceof gone), Deno.inspect(error));
 });
 
-engineTest("TcpConn.close() wakes all who wait with Interrupted", async (engine) => {
+engineTest("TcpConn.close() wakes all who wait with BadResource", async (engine) => {
   using pair = await Pair.open(engine);
   const { signal } = new AbortController();
   const big = new Uint8Array(32 * 1024 * 1024);
@@ -433,8 +433,8 @@ engineTest("TcpConn.close() wakes all who wait with Interrupted", async (engine)
   pair.client.close();
   for (const result of await settled) {
     assert(result.status === "rejected");
-    assert(result.reason instanceof Deno.errors.Interrupted, Deno.inspect(result.reason));
-    assert(result.reason.message.endsWith("connection was closed meanwhile (EINTR)"), result.reason.message);
+    assert(result.reason instanceof Deno.errors.BadResource, Deno.inspect(result.reason));
+    assert(result.reason.message.endsWith("connection was closed meanwhile (EBADF)"), result.reason.message);
   }
 });
 

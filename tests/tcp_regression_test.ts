@@ -16,7 +16,7 @@ engineTest("TcpConn.writeAll() with a signal never resolves when close() has cut
     pair.client.close();
     const outcome = await writing;
     if (outcome === "resolved") assertEquals(await readToEnd(pair.server), size);
-    else assert(outcome instanceof Deno.errors.Interrupted, Deno.inspect(outcome));
+    else assert(outcome instanceof Deno.errors.BadResource, Deno.inspect(outcome));
   }
 });
 
@@ -33,7 +33,7 @@ engineTest("TcpConn.close() wakes a read although tryWrite's bytes are still goi
   }
   const reading = pair.client.read(new Uint8Array(10));
   pair.client.close();
-  await assertRejects(() => reading, Deno.errors.Interrupted);
+  await assertRejects(() => reading, Deno.errors.BadResource);
   await readToEnd(pair.server).catch(() => {});
 });
 

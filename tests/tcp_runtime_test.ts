@@ -111,7 +111,7 @@ Deno.test("[runtime] Multiplexer outlives a failed accept for which nobody waits
 Deno.test("[runtime] TcpListener.close() closes the connection that Deno accepts at the same time", async () => {
   const accepted = Promise.withResolvers<FakeSocket>();
   const listener = listenerOver([accepted.promise]);
-  const accepting = assertRejects(() => listener.accept(), Deno.errors.BadResource, "listener is closed");
+  const accepting = assertRejects(() => listener.accept(), Deno.errors.BadResource, "listener was closed meanwhile");
   listener.close();
   const socket = Object.assign(new FakeSocket(), { close: () => socket.closed++ });
   accepted.resolve(socket);
@@ -184,7 +184,7 @@ Deno.test("[runtime] TcpConn.setNoDelay() and setKeepAlive() say that a write wa
       );
     }
     pair.client.close();
-    await assertRejects(() => writing, Deno.errors.Interrupted);
+    await assertRejects(() => writing, Deno.errors.BadResource);
   }));
 
 Deno.test("[runtime] TcpConn.closeWrite() takes a side that is gone for closed, and says what else went wrong", async () => {
@@ -199,7 +199,7 @@ Deno.test("[runtime] TcpConn.closeWrite() takes a side that is gone for closed, 
   const ending = late.conn.closeWrite();
   late.conn.close();
   closing.reject(new Deno.errors.BadResource("Bad resource ID"));
-  await assertRejects(() => ending, Deno.errors.Interrupted, `Cannot close the write side of ${NAME}`);
+  await assertRejects(() => ending, Deno.errors.BadResource, `Cannot close the write side of ${NAME}`);
 });
 
 Deno.test("[runtime] TcpConn tells the next call why bytes were not sent for which nobody waits", async () => {
@@ -251,7 +251,7 @@ for (const way of ["read", "tryRead"] as const) {
     const reading = way === "read" ? conn.read(new Uint8Array(5)) : undefined;
     if (way === "tryRead") assertEquals(conn.tryRead(new Uint8Array(5)), undefined);
     conn.close();
-    if (reading !== undefined) await assertRejects(() => reading, Deno.errors.Interrupted);
+    if (reading !== undefined) await assertRejects(() => reading, Deno.errors.BadResource);
     read.resolve(5);
     await delay(0);
     assertEquals([reads, socket.closed], [1, 0]);

@@ -48,7 +48,7 @@ engineTest("what a batch has received can be sent back as it stands", async (eng
   using two = new Two(engine);
   const batch = new DatagramBatch();
   for (let i = 0; i < 20; i++) batch.set(i, encode(`message ${i}`), two.b.addr);
-  await two.a.sendBatch(batch, 20);
+  await two.a.sendBatch(batch, { end: 20 });
   const echo = new DatagramBatch({ datagramSize: 64 });
   for (let n = 0; n < 20;) {
     n += await two.b.recvBatch(echo);
@@ -378,12 +378,12 @@ engineTest(
     for (let i = 0; i < 3; i++) batch.set(i, new Uint8Array([i]), two.a.addr);
     // So that the native engine has to wait, too.
     if (engine === "native") spendTurn();
-    const changed = two.b.sendBatch(batch, 3);
+    const changed = two.b.sendBatch(batch, { end: 3 });
     batch.length = 1;
     await assertRejects(() => changed, TypeError, "The batch was changed while the call waited");
     const abort = new AbortController();
     if (engine === "native") spendTurn();
-    const cancelled = two.b.sendBatch(batch, 1, abort);
+    const cancelled = two.b.sendBatch(batch, { end: 1, signal: abort.signal });
     abort.abort(new Error("stop"));
     await assertRejects(() => cancelled, Error, "stop");
   },
@@ -398,7 +398,7 @@ engineTest(
     batch.set(1, encode("not sent"));
     assertEquals(two.a.trySendBatch(batch), 1);
     const why = engine === "native" ? "EDESTADDRREQ" : "Cannot send without an address on the runtime engine";
-    assertThrows(() => two.a.trySendBatch(batch, 2, { start: 1 }), Error, why);
+    assertThrows(() => two.a.trySendBatch(batch, { start: 1, end: 2 }), Error, why);
     assertEquals(decode((await two.b.recvFrom(new Uint8Array(10))).data), "sent");
   },
 );
@@ -407,12 +407,16 @@ engineTest("UdpEndpoint.trySendBatch() goes on at `start`", async (engine) => {
   using two = new Two(engine);
   const batch = new DatagramBatch();
   for (let i = 0; i < 9; i++) batch.set(i, new Uint8Array([i]), two.b.addr);
-  assertEquals([two.a.trySendBatch(batch, 3), two.a.trySendBatch(batch, 5, { start: 3 })], [3, 2]);
-  assertEquals([two.a.trySendBatch(batch, 9, { start: 9 }), two.a.trySendBatch(batch, undefined, { start: 5 })], [
+  assertEquals([two.a.trySendBatch(batch, { end: 3 }), two.a.trySendBatch(batch, { start: 3, end: 5 })], [3, 2]);
+  assertEquals([two.a.trySendBatch(batch, { start: 9, end: 9 }), two.a.trySendBatch(batch, { start: 5 })], [
     0,
     4,
   ]);
-  assertThrows(() => two.a.trySendBatch(batch, 3, { start: 4 }), RangeError, "start must be an integer from 0 to 3");
+  assertThrows(
+    () => two.a.trySendBatch(batch, { start: 4, end: 3 }),
+    RangeError,
+    "start must be an integer from 0 to 3",
+  );
   const p = new Uint8Array(9);
   for (let i = 0; i < 9; i++) assertEquals((await two.b.recvFrom(p)).data, new Uint8Array([i]));
 });
@@ -430,7 +434,7 @@ nativeTest(
       );
     }
     assertEquals(two.a.trySendBatch(batch), 1);
-    assertThrows(() => two.a.trySendBatch(batch, 3, { start: 1 }), Deno.errors.PermissionDenied, "EACCES");
-    assertEquals(two.a.trySendBatch(batch, 3, { start: 2 }), 1);
+    assertThrows(() => two.a.trySendBatch(batch, { start: 1, end: 3 }), Deno.errors.PermissionDenied, "EACCES");
+    assertEquals(two.a.trySendBatch(batch, { start: 2, end: 3 }), 1);
   },
 );

@@ -120,7 +120,7 @@ nativeTest(
         batch.set(i, new Uint8Array([i]), receiver.addr, i === 7 ? {} : { localAddress: `127.0.0.${2 + (i >> 1)}` });
       }
       assertEquals(batch.localAddress(2), "127.0.0.3");
-      assertEquals([sender.trySendBatch(batch, 3), await sender.sendBatch(batch)], [3, 8]);
+      assertEquals([sender.trySendBatch(batch, { end: 3 }), await sender.sendBatch(batch)], [3, 8]);
       const from = [];
       for (let i = 0; i < 11; i++) from.push((await receiver.recvFrom(p)).address.hostname.at(-1));
       assertEquals(from.join(""), "22322334451");
@@ -187,8 +187,8 @@ nativeTest(
       const error = await assertRejects(() => endpoint.sendTo(p, to, { localAddress }), Error, why);
       assertMatch((error as Error & { code: string }).code, /^(EINVAL|ENETUNREACH|EADDRNOTAVAIL)$/);
       batch.set(0, new Uint8Array(1), to, { localAddress });
-      await assertRejects(() => endpoint.sendBatch(batch, 1), Error, why);
-      assertThrows(() => endpoint.trySendBatch(batch, 1), Error, why);
+      await assertRejects(() => endpoint.sendBatch(batch, { end: 1 }), Error, why);
+      assertThrows(() => endpoint.trySendBatch(batch, { end: 1 }), Error, why);
     }
     const far = { localAddress: "2001:db8::1" };
     await assertRejects(

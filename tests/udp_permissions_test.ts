@@ -110,12 +110,12 @@ permissionTest("[native] each datagram of a batch needs --allow-net for where it
     for (let i = 0; i < 5; i++) batch.set(i, new Uint8Array([i]), to(i % 2 === 0 ? ${allowed} : ${refused}));
     await tell(() => endpoint.sendBatch(batch));
     await tell(() => endpoint.trySendBatch(batch));
-    await tell(() => endpoint.trySendBatch(batch, 5, { start: 1 }));
+    await tell(() => endpoint.trySendBatch(batch, { start: 1, end: 5 }));
     await tell(() => endpoint.connect(to(${refused})));
     endpoint.connect(to(${allowed}));
-    await tell(() => endpoint.sendBatch(batch, 2));
+    await tell(() => endpoint.sendBatch(batch, { end: 2 }));
     batch.set(1, p);
-    await tell(() => endpoint.sendBatch(batch, 2));`,
+    await tell(() => endpoint.sendBatch(batch, { end: 2 }));`,
   );
   assertEquals(lines, ["NotCapable", "1", "NotCapable", "NotCapable", "NotCapable", "2"]);
   const p = new Uint8Array(9);

@@ -265,7 +265,7 @@ Deno.test("[runtime] UdpEndpoint.close() leaves to nobody what arrives, or fails
       else arrival.reject(outcome);
       endpoint.close();
       for (const result of await Promise.allSettled(calls)) {
-        assertEquals(result.status === "rejected" && result.reason.name, "Interrupted");
+        assertEquals(result.status === "rejected" && result.reason.name, "BadResource");
       }
       await delay(0);
       assertEquals(closed(), true);

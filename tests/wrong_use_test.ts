@@ -163,7 +163,7 @@ for (const backend of Multiplexer.backends()) {
       await assertRejects(() => mux.wait(), Deno.errors.Busy);
       mux.close();
       mux.close();
-      await assertRejects(() => waiting, Deno.errors.Interrupted);
+      await assertRejects(() => waiting, Deno.errors.BadResource);
       const calls: Calls<Multiplexer> = [
         ["register()", () => mux.register(pair.server, readable), GONE],
         ["modify()", () => mux.modify(pair.server, readable), GONE],
@@ -211,7 +211,7 @@ for (const backend of Multiplexer.backends()) {
           mux.wake();
           mux.close();
         }
-        await assertRejects(() => waiting, way === "abort" ? Error : Deno.errors.Interrupted);
+        await assertRejects(() => waiting, way === "abort" ? Error : Deno.errors.BadResource);
         mux.close();
       }
     }));
@@ -255,7 +255,7 @@ engineTest("a connection is closed from inside what waits for it", async (engine
     for (const result of await deadline(Promise.allSettled(calls), 5_000)) {
       if (result.status === "fulfilled") continue;
       const { name, message } = result.reason;
-      assert(name === "Interrupted" || name === "BadResource" || message === "stop", `${way}: ${name}: ${message}`);
+      assert(name === "BadResource" || message === "stop", `${way}: ${name}: ${message}`);
     }
     assertEquals(await deadline(pair.server.readable.pipeTo(new WritableStream()).catch(() => {}), 5_000), undefined);
   }
@@ -269,7 +269,7 @@ engineTest("a connection is closed from inside what waits for it", async (engine
   second.catch(() => {});
   await pair.client.writeAll(new Uint8Array(1));
   assertEquals(await first, 1);
-  await assertRejects(() => second, Deno.errors.Interrupted);
+  await assertRejects(() => second, Deno.errors.BadResource);
 });
 
 engineTest("a listener is closed from inside its own loop, an abort listener, and a handler", async (engine) => {
@@ -503,10 +503,10 @@ nativeTest("a descriptor with two owners is closed once for both, and says so", 
   const two = second.read(p());
   two.catch(() => {});
   second.close();
-  assert(["AlreadyExists", "Interrupted"].includes(await outcome(() => deadline(two, 5_000))));
+  assert(["AlreadyExists", "BadResource"].includes(await outcome(() => deadline(two, 5_000))));
   assertEquals(await outcome(() => pair.client.write(p())), GONE);
   pair.client.close();
-  await assertRejects(() => one, Deno.errors.Interrupted);
+  await assertRejects(() => one, Deno.errors.BadResource);
 });
 
 nativeTest("a listener with two owners tells the second one that the first one waits", async () => {

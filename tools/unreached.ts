@@ -187,7 +187,7 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
   },
   "process/pool/supervisor.ts": {
     [RACE]: [
-      'if (this.#isEnding) throw new Deno.errors.Interrupted("Cannot start a child: the pool was closed meanwhile");',
+      'if (this.#isEnding) throw new Deno.errors.BadResource("Cannot start a child: the pool was closed meanwhile");',
       "if (this.#slots[slot] !== undefined) return;",
     ],
   },
@@ -240,7 +240,7 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
     [GUARD]: ["if (!(error instanceof SyscallError)) throw error;"],
   },
   "udp/runtime_sending.ts": {
-    [RACE]: ['if (this.#closed) throw interruptedError(action, "endpoint");'],
+    [RACE]: ['if (this.#closed) throw closedMeanwhileError(action, "endpoint");'],
   },
 };
 

@@ -4,9 +4,10 @@
  *
  * - Arguments are valid and the signal is not aborted when a call arrives.
  * - After `close()` every call throws or rejects with `BadResource`, waiting
- *   calls are woken with `Interrupted`, and `close()` itself does nothing.
- * - A cancelled call rejects with `signal.reason`, and neither reads nor
- *   writes the caller's buffer afterwards; its datagram goes to the next call.
+ *   calls are woken with it, and `close()` itself does nothing.
+ * - A cancelled call rejects with `signal.reason`, one whose time is over with
+ *   `TimedOut`, and neither reads nor writes the caller's buffer afterwards; its
+ *   datagram goes to the next call.
  * - Receives are served in the order of the calls, and so are sends.
  * - What the engine cannot do throws `NotSupported` and names the way out.
  */
@@ -14,6 +15,8 @@
 import type { HostPort } from "../internal/address.ts";
 import type { Engine } from "../internal/engine.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
+import type { Wait } from "../internal/wait.ts";
+import type { Readiness } from "../poll/readiness.ts";
 import type { Pollable } from "../poll/pollable.ts";
 import type { DatagramBatch } from "./datagram_batch.ts";
 
@@ -95,22 +98,24 @@ export interface UdpDriver {
   readonly peer: Deno.NetAddr | undefined;
   /** The address of the datagram that was given out last, batches aside, if anything can be sent there. */
   readonly lastSender: Deno.NetAddr | undefined;
+  /** Waits for what is asked for, bits of `InterestBit`, without a buffer. */
+  ready(interest: number, wait: Wait | undefined): Promise<Readiness>;
   sendTo(
     p: Uint8Array,
     to: Deno.NetAddr,
     localAddress: string | undefined,
-    signal: AbortSignal | undefined,
+    wait: Wait | undefined,
   ): Promise<number>;
-  recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram>;
+  recvFrom(p: Uint8Array, peek: boolean, wait: Wait | undefined): Promise<Datagram>;
   trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined;
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined;
   connect(to: HostPort): void;
   disconnect(): void;
-  send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number>;
-  recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number>;
-  sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number>;
+  send(p: Uint8Array, wait: Wait | undefined): Promise<number>;
+  recvBatch(batch: DatagramBatch, wait: Wait | undefined): Promise<number>;
+  sendBatch(batch: DatagramBatch, start: number, end: number, wait: Wait | undefined): Promise<number>;
   tryRecvBatch(batch: DatagramBatch): number | undefined;
-  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined;
+  trySendBatch(batch: DatagramBatch, start: number, end: number): number | undefined;
   setMembership(options: MulticastOptions, join: boolean): void;
   setMulticastTtl(ttl: number): void;
   setMulticastLoopback(on: boolean): void;

@@ -31,13 +31,15 @@
 export { DatagramBatch, type DatagramBatchOptions } from "./datagram_batch.ts";
 export type { Datagram, MulticastOptions } from "./driver.ts";
 export {
+  type BatchRange,
   type RecvOptions,
+  type SendBatchOptions,
   type SendToOptions,
-  type TrySendOptions,
   type UdpBindOptions,
   UdpEndpoint,
-  type UdpWaitOptions,
 } from "./udp_endpoint.ts";
+export type { Readiness, ReadyInterest } from "../poll/readiness.ts";
+export type { WaitOptions } from "../internal/wait.ts";
 export { type Engine, type EngineOption, type EngineSupport, engineSupport } from "../internal/engine.ts";
 export { SyscallError } from "../internal/errors.ts";
 export { SocketOption } from "../internal/socket_option.ts";

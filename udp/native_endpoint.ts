@@ -3,7 +3,7 @@
 import { formatAddress, type HostPort, parseIPv4 } from "../internal/address.ts";
 import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { Descriptor } from "../internal/descriptor.ts";
-import { closedError, interruptedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
+import { closedError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveSync } from "../internal/resolve.ts";
 import {
@@ -26,9 +26,11 @@ import type { SocketOption } from "../internal/socket_option.ts";
 import { EAGAIN, receiveFrom, syscall, syscallError } from "../internal/syscall.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { PolledSocket } from "../poll/polled_socket.ts";
+import type { Wait } from "../internal/wait.ts";
 import type { NativePollable } from "../poll/pollable.ts";
+import { type Readiness, whenReady } from "../poll/readiness.ts";
 import type { EventHandler } from "../poll/reactor.ts";
-import { READ_SIDE, WRITE_SIDE } from "../poll/selector.ts";
+import { InterestBit, READ_SIDE, WRITE_SIDE } from "../poll/selector.ts";
 import { FunctionSide } from "../poll/side.ts";
 import { type DatagramBatch, hostOf, keepInfo, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
@@ -76,9 +78,9 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
   constructor(fd: number) {
     this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
     this.bound = this.#addr.hostname;
-    this.#socket = new PolledSocket(fd, this, () => `UDP endpoint ${formatAddress(this.#addr)}`);
+    this.#socket = new PolledSocket(fd, this, "endpoint", () => `UDP endpoint ${formatAddress(this.#addr)}`);
     this.#socket.leavesWhenBusy = true;
-    this.#receiving = new FunctionSide(this.#socket);
+    this.#receiving = new FunctionSide(this.#socket, InterestBit.READABLE, "receive on", "recvfrom");
     this.#sending = new NativeSending(this, this.#socket, this.#peers);
   }
 
@@ -152,17 +154,22 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
 
   onReady(ready: number): void {
     if (ready & READ_SIDE) this.#receiving.onReady();
-    if (ready & WRITE_SIDE) this.#sending.onReady();
+    if (ready & WRITE_SIDE) this.#sending.side.onReady();
   }
 
-  recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
+  ready(interest: number, wait: Wait | undefined): Promise<Readiness> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError("wait for", "epoll_wait"));
+    return whenReady(this.#receiving, this.#sending.side, interest, wait, () => `wait for ${this.#socket.name}`);
+  }
+
+  recvFrom(p: Uint8Array, peek: boolean, wait: Wait | undefined): Promise<Datagram> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on", "recvfrom"));
     const length = sizeOf(p);
     let waits = false;
     const received = this.#receiving.run(() => {
       if (waits) checkSameLength(p, length);
       return this.#receive(p, length, peek);
-    }, signal);
+    }, wait);
     waits = true;
     return received;
   }
@@ -176,25 +183,25 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
     p: Uint8Array,
     to: Deno.NetAddr,
     localAddress: string | undefined,
-    signal: AbortSignal | undefined,
+    wait: Wait | undefined,
   ): Promise<number> {
-    return this.#sending.sendTo(p, to, localAddress, signal);
+    return this.#sending.sendTo(p, to, localAddress, wait);
   }
 
   trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined {
     return this.#sending.trySendTo(p, to, localAddress);
   }
 
-  send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
-    return this.#sending.send(p, signal);
+  send(p: Uint8Array, wait: Wait | undefined): Promise<number> {
+    return this.#sending.send(p, wait);
   }
 
-  sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
-    return this.#sending.sendBatch(batch, count, signal);
+  sendBatch(batch: DatagramBatch, start: number, end: number, wait: Wait | undefined): Promise<number> {
+    return this.#sending.sendBatch(batch, start, end, wait);
   }
 
-  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
-    return this.#sending.trySendBatch(batch, start, count);
+  trySendBatch(batch: DatagramBatch, start: number, end: number): number | undefined {
+    return this.#sending.trySendBatch(batch, start, end);
   }
 
   connect(to: HostPort): void {
@@ -235,9 +242,9 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
     pendingErrno(fd);
   }
 
-  recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
+  recvBatch(batch: DatagramBatch, wait: Wait | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError("receive on", "recvfrom"));
-    return this.#receiving.run(() => chargeBatch(this.#socket, this.#receiveBatch(batch)), signal);
+    return this.#receiving.run(() => chargeBatch(this.#socket, this.#receiveBatch(batch)), wait);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
@@ -325,7 +332,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
   }
 
   #wake(): void {
-    this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "endpoint", "recvfrom"));
+    this.#receiving.close();
     this.#sending.close();
   }
 

@@ -2,13 +2,15 @@
 
 import { formatAddress, hostKind, type HostPort } from "../internal/address.ts";
 import { sizeOf } from "../internal/bytes.ts";
-import { closedError, interruptedError, socketError, SyscallError } from "../internal/errors.ts";
+import { closedError, closedMeanwhileError, socketError, SyscallError } from "../internal/errors.ts";
 import { mayReachAll, refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveAll } from "../internal/resolve.ts";
 import { MSG_NOSIGNAL } from "../internal/socket.ts";
 import { EAGAIN, syscallError, transmitTo } from "../internal/syscall.ts";
 import { checkSameLength } from "../internal/validate.ts";
+import { type Wait, waitFor, waitForAll } from "../internal/wait.ts";
 import type { PolledSocket } from "../poll/polled_socket.ts";
+import { InterestBit } from "../poll/selector.ts";
 import { FunctionSide } from "../poll/side.ts";
 import { addressIn, type BatchMemory, type DatagramBatch, localIn, localPeer, memoryOf } from "./datagram_batch.ts";
 import { chargeBatch, kernelBatch } from "./kernel_batch.ts";
@@ -39,22 +41,23 @@ export class NativeSending {
     this.#endpoint = endpoint;
     this.#socket = socket;
     this.#peers = peers;
-    this.#side = new FunctionSide(socket);
+    this.#side = new FunctionSide(socket, InterestBit.WRITABLE, "send on", "sendto");
   }
 
-  onReady(): void {
-    this.#side.onReady();
+  /** The calls that wait for room. */
+  get side(): FunctionSide {
+    return this.#side;
   }
 
   sendTo(
     p: Uint8Array,
     to: Deno.NetAddr,
     localAddress: string | undefined,
-    signal: AbortSignal | undefined,
+    wait: Wait | undefined,
   ): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError());
     const peer = this.#peers.encode(to.hostname, to.port);
-    if (peer === undefined) return this.#sendToName(p, to, localAddress, signal);
+    if (peer === undefined) return this.#sendToName(p, to, localAddress, wait);
     let local: Uint8Array<ArrayBuffer> | undefined;
     try {
       if (localAddress !== undefined) local = localPeer(this.#peers, localAddress, peer);
@@ -62,7 +65,7 @@ export class NativeSending {
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#send(p, sizeOf(p), peer, local, to, localAddress, signal);
+    return this.#send(p, sizeOf(p), peer, local, to, localAddress, wait);
   }
 
   trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined {
@@ -77,32 +80,32 @@ export class NativeSending {
     return this.#side.tryRun(() => this.#transmit(p, peer, local));
   }
 
-  send(p: Uint8Array, signal: AbortSignal | undefined): Promise<number> {
+  send(p: Uint8Array, wait: Wait | undefined): Promise<number> {
     if (!this.#socket.isOpen) return Promise.reject(this.#closedError());
-    return this.#send(p, sizeOf(p), undefined, undefined, undefined, undefined, signal);
+    return this.#send(p, sizeOf(p), undefined, undefined, undefined, undefined, wait);
   }
 
-  async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
-    if (!this.#socket.isOpen) throw this.#closedError();
-    let failure: Error | undefined;
-    for (let i = 0; i < count;) {
-      const start = i;
-      const sent = await this.#side.run(
-        () => chargeBatch(this.#socket, this.#sendBatch(batch, start, count)),
-        signal,
-      );
-      // One that cannot be reached is no event for the others.
-      if (typeof sent !== "number") failure ??= sent;
-      i += typeof sent === "number" ? sent : 1;
-    }
-    if (failure !== undefined) throw failure;
-    return count;
+  sendBatch(batch: DatagramBatch, start: number, end: number, wait: Wait | undefined): Promise<number> {
+    if (!this.#socket.isOpen) return Promise.reject(this.#closedError());
+    return waitForAll(wait, () => this.#sendingTo(undefined), async (signal) => {
+      const each = waitFor(signal);
+      let failure: Error | undefined;
+      for (let i = start; i < end;) {
+        const first = i;
+        const sent = await this.#side.run(() => chargeBatch(this.#socket, this.#sendBatch(batch, first, end)), each);
+        // One that cannot be reached is no event for the others.
+        if (typeof sent !== "number") failure ??= sent;
+        i += typeof sent === "number" ? sent : 1;
+      }
+      if (failure !== undefined) throw failure;
+      return end - start;
+    });
   }
 
-  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
+  trySendBatch(batch: DatagramBatch, start: number, end: number): number | undefined {
     if (!this.#socket.isOpen) throw this.#closedError();
-    if (start === count) return 0;
-    const sent = this.#side.tryRun(() => this.#sendBatch(batch, start, count));
+    if (start === end) return 0;
+    const sent = this.#side.tryRun(() => this.#sendBatch(batch, start, end));
     if (sent instanceof Error) throw sent;
     return sent;
   }
@@ -153,7 +156,7 @@ export class NativeSending {
     local: Uint8Array<ArrayBuffer> | undefined,
     to: HostPort | undefined,
     localAddress: string | undefined,
-    signal: AbortSignal | undefined,
+    wait: Wait | undefined,
   ): Promise<number> {
     let waits = false;
     const sent = this.#side.run(() => {
@@ -162,7 +165,7 @@ export class NativeSending {
         if (to !== undefined) this.#permitPeer(to, localAddress, peer as Peer);
       }
       return this.#transmit(p, peer, local);
-    }, signal);
+    }, wait);
     waits = true;
     return sent;
   }
@@ -197,7 +200,7 @@ export class NativeSending {
     p: Uint8Array,
     to: HostPort,
     localAddress: string | undefined,
-    signal: AbortSignal | undefined,
+    wait: Wait | undefined,
   ): Promise<number> {
     const action = this.#sendingTo(to);
     const size = sizeOf(p);
@@ -206,17 +209,19 @@ export class NativeSending {
     const family = local === undefined ? undefined : familyOf(local);
     this.#permit(to, localAddress);
     try {
-      const closed = (this.#closing ??= new AbortController()).signal;
-      const resolved = await resolveAll(to, signal === undefined ? closed : AbortSignal.any([signal, closed]));
-      const address = resolved.find((one) =>
-        (this.#endpoint.addr.hostname.includes(":") || one.family === "IPv4") && (family ?? one.family) === one.family
-      );
-      if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
-      const peer = this.#peers.encode(address.hostname, address.port) as Peer;
-      this.#permitPeer(to, localAddress, peer);
-      if (!this.#socket.isOpen) throw interruptedError(action, "endpoint", "sendto");
-      checkSameLength(p, size);
-      return await this.#send(p, size, peer, local, to, localAddress, signal);
+      return await waitForAll(wait, () => action, async (signal) => {
+        const closed = (this.#closing ??= new AbortController()).signal;
+        const resolved = await resolveAll(to, signal === undefined ? closed : AbortSignal.any([signal, closed]));
+        const address = resolved.find((one) =>
+          (this.#endpoint.addr.hostname.includes(":") || one.family === "IPv4") && (family ?? one.family) === one.family
+        );
+        if (address === undefined) throw new SyscallError("sendto", "EAFNOSUPPORT");
+        const peer = this.#peers.encode(address.hostname, address.port) as Peer;
+        this.#permitPeer(to, localAddress, peer);
+        if (!this.#socket.isOpen) throw closedMeanwhileError(action, "endpoint", "sendto");
+        checkSameLength(p, size);
+        return await this.#send(p, size, peer, local, to, localAddress, waitFor(signal));
+      });
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;
     }
@@ -247,8 +252,7 @@ export class NativeSending {
 
   /** Wakes all who wait. */
   close(): void {
-    const error = () => interruptedError(`send on ${this.#socket.name}`, "endpoint", "sendto");
-    this.#closing?.abort(error());
-    this.#side.close(error);
+    this.#closing?.abort(closedMeanwhileError(`send on ${this.#socket.name}`, "endpoint", "sendto"));
+    this.#side.close();
   }
 }

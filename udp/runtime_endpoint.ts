@@ -6,7 +6,9 @@ import { needsNative } from "../internal/engine.ts";
 import { closedError, fromRuntimeError, notSupportedError } from "../internal/errors.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 
+import type { Wait } from "../internal/wait.ts";
 import { type RuntimePollable, type Watcher, Watchers } from "../poll/pollable.ts";
+import { type Readiness, whenReady } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import type { DatagramBatch } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
@@ -90,9 +92,14 @@ export class RuntimeEndpoint implements UdpDriver, RuntimePollable {
     return interest & InterestBit.WRITABLE && this.#sending.hasRoom ? ready | ReadyBit.WRITABLE : ready;
   }
 
-  recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
+  ready(interest: number, wait: Wait | undefined): Promise<Readiness> {
+    if (this.#closed) return Promise.reject(this.#closedError("wait for", "epoll_wait"));
+    return whenReady(this.#receiving, this.#sending, interest, wait, () => `wait for ${this.name}`);
+  }
+
+  recvFrom(p: Uint8Array, peek: boolean, wait: Wait | undefined): Promise<Datagram> {
     if (this.#closed) return Promise.reject(this.#closedError("receive on", "recvfrom"));
-    return this.#receiving.recvFrom(p, peek, signal);
+    return this.#receiving.recvFrom(p, peek, wait);
   }
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -104,10 +111,10 @@ export class RuntimeEndpoint implements UdpDriver, RuntimePollable {
     p: Uint8Array,
     to: Deno.NetAddr,
     localAddress: string | undefined,
-    signal: AbortSignal | undefined,
+    wait: Wait | undefined,
   ): Promise<number> {
     if (localAddress !== undefined && !this.#closed) return Promise.reject(needsLocal(`send from ${localAddress}`));
-    return this.#sending.sendTo(p, to, signal);
+    return this.#sending.sendTo(p, to, wait);
   }
 
   trySendTo(p: Uint8Array, to: Deno.NetAddr, localAddress: string | undefined): number | undefined {
@@ -130,9 +137,9 @@ export class RuntimeEndpoint implements UdpDriver, RuntimePollable {
     return Promise.reject(needsNative("send without an address"));
   }
 
-  recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
+  recvBatch(batch: DatagramBatch, wait: Wait | undefined): Promise<number> {
     if (this.#closed) return Promise.reject(this.#closedError("receive on", "recvfrom"));
-    return this.#receiving.recvBatch(batch, signal);
+    return this.#receiving.recvBatch(batch, wait);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
@@ -140,12 +147,12 @@ export class RuntimeEndpoint implements UdpDriver, RuntimePollable {
     return this.#receiving.tryRecvBatch(batch);
   }
 
-  sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
-    return this.#sending.sendBatch(batch, count, signal);
+  sendBatch(batch: DatagramBatch, start: number, end: number, wait: Wait | undefined): Promise<number> {
+    return this.#sending.sendBatch(batch, start, end, wait);
   }
 
-  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
-    return this.#sending.trySendBatch(batch, start, count);
+  trySendBatch(batch: DatagramBatch, start: number, end: number): number | undefined {
+    return this.#sending.trySendBatch(batch, start, end);
   }
 
   setMembership(options: MulticastOptions, join: boolean): void {

@@ -2,10 +2,12 @@
 
 import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
-import { fromRuntimeError, interruptedError } from "../internal/errors.ts";
+import { closedMeanwhileError, fromRuntimeError } from "../internal/errors.ts";
 import { again } from "../internal/stack.ts";
 import { checkSameLength } from "../internal/validate.ts";
+import type { Wait } from "../internal/wait.ts";
 import type { Watchers } from "../poll/pollable.ts";
+import { type Readiness, readinessOf } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { type DatagramBatch, memoryOf, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram } from "./driver.ts";
@@ -88,8 +90,8 @@ export class RuntimeReceiving {
     return this.#failure === undefined ? ready : ready | ReadyBit.ERROR;
   }
 
-  recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
-    const received = this.#begin(signal);
+  recvFrom(p: Uint8Array, peek: boolean, wait: Wait | undefined): Promise<Datagram> {
+    const received = this.#begin(wait);
     if (received !== undefined && !peek) {
       this.#into = p;
       this.#intoLength = sizeOf(p);
@@ -104,7 +106,7 @@ export class RuntimeReceiving {
         return this.#take(p, peek);
       },
       received,
-      signal,
+      wait,
     );
   }
 
@@ -112,8 +114,23 @@ export class RuntimeReceiving {
     return this.#try(() => this.#take(p, peek));
   }
 
-  recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
-    return this.#receive(() => this.#takeBatch(batch), this.#begin(signal), signal);
+  /** There is a datagram or a failure, and nobody waits for it. */
+  get isKnownReady(): boolean {
+    return !this.isAwaited && this.#isReady();
+  }
+
+  /** Waits for a datagram or a failure, and takes neither. */
+  ready(wait: Wait | undefined): Promise<Readiness> {
+    const found = () => readinessOf(ReadyBit.READABLE, InterestBit.READABLE);
+    return this.#receive(() => this.#isReady() ? found() : undefined, undefined, wait);
+  }
+
+  #isReady(): boolean {
+    return this.#failure !== undefined || this.#transport.peek() !== undefined;
+  }
+
+  recvBatch(batch: DatagramBatch, wait: Wait | undefined): Promise<number> {
+    return this.#receive(() => this.#takeBatch(batch), this.#begin(wait), wait);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
@@ -135,7 +152,7 @@ export class RuntimeReceiving {
   #receive<T>(
     take: () => T | undefined,
     received: Promise<Received> | undefined,
-    signal: AbortSignal | undefined,
+    wait: Wait | undefined,
   ): Promise<T> {
     if (received !== undefined) {
       this.#next = take;
@@ -154,7 +171,7 @@ export class RuntimeReceiving {
         return Promise.reject(error);
       }
     }
-    const waiter = new PendingCall<T>(signal, () => {
+    const waiter = new PendingCall<T>(wait, () => `receive on ${this.#name}`, () => {
       this.#waiting.compact();
       this.#updateRef();
     });
@@ -165,7 +182,7 @@ export class RuntimeReceiving {
 
   /** Puts a call back that has lost its own receive, before all others: a promise for each receive would be a chain. */
   #receiveFirst(take: () => unknown): Promise<unknown> {
-    const waiter = new PendingCall<unknown>(undefined, () => {});
+    const waiter = new PendingCall<unknown>(undefined, () => "", () => {});
     this.#putBack = Object.assign(waiter, { take }) as unknown as Receive;
     this.#waiting.unshift(this.#putBack);
     this.changed();
@@ -173,8 +190,8 @@ export class RuntimeReceiving {
   }
 
   /** Begins a receive for one call alone, which cannot be cancelled: as a server's loop does all the time. */
-  #begin(signal: AbortSignal | undefined): Promise<Received> | undefined {
-    if (signal !== undefined || this.#closed || this.isAwaited || this.#failure !== undefined) return undefined;
+  #begin(wait: Wait | undefined): Promise<Received> | undefined {
+    if (wait !== undefined || this.#closed || this.isAwaited || this.#failure !== undefined) return undefined;
     return this.#transport.receive?.();
   }
 
@@ -282,7 +299,7 @@ export class RuntimeReceiving {
   }
 
   #interrupted(): Error {
-    return interruptedError(`receive on ${this.#name}`, "endpoint", "recvfrom");
+    return closedMeanwhileError(`receive on ${this.#name}`, "endpoint", "recvfrom");
   }
 
   #receiveError(error: unknown): Error {

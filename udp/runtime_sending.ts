@@ -6,15 +6,19 @@ import { mapped, specified } from "../internal/destination.ts";
 import { needsNative } from "../internal/engine.ts";
 import {
   closedError,
+  closedMeanwhileError,
   codeOf,
   fromRuntimeError,
-  interruptedError,
   socketError,
   SyscallError,
 } from "../internal/errors.ts";
+import { CallQueue, PendingCall } from "../internal/call_queue.ts";
 import { refuseDenied, refuseUnlessGranted, requireNet } from "../internal/permissions.ts";
 import { resolveAll } from "../internal/resolve.ts";
 import { checkSameLength } from "../internal/validate.ts";
+import { type Wait, waitFor, waitForAll } from "../internal/wait.ts";
+import { type Readiness, readinessOf } from "../poll/readiness.ts";
+import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { addressIn, type BatchMemory, type DatagramBatch, dataIn, localIn, memoryOf } from "./datagram_batch.ts";
 import { noAddress } from "./peer_cache.ts";
 import { certainReason, LARGEST_OVER_IPV4, likelyReason, type Reason, type Sender } from "./runtime_reasons.ts";
@@ -46,6 +50,8 @@ export class RuntimeSending implements Sender {
   #reachable: string | undefined;
   #count = 0;
   #last: Promise<number> = Promise.resolve(0);
+  /** Calls that wait for room. */
+  readonly #waiting = new CallQueue<PendingCall<void>>();
   /** Why a send failed that nobody waits for. */
   #failure: Error | undefined;
   /** Ends the look-ups of names, once there was one. */
@@ -54,6 +60,7 @@ export class RuntimeSending implements Sender {
   // Made once an endpoint, not once a datagram.
   readonly #onSent = (n: number): number => {
     this.#events.done(this.#count-- === MOST_SENDS);
+    for (const call of this.#waiting.drain()) call.resolve();
     return n;
   };
 
@@ -85,14 +92,36 @@ export class RuntimeSending implements Sender {
     return this.#count < MOST_SENDS;
   }
 
-  sendTo(p: Uint8Array, address: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
+  /** There is room. */
+  get isKnownReady(): boolean {
+    return this.hasRoom;
+  }
+
+  /** Waits for room. */
+  async ready(wait: Wait | undefined): Promise<Readiness> {
+    if (!this.hasRoom) {
+      const call = new PendingCall<void>(wait, () => `wait for ${this.#name}`, () => this.#waiting.compact());
+      this.#waiting.push(call);
+      await call.promise;
+    }
+    return readinessOf(ReadyBit.WRITABLE, InterestBit.WRITABLE);
+  }
+
+  sendTo(p: Uint8Array, address: Deno.NetAddr, wait: Wait | undefined): Promise<number> {
     if (this.#closed) return Promise.reject(this.#closedError());
     const to = this.#reachedAs(address);
     const problem = this.#problem(sizeOf(p), to);
     if (problem !== undefined) return Promise.reject(problem);
     // Cheaper than to look at the name.
-    if (to.hostname !== this.#reachable && hostKind(to.hostname) === "name") return this.#sendToName(p, to, signal);
-    return signal === undefined ? this.#send(p, sizeOf(p), to) : this.#sendOrAbort(p, sizeOf(p), to, signal);
+    if (to.hostname !== this.#reachable && hostKind(to.hostname) === "name") {
+      return waitForAll(wait, () => this.#sending(to), (signal) => this.#sendToName(p, to, signal));
+    }
+    return wait === undefined ? this.#send(p, sizeOf(p), to) : this.#sendOrEnd(p, to, wait);
+  }
+
+  #sendOrEnd(p: Uint8Array, to: Deno.NetAddr, wait: Wait): Promise<number> {
+    const size = sizeOf(p);
+    return waitForAll(wait, () => this.#sending(to), (signal) => this.#sendOrAbort(p, size, to, signal as AbortSignal));
   }
 
   trySendTo(p: Uint8Array, address: Deno.NetAddr): number | undefined {
@@ -109,15 +138,26 @@ export class RuntimeSending implements Sender {
     return copy.length;
   }
 
-  async sendBatch(batch: DatagramBatch, count: number, signal: AbortSignal | undefined): Promise<number> {
-    if (this.#closed) throw this.#closedError();
+  sendBatch(batch: DatagramBatch, start: number, end: number, wait: Wait | undefined): Promise<number> {
+    if (this.#closed) return Promise.reject(this.#closedError());
+    const action = () => `send on ${this.#name}`;
+    return waitForAll(wait, action, (signal) => this.#sendBatch(batch, start, end, signal));
+  }
+
+  async #sendBatch(
+    batch: DatagramBatch,
+    start: number,
+    end: number,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
+    const each = waitFor(signal);
     let failure: unknown;
-    for (let i = 0; i < count; i++) {
+    for (let i = start; i < end; i++) {
       try {
         signal?.throwIfAborted();
         const memory = memoryOf(batch);
         if (i >= memory.length) throw atCaller(new TypeError("The batch was changed while the call waited"));
-        await this.sendTo(dataIn(memory, i), destinationIn(memory, i), signal);
+        await this.sendTo(dataIn(memory, i), destinationIn(memory, i), each);
       } catch (error) {
         if (this.#closed || signal?.aborted || error instanceof TypeError) throw error;
         // One that cannot be reached is no event for the others.
@@ -125,14 +165,14 @@ export class RuntimeSending implements Sender {
       }
     }
     if (failure !== undefined) throw failure;
-    return count;
+    return end - start;
   }
 
-  trySendBatch(batch: DatagramBatch, start: number, count: number): number | undefined {
+  trySendBatch(batch: DatagramBatch, start: number, end: number): number | undefined {
     if (this.#closed) throw this.#closedError();
     this.throwFailure();
     const memory = memoryOf(batch);
-    for (let i = start; i < count; i++) {
+    for (let i = start; i < end; i++) {
       try {
         const to = destinationIn(memory, i);
         if (this.trySendTo(dataIn(memory, i), to) === undefined) return i > start ? i - start : undefined;
@@ -141,7 +181,7 @@ export class RuntimeSending implements Sender {
         throw error;
       }
     }
-    return count - start;
+    return end - start;
   }
 
   throwFailure(): void {
@@ -152,7 +192,10 @@ export class RuntimeSending implements Sender {
 
   close(): void {
     this.#closed = true;
-    this.#closing?.abort(interruptedError(`send on ${this.#name}`, "endpoint", "sendto"));
+    for (const call of this.#waiting.drain()) {
+      call.reject(closedMeanwhileError(`wait for ${this.#name}`, "endpoint", "epoll_wait"));
+    }
+    this.#closing?.abort(closedMeanwhileError(`send on ${this.#name}`, "endpoint", "sendto"));
   }
 
   /** A destination in the form that this system takes. */
@@ -175,7 +218,7 @@ export class RuntimeSending implements Sender {
     } catch (error) {
       throw error instanceof SyscallError ? socketError(action, error) : error;
     }
-    if (this.#closed) throw interruptedError(action, "endpoint", "sendto");
+    if (this.#closed) throw closedMeanwhileError(action, "endpoint", "sendto");
     checkSameLength(p, size);
     const problem = this.#problem(size, address);
     if (problem !== undefined) throw problem;
@@ -232,7 +275,7 @@ export class RuntimeSending implements Sender {
     // The buffer was taken away.
     if (error instanceof TypeError && codeOf(error) === undefined) return error;
     const action = this.#sending(to);
-    if (this.#closed) return interruptedError(action, "endpoint", "sendto");
+    if (this.#closed) return closedMeanwhileError(action, "endpoint", "sendto");
     try {
       // node:dgram does not say that it was the permission.
       refuseUnlessGranted(to, action);

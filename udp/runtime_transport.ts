@@ -251,7 +251,7 @@ class DgramTransport implements RuntimeTransport {
   close(): void {
     clearInterval(this.#hold);
     this.node.close();
-    for (const reject of this.#sends) reject(new Deno.errors.Interrupted("Socket was closed"));
+    for (const reject of this.#sends) reject(new Deno.errors.BadResource("Socket was closed"));
   }
 }
 

@@ -13,11 +13,12 @@ import {
   checkInteger,
   checkOptions,
   checkPort,
-  checkSignal,
   checkSocketOption,
   quote,
 } from "../internal/validate.ts";
+import { checkWait, type Wait, type WaitOptions } from "../internal/wait.ts";
 import { announcePollable } from "../poll/pollable.ts";
+import { checkInterest, type Readiness, type ReadyInterest } from "../poll/readiness.ts";
 import { checkLocalAddress, type DatagramBatch, isBatch, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
 import { NativeEndpoint } from "./native_endpoint.ts";
@@ -101,24 +102,6 @@ export interface UdpBindOptions {
 }
 
 /**
- * Options of calls that wait.
- *
- * @example Give up after 20 ms
- * ```ts
- * import { UdpEndpoint, type UdpWaitOptions } from "@c10k/sockets/udp";
- * import { assertRejects } from "@std/assert";
- *
- * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
- * const options: UdpWaitOptions = { signal: AbortSignal.timeout(20) };
- * await assertRejects(() => endpoint.recvFrom(new Uint8Array(100), options), DOMException);
- * ```
- */
-export interface UdpWaitOptions {
-  /** Stops waiting: the call rejects with the signal's reason. */
-  signal?: AbortSignal;
-}
-
-/**
  * Options of {@linkcode UdpEndpoint.recvFrom}.
  *
  * @example Look, and leave it there
@@ -135,7 +118,7 @@ export interface UdpWaitOptions {
  * assertEquals((await b.recvFrom(p, options)).size, (await b.recvFrom(p)).size);
  * ```
  */
-export interface RecvOptions extends UdpWaitOptions {
+export interface RecvOptions extends WaitOptions {
   /**
    * Leave the datagram for the next call: `MSG_PEEK`.
    *
@@ -165,7 +148,7 @@ export interface RecvOptions extends UdpWaitOptions {
  * }
  * ```
  */
-export interface SendToOptions extends UdpWaitOptions {
+export interface SendToOptions extends WaitOptions {
   /**
    * The address of this machine that the datagram leaves from, with the
    * endpoint's port; by default the kernel's choice. A link-local address has
@@ -175,35 +158,54 @@ export interface SendToOptions extends UdpWaitOptions {
 }
 
 /**
- * Options of {@linkcode UdpEndpoint.trySendBatch}.
+ * Which datagrams of a batch to send.
  *
  * @example Go on where there was no room
  * ```ts
- * import { DatagramBatch, type TrySendOptions, UdpEndpoint } from "@c10k/sockets/udp";
+ * import { type BatchRange, DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
  *
  * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
  * const batch = new DatagramBatch();
  * for (let i = 0; i < 9; i++) batch.set(i, new Uint8Array([i]), endpoint.addr);
  *
- * const options: TrySendOptions = { start: endpoint.trySendBatch(batch) ?? 0 };
- * endpoint.trySendBatch(batch, undefined, options); // what is left, if anything
+ * const rest: BatchRange = { start: endpoint.trySendBatch(batch) ?? 0 };
+ * endpoint.trySendBatch(batch, rest); // what is left, if anything
  * ```
  */
-export interface TrySendOptions {
+export interface BatchRange {
   /**
-   * The number of the first datagram to send.
+   * The number of the first.
    *
    * @default {0}
    */
   start?: number;
+  /** The number after that of the last; by default all are sent from `start` on. */
+  end?: number;
 }
+
+/**
+ * Options of {@linkcode UdpEndpoint.sendBatch}.
+ *
+ * @example All but the first, within a second
+ * ```ts
+ * import { DatagramBatch, type SendBatchOptions, UdpEndpoint } from "@c10k/sockets/udp";
+ *
+ * using endpoint = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+ * const batch = new DatagramBatch();
+ * for (let i = 0; i < 9; i++) batch.set(i, new Uint8Array([i]), endpoint.addr);
+ *
+ * const options: SendBatchOptions = { start: 1, timeout: 1_000 };
+ * console.log(await endpoint.sendBatch(batch, options)); // 8
+ * ```
+ */
+export interface SendBatchOptions extends BatchRange, WaitOptions {}
 
 /**
  * A UDP socket: one socket, many peers, no connection. Datagrams arrive whole,
  * each once, twice or never, and in any order (RFC 768).
  *
  * Cancelling loses nothing: a datagram that arrives later goes to the next
- * call. `close()` wakes every call that waits, with `Deno.errors.Interrupted`.
+ * call. `close()` wakes every call that waits, with `Deno.errors.BadResource`.
  *
  * That a peer is not there (ICMP) no call is told, but on a connected endpoint.
  * What can be known at once is told by the send: in a server's loop catch it,
@@ -355,7 +357,7 @@ export class UdpEndpoint {
    *
    * @param p What to send, up to 65,507 bytes over IPv4; do not change it until the call is done.
    * @param to Where to send it. An object that `recvFrom` has returned costs least, a name is looked up each time.
-   * @param options A signal to stop waiting for room, and the local address that the datagram leaves from. That one
+   * @param options For how long to wait for room, and the local address that the datagram leaves from. That one
    * needs `--allow-net` for it and the endpoint's port, as binding to it would.
    * @returns The number of bytes, all of `p`; they have left this program, which does not mean that they arrive.
    * @throws {Error} If the datagram is too large (`EMSGSIZE`), or there is no way to the peer (`EHOSTUNREACH`, …): in
@@ -379,7 +381,7 @@ export class UdpEndpoint {
    * ```
    */
   sendTo(p: Uint8Array, to: { hostname: string; port: number }, options?: SendToOptions): Promise<number> {
-    let signal: AbortSignal | undefined;
+    let wait: Wait | undefined;
     let address: Deno.NetAddr;
     let localAddress: string | undefined;
     try {
@@ -387,7 +389,7 @@ export class UdpEndpoint {
       // A server's answer goes to an address that was made here, and cannot have been changed.
       address = lastSender !== undefined && to === lastSender ? lastSender : checkAddress(to);
       if (options !== undefined) {
-        signal = checkSignal(options);
+        wait = checkWait(options);
         localAddress = checkLocalAddress(options);
       }
       // Last, since the getters of an object can resize or transfer `p`.
@@ -395,18 +397,17 @@ export class UdpEndpoint {
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.sendTo(p, address, localAddress, signal);
+    return this.#driver.sendTo(p, address, localAddress, wait);
   }
 
   /**
    * Receives a datagram, and waits if there is none yet: recvfrom(2).
    *
    * @param p Where to put it; what does not fit is lost, and `truncated` tells so.
-   * @param options A signal to stop waiting, and whether to leave the datagram there.
+   * @param options For how long to wait, and whether to leave the datagram there.
    * @returns The datagram; its `data` is a view of the beginning of `p`.
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
-   * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
-   * @throws {Deno.errors.BadResource} If the endpoint is closed already.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed, already or meanwhile.
    *
    * @example Who has sent it
    * ```ts
@@ -421,16 +422,16 @@ export class UdpEndpoint {
    * ```
    */
   recvFrom(p: Uint8Array, options?: RecvOptions): Promise<Datagram> {
-    let signal: AbortSignal | undefined;
+    let wait: Wait | undefined;
     let peek: boolean;
     try {
-      signal = checkSignal(options);
+      wait = checkWait(options);
       peek = checkBoolean(options?.peek ?? false, "peek");
       checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.recvFrom(p, peek, signal);
+    return this.#driver.recvFrom(p, peek, wait);
   }
 
   /**
@@ -467,6 +468,43 @@ export class UdpEndpoint {
     const localAddress = options === undefined ? undefined : checkLocalAddress(options);
     checkBytes(p);
     return this.#driver.trySendTo(p, address, localAddress);
+  }
+
+  /**
+   * Waits until {@linkcode UdpEndpoint.tryRecvFrom} or {@linkcode UdpEndpoint.trySendTo} is worth a call, and holds no
+   * buffer meanwhile. As long as something is left it resolves at once, and now and then it resolves although the call
+   * finds nothing: the kernel drops a datagram with a wrong checksum when it is received. Takes its turn among the calls
+   * that wait.
+   *
+   * @param interest What to wait for.
+   * @param options For how long to wait.
+   * @returns What the endpoint is ready for.
+   * @throws {TypeError} If there is nothing to wait for.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed, already or meanwhile.
+   *
+   * @example Take all that are there
+   * ```ts
+   * import { UdpEndpoint } from "@c10k/sockets/udp";
+   *
+   * using a = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * using b = UdpEndpoint.bind({ hostname: "127.0.0.1" });
+   * await a.sendTo(new TextEncoder().encode("ping"), b.addr);
+   *
+   * const p = new Uint8Array(2048);
+   * await b.ready({ readable: true });
+   * for (let got = b.tryRecvFrom(p); got !== undefined; got = b.tryRecvFrom(p)) console.log(got.size); // 4
+   * ```
+   */
+  ready(interest: ReadyInterest, options?: WaitOptions): Promise<Readiness> {
+    let wait: Wait | undefined;
+    let bits: number;
+    try {
+      wait = checkWait(options);
+      bits = checkInterest(interest);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#driver.ready(bits, wait);
   }
 
   /**
@@ -555,7 +593,7 @@ export class UdpEndpoint {
    * Sends a datagram to the peer of a connected endpoint: send(2). Native engine only.
    *
    * @param p What to send.
-   * @param options A signal to stop waiting for room.
+   * @param options For how long to wait for room.
    * @returns The number of bytes.
    * @throws {Deno.errors.ConnectionRefused} If nobody listened there when something was sent before.
    * @throws {Error} If the endpoint is not connected (`EDESTADDRREQ`).
@@ -573,26 +611,25 @@ export class UdpEndpoint {
    * await assertRejects(() => endpoint.recv(new Uint8Array(1)), Deno.errors.ConnectionRefused);
    * ```
    */
-  send(p: Uint8Array, options?: UdpWaitOptions): Promise<number> {
-    let signal: AbortSignal | undefined;
+  send(p: Uint8Array, options?: WaitOptions): Promise<number> {
+    let wait: Wait | undefined;
     try {
-      signal = checkSignal(options);
+      wait = checkWait(options);
       checkBytes(p);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.send(p, signal);
+    return this.#driver.send(p, wait);
   }
 
   /**
-   * Receives a datagram's data alone: recv(2).
+   * Receives a datagram's data alone: recv(2) with `MSG_TRUNC`.
    *
    * @param p Where to put it; what does not fit is lost.
-   * @param options A signal to stop waiting.
-   * @returns The number of bytes in `p`; 0 is an empty datagram, not an end.
+   * @param options For how long to wait, and whether to leave the datagram there.
+   * @returns Bytes that the sender sent: more than `p` has if the rest is lost. 0 is an empty datagram, not an end.
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
-   * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
-   * @throws {Deno.errors.BadResource} If the endpoint is closed already.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed, already or meanwhile.
    *
    * @example From the peer
    * ```ts
@@ -607,20 +644,19 @@ export class UdpEndpoint {
    * assertEquals(await a.recv(new Uint8Array(100)), 7);
    * ```
    */
-  async recv(p: Uint8Array, options?: UdpWaitOptions): Promise<number> {
-    return (await this.recvFrom(p, options)).data.length;
+  async recv(p: Uint8Array, options?: RecvOptions): Promise<number> {
+    return (await this.recvFrom(p, options)).size;
   }
 
   /**
    * Receives what has arrived, many datagrams at once, and waits if that is
    * none: recvmmsg(2). On the runtime engine one by one.
    *
-   * @param b Where to put them.
-   * @param options A signal to stop waiting.
-   * @returns How many; `b.length` is that, too.
+   * @param batch Where to put them.
+   * @param options For how long to wait.
+   * @returns How many; `batch.length` is that, too.
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
-   * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
-   * @throws {Deno.errors.BadResource} If the endpoint is closed already.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed, already or meanwhile.
    *
    * @example Everything that has arrived
    * ```ts
@@ -637,15 +673,15 @@ export class UdpEndpoint {
    * assertEquals(n, 3);
    * ```
    */
-  recvBatch(b: DatagramBatch, options?: UdpWaitOptions): Promise<number> {
-    let signal: AbortSignal | undefined;
+  recvBatch(batch: DatagramBatch, options?: WaitOptions): Promise<number> {
+    let wait: Wait | undefined;
     try {
-      checkBatch(b);
-      signal = checkSignal(options);
+      checkBatch(batch);
+      wait = checkWait(options);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.recvBatch(b, signal);
+    return this.#driver.recvBatch(batch, wait);
   }
 
   /**
@@ -654,13 +690,12 @@ export class UdpEndpoint {
    *
    * Requires `--allow-net` for each host and port.
    *
-   * @param b The datagrams; do not change them until the call is done.
-   * @param count How many of them, by default all.
-   * @param options A signal to stop waiting for room; what was sent before is sent.
-   * @returns How many were sent: `count`.
+   * @param batch The datagrams; do not change them until the call is done.
+   * @param options Which of them, and for how long to wait for room; what was sent before is sent.
+   * @returns How many were sent: all of them.
    * @throws {Error} Once all others are sent, why the first that could not be was not, as
    * {@linkcode UdpEndpoint.sendTo}.
-   * @throws {Deno.errors.Interrupted} If the endpoint is closed meanwhile.
+   * @throws {Deno.errors.BadResource} If the endpoint is closed meanwhile.
    *
    * @example Three at once
    * ```ts
@@ -675,25 +710,23 @@ export class UdpEndpoint {
    * assertEquals(await a.sendBatch(batch), 3);
    * ```
    */
-  sendBatch(b: DatagramBatch, count?: number, options?: UdpWaitOptions): Promise<number> {
-    let signal: AbortSignal | undefined;
-    let end: number;
+  sendBatch(batch: DatagramBatch, options?: SendBatchOptions): Promise<number> {
+    let wait: Wait | undefined;
+    let range: readonly [start: number, end: number];
     try {
-      checkBatch(b);
-      signal = checkSignal(options);
-      // A subclass can override `length`.
-      const { length } = memoryOf(b);
-      end = count === undefined ? length : checkInteger(count, "count", 0, length);
+      checkBatch(batch);
+      wait = checkWait(options);
+      range = checkRange(batch, options);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#driver.sendBatch(b, end, signal);
+    return this.#driver.sendBatch(batch, ...range, wait);
   }
 
   /**
    * Receives what has arrived without waiting.
    *
-   * @param b Where to put it.
+   * @param batch Where to put it.
    * @returns How many datagrams; `undefined` if there is none.
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
    * @throws {Deno.errors.BadResource} If the endpoint is closed.
@@ -710,9 +743,9 @@ export class UdpEndpoint {
    * assertEquals(b.tryRecvBatch(batch), undefined);
    * ```
    */
-  tryRecvBatch(b: DatagramBatch): number | undefined {
-    checkBatch(b);
-    return this.#driver.tryRecvBatch(b);
+  tryRecvBatch(batch: DatagramBatch): number | undefined {
+    checkBatch(batch);
+    return this.#driver.tryRecvBatch(batch);
   }
 
   /**
@@ -720,9 +753,8 @@ export class UdpEndpoint {
    *
    * Requires `--allow-net` for each host and port.
    *
-   * @param b The datagrams.
-   * @param count How many of them, by default all; it counts from 0 also with `start`.
-   * @param options Which is the first to send.
+   * @param batch The datagrams.
+   * @param options Which of them to send.
    * @returns How many were sent, fewer if there is no room for more or the next cannot be sent; `undefined` if there is
    * no room for any. Go on with `start` there.
    * @throws {Error} If the first cannot be sent, as {@linkcode UdpEndpoint.sendTo}.
@@ -740,14 +772,9 @@ export class UdpEndpoint {
    * assertEquals(a.trySendBatch(batch), 1);
    * ```
    */
-  trySendBatch(b: DatagramBatch, count?: number, options?: TrySendOptions): number | undefined {
-    checkBatch(b);
-    if (options !== undefined) checkOptions(options);
-    const from = options?.start ?? 0;
-    const { length } = memoryOf(b);
-    const end = count === undefined ? length : checkInteger(count, "count", 0, length);
-    const start = checkInteger(from, "start", 0, end);
-    return this.#driver.trySendBatch(b, start, end);
+  trySendBatch(batch: DatagramBatch, options?: BatchRange): number | undefined {
+    checkBatch(batch);
+    return this.#driver.trySendBatch(batch, ...checkRange(batch, options));
   }
 
   /**
@@ -1001,7 +1028,7 @@ export class UdpEndpoint {
       try {
         datagram = await this.recvFrom(p);
       } catch (error) {
-        if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
+        if (error instanceof Deno.errors.BadResource) return;
         throw error;
       }
       yield [copyOf(datagram.data), datagram.address];
@@ -1022,7 +1049,17 @@ function checkAddress(to: unknown): Deno.NetAddr {
 }
 
 function checkBatch(value: unknown): void {
-  if (!isBatch(value)) throw atCaller(new TypeError(`b must be a DatagramBatch, received ${quote(value)}`));
+  if (!isBatch(value)) throw atCaller(new TypeError(`batch must be a DatagramBatch, received ${quote(value)}`));
+}
+
+/** Which datagrams of a batch are meant. */
+function checkRange(batch: DatagramBatch, options: BatchRange | undefined): readonly [start: number, end: number] {
+  if (options !== undefined) checkOptions(options);
+  const { start = 0, end } = options ?? {};
+  // A subclass can override `length`.
+  const { length } = memoryOf(batch);
+  const last = end === undefined ? length : checkInteger(end, "end", 0, length);
+  return [checkInteger(start, "start", 0, last), last];
 }
 
 function checkMulticast(options: MulticastOptions): MulticastOptions {

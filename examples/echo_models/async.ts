@@ -14,8 +14,8 @@ async function echo(conn: TcpConn): Promise<void> {
 
 /** A client that goes away is no event for the others; anything else is worth a line. */
 function report(error: unknown): void {
-  const { ConnectionReset, BrokenPipe, NotConnected, TimedOut, Interrupted, BadResource } = Deno.errors;
-  const usual = [ConnectionReset, BrokenPipe, NotConnected, TimedOut, Interrupted, BadResource];
+  const { ConnectionReset, BrokenPipe, NotConnected, TimedOut, BadResource } = Deno.errors;
+  const usual = [ConnectionReset, BrokenPipe, NotConnected, TimedOut, BadResource];
   if (!usual.some((ErrorClass) => error instanceof ErrorClass)) console.error(error);
 }
 

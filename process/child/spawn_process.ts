@@ -184,7 +184,7 @@ export class ProcessChild implements Child {
     this.link.close(endedError(this.name));
     // A child that says what nobody understands, or has cut the line, is of no use any more.
     this.kill();
-    return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.Interrupted ? undefined : error;
+    return error instanceof Deno.errors.ConnectionReset || error instanceof Deno.errors.BadResource ? undefined : error;
   }
 }
 

@@ -62,7 +62,7 @@ export class ConnectionReceiver implements EventHandler {
 
   private constructor(fd: number, take: Take) {
     this.#take = take;
-    this.#socket = new PolledSocket(fd, this, () => "the channel of connections");
+    this.#socket = new PolledSocket(fd, this, "channel", () => "the channel of connections");
     const refusal = this.#socket.register();
     if (refusal !== undefined) {
       this.#socket.detach();

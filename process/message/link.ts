@@ -8,6 +8,7 @@
 import { again } from "../../internal/stack.ts";
 import { CallQueue, PendingCall } from "../../internal/call_queue.ts";
 import { checkOptions, checkSignal } from "../../internal/validate.ts";
+import { checkWait, type Wait, waitFor, type WaitOptions } from "../../internal/wait.ts";
 import { adopt, type Carried, checkSockets, type MovableSocket } from "./socket_transfer.ts";
 
 /** Messages that may be under way and unread. */
@@ -76,7 +77,7 @@ export interface MessagesOptions {
 }
 
 /**
- * What a message takes along.
+ * What a message takes along, and for how long it waits for the other side to read; after that it is not sent.
  *
  * @example With a socket
  * ```ts
@@ -95,12 +96,12 @@ export interface MessagesOptions {
  * await child.shutdown();
  * ```
  */
-export interface SendOptions {
+export interface SendOptions extends WaitOptions {
   /** Sockets to send away: detached here, whole there, with what is unread in them. */
   sockets?: readonly MovableSocket[];
-  /** Stops waiting for the other side to read; the message is not sent then. */
-  signal?: AbortSignal;
 }
+
+export type { WaitOptions };
 
 /** One way to carry packets. */
 export interface Transport {
@@ -177,27 +178,30 @@ export class Link {
   }
 
   send(message: unknown, options: SendOptions = {}): Promise<void> {
-    let signal: AbortSignal | undefined;
+    let wait: Wait | undefined;
     let sockets: readonly MovableSocket[];
     let packet: Packet;
     try {
       checkOptions(options);
-      signal = checkSignal(options);
+      wait = checkWait(options);
       sockets = checkSockets(options.sockets, `send to ${this.#name}`);
       if (this.#failure !== undefined) throw again(this.#failure);
       this.#transport?.check(sockets);
       packet = this.#seal({ type: "message", body: message }, sockets);
       // The message's getters may have done anything.
       if (this.#failure !== undefined) throw again(this.#failure);
-      signal?.throwIfAborted();
+      wait?.signal?.throwIfAborted();
     } catch (error) {
       return Promise.reject(error);
     }
-    const waiter = new PendingCall<void>(signal, () => {
+    // The transport is to give up a message that it has begun to wait with.
+    const over = wait === undefined ? undefined : new AbortController();
+    const waiter = new PendingCall<void>(wait, () => `send to ${this.#name}`, () => {
+      over?.abort();
       this.#outgoing.compact();
       this.#tell();
     });
-    this.#outgoing.push(Object.assign(waiter, { packet, sockets, signal }));
+    this.#outgoing.push(Object.assign(waiter, { packet, sockets, signal: over?.signal }));
     this.#pump();
     this.#tell();
     return waiter.promise;
@@ -310,7 +314,7 @@ export class Link {
       return incoming;
     }
     if (this.#ended) return undefined;
-    const waiter = new PendingCall<Incoming | undefined>(signal, () => {
+    const waiter = new PendingCall<Incoming | undefined>(waitFor(signal), () => `receive from ${this.#name}`, () => {
       this.#waiting.compact();
       this.#tell();
     });

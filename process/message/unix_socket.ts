@@ -4,12 +4,13 @@
  */
 
 import { AF_UNIX, F_DUPFD_CLOEXEC, SOCK_SEQPACKET } from "../../internal/constants.ts";
-import { interruptedError, socketError, type SyscallError } from "../../internal/errors.ts";
+import { socketError, type SyscallError } from "../../internal/errors.ts";
 import { getSocketStruct, SOCK_CLOEXEC, SOCK_NONBLOCK } from "../../internal/socket.ts";
 import { EAGAIN, syscall, syscallError, takeConnection } from "../../internal/syscall.ts";
+import { waitFor } from "../../internal/wait.ts";
 import { PolledSocket } from "../../poll/polled_socket.ts";
 import type { EventHandler } from "../../poll/reactor.ts";
-import { READ_SIDE, WRITE_SIDE } from "../../poll/selector.ts";
+import { InterestBit, READ_SIDE, WRITE_SIDE } from "../../poll/selector.ts";
 import { FunctionSide } from "../../poll/side.ts";
 import { type ReceivedPacket, receivePacket, sendPacket } from "./scm.ts";
 import {
@@ -40,9 +41,9 @@ export class UnixSocket implements EventHandler {
 
   /** Takes over a connected, nonblocking, close-on-exec socket; `name` is what errors call it. */
   constructor(fd: number, name: string) {
-    this.#socket = new PolledSocket(fd, this, () => name);
-    this.#receiving = new FunctionSide(this.#socket);
-    this.#sending = new FunctionSide(this.#socket);
+    this.#socket = new PolledSocket(fd, this, "channel", () => name);
+    this.#receiving = new FunctionSide(this.#socket, InterestBit.READABLE, "receive on", "recvmsg");
+    this.#sending = new FunctionSide(this.#socket, InterestBit.WRITABLE, "send on", "sendmsg");
   }
 
   /** Two ends of one connection: socketpair(2). */
@@ -106,7 +107,7 @@ export class UnixSocket implements EventHandler {
     sent: () => void,
     signal?: AbortSignal,
   ): Promise<true> {
-    return this.#sending.run(() => this.#transmit(data, descriptors, sent), signal);
+    return this.#sending.run(() => this.#transmit(data, descriptors, sent), waitFor(signal));
   }
 
   /** The same without waiting; `undefined` if there is no room. */
@@ -117,8 +118,8 @@ export class UnixSocket implements EventHandler {
   close(): void {
     if (!this.#socket.isOpen) return;
     this.#socket.close();
-    this.#receiving.close(() => interruptedError(`receive on ${this.#socket.name}`, "channel", "recvmsg"));
-    this.#sending.close(() => interruptedError(`send on ${this.#socket.name}`, "channel", "sendmsg"));
+    this.#receiving.close();
+    this.#sending.close();
   }
 
   #take(): ReceivedPacket | undefined {
@@ -163,8 +164,8 @@ export class UnixListener implements EventHandler {
    */
   constructor(path: string, fd: number = openAt(path)) {
     this.path = path;
-    this.#socket = new PolledSocket(fd, this, () => `control socket ${path}`);
-    this.#accepting = new FunctionSide(this.#socket);
+    this.#socket = new PolledSocket(fd, this, "control socket", () => `control socket ${path}`);
+    this.#accepting = new FunctionSide(this.#socket, InterestBit.READABLE, "accept on", "accept4");
   }
 
   /** The descriptor; `undefined` once it is closed. */
@@ -207,7 +208,7 @@ export class UnixListener implements EventHandler {
 
   /** accept4(2). */
   async accept(signal?: AbortSignal): Promise<UnixSocket> {
-    return this.#wrap(await this.#accepting.run(() => this.#take(), signal));
+    return this.#wrap(await this.#accepting.run(() => this.#take(), waitFor(signal)));
   }
 
   #wrap(fd: number): UnixSocket {
@@ -229,7 +230,7 @@ export class UnixListener implements EventHandler {
     // As long as it listens nobody else takes the path.
     if (!keepFile) removeFile(this.path, this.#file);
     this.#socket.close();
-    this.#accepting.close(() => interruptedError(`accept on ${this.#socket.name}`, "control socket", "accept4"));
+    this.#accepting.close();
   }
 }
 

@@ -114,7 +114,7 @@ export class Supervisor {
     const fresh = started.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
     if (failure !== undefined || this.#isEnding) {
       for (const child of fresh) this.drain(child);
-      if (this.#isEnding) throw new Deno.errors.Interrupted("Cannot reload: the pool was closed meanwhile");
+      if (this.#isEnding) throw new Deno.errors.BadResource("Cannot reload: the pool was closed meanwhile");
       throw failure?.reason;
     }
     const old = fresh.map(({ slot }) => this.#slots[slot]).filter((child) => child !== undefined);
@@ -184,7 +184,7 @@ export class Supervisor {
   }
 
   #checkOpen(): void {
-    if (this.#isEnding) throw new Deno.errors.Interrupted("Cannot start a child: the pool was closed meanwhile");
+    if (this.#isEnding) throw new Deno.errors.BadResource("Cannot start a child: the pool was closed meanwhile");
   }
 
   /** Puts a child that serves into its slot; it may have ended since. */

@@ -201,7 +201,7 @@ export class ControlServer {
       try {
         socket = await this.#listener.accept();
       } catch (error) {
-        if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
+        if (error instanceof Deno.errors.BadResource) return;
         // No descriptor is free, for example: the one who asks tries again.
         await new Promise((resolve) => setTimeout(resolve, 100));
         continue;

@@ -2,11 +2,12 @@
 
 import { F_SETFL, O_CLOEXEC, O_NONBLOCK } from "../../internal/constants.ts";
 import { Descriptor } from "../../internal/descriptor.ts";
-import { interruptedError, socketError } from "../../internal/errors.ts";
+import { socketError } from "../../internal/errors.ts";
 import { libc } from "../../internal/libc.ts";
 import { EAGAIN, lastErrno, syscall, syscallError } from "../../internal/syscall.ts";
 import { PolledSocket } from "../../poll/polled_socket.ts";
 import type { EventHandler } from "../../poll/reactor.ts";
+import { InterestBit } from "../../poll/selector.ts";
 import { FunctionSide } from "../../poll/side.ts";
 import { constants } from "node:os";
 
@@ -25,8 +26,8 @@ export class PipeReader implements EventHandler {
   readonly #side: FunctionSide;
 
   private constructor(fd: number, name: string) {
-    this.#pipe = new PolledSocket(fd, this, () => name);
-    this.#side = new FunctionSide(this.#pipe);
+    this.#pipe = new PolledSocket(fd, this, "pipe", () => name);
+    this.#side = new FunctionSide(this.#pipe, InterestBit.READABLE, "read", "read");
     this.readable = new ReadableStream({
       type: "bytes",
       pull: async (controller) => {
@@ -71,7 +72,7 @@ export class PipeReader implements EventHandler {
   close(): void {
     if (!this.#pipe.isOpen) return;
     this.#pipe.close();
-    this.#side.close(() => interruptedError(`read ${this.#pipe.name}`, "pipe", "read"));
+    this.#side.close();
   }
 
   /** read(2); empty at the end of the pipe. */

@@ -3,6 +3,7 @@
 import { SyscallError } from "../../internal/errors.ts";
 import { enterProgram } from "../../internal/ledger.ts";
 import { PolledSocket } from "../../poll/polled_socket.ts";
+import { InterestBit } from "../../poll/selector.ts";
 import { FunctionSide } from "../../poll/side.ts";
 import { type ChildStatus, LOST } from "./status.ts";
 import { reap } from "./posix_spawn.ts";
@@ -16,9 +17,9 @@ export class ProgramEnd {
 
   /** Takes over a pidfd; `name` is what errors call the program, which can go on when this one is unloaded. */
   constructor(pidfd: number, name: string, goesOn = false) {
-    this.#pidfd = new PolledSocket(pidfd, this, () => name);
+    this.#pidfd = new PolledSocket(pidfd, this, "pidfd", () => name);
     if (goesOn) enterProgram(pidfd);
-    this.#side = new FunctionSide(this.#pidfd);
+    this.#side = new FunctionSide(this.#pidfd, InterestBit.READABLE, "wait for the end of", "waitid");
     this.#name = name;
   }
 

@@ -1,0 +1,130 @@
+/** What `ready()` tells of a socket, on both engines. */
+
+import { atCaller } from "../internal/stack.ts";
+import { checkBoolean, checkOptions, quote } from "../internal/validate.ts";
+import { type Wait, waitFor, waitForAll } from "../internal/wait.ts";
+import { InterestBit, ReadyBit } from "./selector.ts";
+
+/**
+ * What a socket is ready for. A hint: a call may find all the same that it would block.
+ *
+ * @example Read what is there, and hold no buffer until then
+ * ```ts
+ * import { type Readiness, TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * using server = await listener.accept();
+ *
+ * await client.writeAll(new TextEncoder().encode("hello"));
+ * const { readable, error }: Readiness = await server.ready({ readable: true });
+ * assertEquals([readable, error, server.tryRead(new Uint8Array(100))], [true, false, 5]);
+ * ```
+ */
+export interface Readiness {
+  /** A read, an accept or a receive would not block. Only if it was asked for. */
+  readonly readable: boolean;
+  /** A write would not block. Only if it was asked for. */
+  readonly writable: boolean;
+  /** The peer has finished, or this side has shut down reading; there may be bytes before the end. */
+  readonly readClosed: boolean;
+  /** The connection is down on both sides. */
+  readonly writeClosed: boolean;
+  /** There is an error, which the next read or write throws. */
+  readonly error: boolean;
+}
+
+/**
+ * What to wait for with `ready()`.
+ *
+ * @example Room to write
+ * ```ts
+ * import { type ReadyInterest, TcpConn, TcpListener } from "@c10k/sockets/tcp";
+ *
+ * using listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+ * using client = await TcpConn.connect({ port: listener.addr.port });
+ * const interest: ReadyInterest = { writable: true };
+ * if ((await client.ready(interest)).writable) client.tryWrite(new Uint8Array(3));
+ * ```
+ */
+export interface ReadyInterest {
+  /**
+   * When a read, an accept or a receive would not block: data, a connection, end-of-file, or an error to fetch.
+   *
+   * @default {false}
+   */
+  readonly readable?: boolean;
+  /**
+   * When a write would not block.
+   *
+   * @default {false}
+   */
+  readonly writable?: boolean;
+}
+
+/** Checks what to wait for, of what there is at all; returns bits of `InterestBit`. */
+export function checkInterest(interest: ReadyInterest, mayWrite = true): number {
+  checkOptions(interest, "interest");
+  const { readable = false, writable = false } = interest;
+  const reads = checkBoolean(readable, "readable");
+  const writes = checkBoolean(writable, "writable");
+  if (writes && !mayWrite) throw atCaller(new TypeError("interest must not have writable: a listener never is"));
+  if (!reads && !writes) {
+    const names = mayWrite ? "readable, writable or both" : "readable";
+    throw atCaller(new TypeError(`interest must have ${names}, received ${quote(interest)}`));
+  }
+  return (reads ? InterestBit.READABLE : 0) | (writes ? InterestBit.WRITABLE : 0);
+}
+
+/** What bits of `ReadyBit` tell, as far as it is asked for. */
+export function readinessOf(ready: number, interest: number): Readiness {
+  const error = (ready & ReadyBit.ERROR) !== 0;
+  const readClosed = (ready & ReadyBit.READ_CLOSED) !== 0;
+  const writeClosed = (ready & ReadyBit.WRITE_CLOSED) !== 0;
+  return {
+    readable: (interest & InterestBit.READABLE) !== 0 && (error || readClosed || (ready & ReadyBit.READABLE) !== 0),
+    writable: (interest & InterestBit.WRITABLE) !== 0 && (error || writeClosed || (ready & ReadyBit.WRITABLE) !== 0),
+    readClosed,
+    writeClosed,
+    error,
+  };
+}
+
+/** A side of a socket that can be waited for. */
+export interface ReadySide {
+  /** A call would find something now, and no other waits for it. */
+  readonly isKnownReady: boolean;
+  /** Resolves as soon as that is so, in its turn among the calls that wait. */
+  ready(wait: Wait | undefined): Promise<Readiness>;
+}
+
+/** Waits until one of the sides that are asked for is ready. */
+export function whenReady(
+  receiving: ReadySide,
+  sending: ReadySide,
+  interest: number,
+  wait: Wait | undefined,
+  action: () => string,
+): Promise<Readiness> {
+  if (interest === InterestBit.READABLE) return receiving.ready(wait);
+  if (interest === InterestBit.WRITABLE) return sending.ready(wait);
+  return waitForAll(wait, action, (signal) => whenEither(receiving, sending, signal));
+}
+
+async function whenEither(
+  receiving: ReadySide,
+  sending: ReadySide,
+  signal: AbortSignal | undefined,
+): Promise<Readiness> {
+  const other = new AbortController();
+  const wait = waitFor(signal === undefined ? other.signal : AbortSignal.any([signal, other.signal]));
+  const sides = [receiving.ready(wait), sending.ready(wait)];
+  for (const side of sides) side.catch(() => {});
+  const first = await Promise.race(sides).finally(() => other.abort());
+  return {
+    ...first,
+    readable: first.readable || receiving.isKnownReady,
+    writable: first.writable || sending.isKnownReady,
+  };
+}

@@ -1,0 +1,47 @@
+/** How a connection is ended so that the peer gets all that was written to it. */
+
+import { Deadline } from "../internal/deadline.ts";
+import type { Wait } from "../internal/wait.ts";
+import { InterestBit } from "../poll/selector.ts";
+import { chunkBuffer } from "./chunk.ts";
+import type { ConnDriver } from "./driver.ts";
+
+/** The part of a connection that is used here. */
+type Ending = Pick<ConnDriver, "closeWrite" | "ready" | "tryRead" | "close">;
+
+/**
+ * Sends FIN, reads and drops up to `size` bytes until the peer has finished, too, and closes.
+ *
+ * @throws The reason of the signal, once that is aborted; or that the connection was closed by somebody else.
+ */
+export async function finish(conn: Ending, size: number, { signal, timeout }: Wait): Promise<void> {
+  let isGivenUp = false;
+  const giveUp = () => {
+    isGivenUp = true;
+    conn.close();
+  };
+  const deadline = new Deadline(giveUp);
+  if (timeout !== Infinity) deadline.set(timeout);
+  signal?.addEventListener("abort", giveUp);
+  try {
+    await conn.closeWrite();
+    await drop(conn, size);
+  } catch (error) {
+    // A peer that has reset the connection wants nothing more.
+    if (!isGivenUp && error instanceof Deno.errors.BadResource) throw error;
+  } finally {
+    deadline.clear();
+    signal?.removeEventListener("abort", giveUp);
+    conn.close();
+  }
+  signal?.throwIfAborted();
+}
+
+async function drop(conn: Ending, size: number): Promise<void> {
+  for (let left = size; left > 0;) {
+    await conn.ready(InterestBit.READABLE, undefined);
+    const n = conn.tryRead(chunkBuffer());
+    if (n === null) return;
+    left -= n ?? 0;
+  }
+}
