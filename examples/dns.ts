@@ -111,9 +111,9 @@ async function serveTcp(listener: TcpListener): Promise<void> {
   const open = new Set<Promise<void>>();
   for await (const conn of listener) {
     const done = converse(conn)
-      .catch(() => {}) // it has gone, or did nothing for too long
+      .then(() => conn.finish()) // with what it still sends unread, close() would take answers back
+      .catch(() => conn.close()) // it has gone, or did nothing for too long
       .finally(() => {
-        conn.close();
         open.delete(done);
         listener.resume();
       });
@@ -125,12 +125,11 @@ async function serveTcp(listener: TcpListener): Promise<void> {
 /** Answers one query after the other, until the client has no more. */
 async function converse(conn: TcpConn): Promise<void> {
   for (let isFirst = true;; isFirst = false) {
-    const idle = AbortSignal.timeout(IDLE);
-    const query = await readMessage(conn, isFirst ? idle : AbortSignal.any([idle, stopping.signal]));
+    const query = await readMessage(conn, { timeout: IDLE, ...(isFirst ? {} : { signal: stopping.signal }) });
     if (query === undefined) return;
     const reply = await forwarder.reply(query, "tcp");
     if (reply === undefined) return;
-    await writeMessage(conn, reply, AbortSignal.timeout(IDLE));
+    await writeMessage(conn, reply, { timeout: IDLE });
   }
 }
 

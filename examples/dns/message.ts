@@ -1,6 +1,6 @@
 /** Packets of DNS, and how TCP carries them: behind their length (RFC 1035, 4.2.2). */
 
-import type { TcpConn } from "@c10k/sockets/tcp";
+import type { TcpConn, WaitOptions } from "@c10k/sockets/tcp";
 // @ts-types="@types/dns-packet"
 import dns, { type DecodedPacket, type OptAnswer, type Packet, type Question } from "dns-packet";
 import { Buffer } from "node:buffer";
@@ -42,26 +42,17 @@ export function isSame(a: Question | undefined, b: Question): boolean {
 }
 
 /** Reads a packet from a connection; `undefined` if there is no more. */
-export async function readMessage(conn: TcpConn, signal: AbortSignal): Promise<Uint8Array | undefined> {
-  const head = await readExactly(conn, 2, signal);
-  if (head === undefined) return undefined;
-  return await readExactly(conn, (head[0] as number) << 8 | head[1] as number, signal);
+export async function readMessage(conn: TcpConn, options: WaitOptions): Promise<Uint8Array | undefined> {
+  const head = new Uint8Array(2);
+  if (await conn.readFull(head, options) === null) return undefined;
+  const message = new Uint8Array((head[0] as number) << 8 | head[1] as number);
+  return await conn.readFull(message, options) === null ? undefined : message;
 }
 
 /** Writes a packet to a connection. */
-export function writeMessage(conn: TcpConn, bytes: Uint8Array, signal: AbortSignal): Promise<void> {
+export function writeMessage(conn: TcpConn, bytes: Uint8Array, options: WaitOptions): Promise<void> {
   const message = new Uint8Array(2 + bytes.length);
   message.set([bytes.length >> 8, bytes.length & 0xff]);
   message.set(bytes, 2);
-  return conn.writeAll(message, { signal });
-}
-
-async function readExactly(conn: TcpConn, size: number, signal: AbortSignal): Promise<Uint8Array | undefined> {
-  const p = new Uint8Array(size);
-  for (let end = 0; end < size;) {
-    const n = await conn.read(p.subarray(end), { signal });
-    if (n === null) return undefined;
-    end += n;
-  }
-  return p;
+  return conn.writeAll(message, options);
 }

@@ -65,8 +65,8 @@ export class Upstream {
   async #askByTcp(packet: Packet, question: Question): Promise<DecodedPacket> {
     const signal = AbortSignal.timeout(this.timeout);
     using conn = await TcpConn.connect({ ...this.address, signal });
-    await writeMessage(conn, dns.encode(packet), signal);
-    const bytes = await readMessage(conn, signal);
+    await writeMessage(conn, dns.encode(packet), { signal });
+    const bytes = await readMessage(conn, { signal });
     const reply = bytes === undefined ? undefined : answerTo(packet, question, bytes);
     if (reply === undefined) throw new Error("The answer by TCP does not match the question");
     return reply;

@@ -137,7 +137,10 @@ export class Client {
     this.#hub.held -= this.#held;
     this.#held = 0;
     this.#hub.service.replies.clear();
-    this.#conn.close();
+    if (error !== undefined) return this.#conn.close();
+    // With what it still sends unread, close() would take replies back.
+    this.#hub.mux.unregister(this.#conn);
+    this.#conn.finish().catch(() => {});
   }
 }
 

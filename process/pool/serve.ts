@@ -351,7 +351,8 @@ class Server {
   async #serve(conn: TcpConn, context: Context): Promise<void> {
     try {
       await this.#handler(conn, context);
-      conn.close();
+      // Unless the handler has closed it, or given it away.
+      await conn.finish().catch(() => {});
     } catch (error) {
       reset(conn);
       // A peer that is gone is no failure of the handler's.
