@@ -24,7 +24,7 @@ const SUITES = [
   ...["tcp_conn", "tcp_errors", "tcp_listener", "tcp_regression", "tcp_runtime", "cancelled_connect"],
   ...["udp", "udp_batch", "udp_buffers", "udp_peers", "udp_reasons", "udp_runtime"],
   ...["mux", "mux_paused", "mux_property", "native", "selector"],
-  ...["children", "child_output", "child_signals", "listen_fds", "messages", "pool", "pool_notices"],
+  ...["children", "child_end", "child_output", "child_signals", "listen_fds", "messages", "pool", "pool_notices"],
   ...["process_regression", "sockets_in_messages", "spawn_for", "streams_in_messages"],
 ].map((name) => `tests/${name}_test.ts`);
 
