@@ -260,8 +260,8 @@ export interface Child {
    */
   shutdown(options?: ShutdownOptions): Promise<ChildStatus>;
   /**
-   * Ends the child at once, or sends a process another signal. What a thread
-   * has said and was not received is lost with it.
+   * Ends the child at once, or sends a process another signal; a thread ends by any. What a thread
+   * has said and was not received is lost with it. A child that has ended already stays as it is.
    *
    * A thread that never returns to its event loop cannot be ended: Deno has no
    * means to. After two seconds it counts as ended, and its native sockets are

@@ -18,13 +18,14 @@ import { type Incoming, Link, type MessagesOptions, type SendOptions } from "../
 import { childName, moduleUrl } from "./module_url.ts";
 import { PARENT_FD, PARENT_VARIABLE } from "../../internal/parent_channel.ts";
 import { refuseToServe } from "../message/pool_protocol.ts";
-import { awaitEnd, openPidfd, signalNumber, signalPidfd, spawn } from "../program/posix_spawn.ts";
+import { awaitEnd, openPidfd, signalPidfd, spawn } from "../program/posix_spawn.ts";
 import { type OutputTo, ProcessFiles } from "./process_files.ts";
 import { HELLO, ProcessTransport, sealForProcess } from "../message/process_transport.ts";
 import { ProgramEnd } from "../program/program_end.ts";
 import { requireRun } from "../program/run_permission.ts";
 import type { ReceivedPacket } from "../message/scm.ts";
 import { keepChildStatus } from "../program/sigchld.ts";
+import { checkKillSignal } from "../program/signal.ts";
 import type { UnixSocket } from "../message/unix_socket.ts";
 import { atCaller } from "../../internal/stack.ts";
 
@@ -128,10 +129,7 @@ export class ProcessChild implements Child {
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
-    const number = signalNumber(signal);
-    if (number === undefined) {
-      throw atCaller(new TypeError(`signal must be the name of a signal, received ${quote(signal)}`));
-    }
+    const number = checkKillSignal(signal);
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
