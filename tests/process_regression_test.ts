@@ -1,6 +1,6 @@
 /** What broke in pools and children, each found by a reader who looked for it. */
 
-import { Pool, spawnProcess } from "@c10k/sockets/process";
+import { Pool } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assertEquals, assertLess, assertMatch, assertRejects, assertThrows } from "@std/assert";
