@@ -13,10 +13,7 @@ import { parseArgs } from "@std/cli";
 import { OLDEST_DENO } from "../internal/deno_version.ts";
 import { isSkipped, SKIPS } from "./versions/skips.ts";
 
-/**
- * The oldest, and the last of each minor version since. It is not 2.8.3: there `close()` of a connection of Deno's leaves
- * the socket open while a read is pending (denoland/deno#35292), and nothing above it can help that.
- */
+/** The oldest, and the last of each minor version since on which the library loads (`FAULTY_DENO`). */
 const VERSIONS = [OLDEST_DENO, "2.8.2", "2.9.6"];
 
 /** The suites of the library: nothing of the examples, the documents, the tools and the permissions of whole programs. */
