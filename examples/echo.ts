@@ -7,7 +7,7 @@
  *     deno run --allow-net examples/echo.ts udp                             # datagrams
  *     deno run --allow-net --allow-ffi examples/echo.ts --model select      # or poll, epoll; with udp, too
  *     deno run --allow-net --allow-read examples/echo.ts --model worker     # --allow-ffi hands over the sockets themselves
- *     deno run --allow-net --allow-ffi --allow-run examples/echo.ts --model process-per-connection
+ *     deno run --allow-net --allow-ffi --allow-read --allow-run examples/echo.ts --model process-per-connection
  *
  * Ctrl-C or SIGTERM: no new connections, open ones may finish for 5 s or until
  * the next Ctrl-C.

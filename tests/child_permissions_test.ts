@@ -261,51 +261,214 @@ Deno.test({
   ignore: !NATIVE,
   fn() {
     const module = "data:text/javascript,";
-    const refused: Record<string, string[][]> = {
-      "flags must hold flags, each with its value": [
-        ...[[""], ["-"], ["--"], ["---"], ["run"], ["data:,"], ["other.ts"], [" --check"], ["\t-q"]],
-        ...[["--quiet", "other.ts"], ["--check", "all"], ["--unstable-net", ""], ["\u2014config=x"]],
+    const refused: Record<string, string[]> = {
+      "flags must hold flags that are allowed here, with their values (--cached-only, ": [
+        ...["", "-", "--", "---", "run", "data:,", "other.ts", " --check", "\t-q", "\u2014config=x"],
+        // What runs instead of the module, again and again, or more than it.
+        ...["-h", "-qh", "-V", "--help", "--help=full", "--version", "--tunnel", "--connected", "-t", "--watch"],
+        ...["--watch=x", "--hmr", "--eval=x", "--print"],
+        // Files, folders and hosts that are not said, or said in a way that cannot be asked for.
+        ...["--cpu-prof", "--cpu-prof-name=../x", "--node-modules-dir", "--node-modules-dir=auto", "--vendor"],
+        ...["--vendor=true", "--unsafely-ignore-certificate-errors", "--inspect-publish-uid=http"],
+        // A value alone would be the module; this one takes none, or has to be a number.
+        ...["--seed", "--location", "--conditions", "--ext", "--log-level", "--seed=x", "--quiet=x", "--no-lock=x"],
+        ...["--unstable=x", "--unstable-net=x", "--nobody-knows", "--nobody-knows=x", "-qL", "-L", "-qc=x", "-z"],
+        ...["--constructor", "constructor", "--toString"],
       ],
-      "flags must hold each flag with its value (--config=VALUE)": [["--config", "x.json"], ["--config"]],
       "flags must hold each flag with its value": [
-        ...["-c", "-qc", "-L", "-qL", "--cert", "--conditions", "--ext", "--import-map", "--inspect-publish-uid"],
-        ...["--location", "--lock", "--log-level", "--min-dep-age", "--node-modules-linker", "--preload"],
-        ...["--require", "--seed"],
-      ].map((flag) => [flag]),
+        ...[
+          "-c",
+          "--config",
+          "--config=",
+          "-c=",
+          "--cert",
+          "--coverage",
+          "--cpu-prof-dir",
+          "--import-map",
+          "--inspect",
+        ],
+        ...["--inspect-brk", "--inspect-wait", "--lock", "--preload", "--require"],
+      ],
       "flags must not hold permissions, use permissions": [
         ...["-A", "-qA", "-rA", "-R", "-W", "-N", "-E", "-S", "-I", "-P", "-P=x", "-qN=127.0.0.1", "-qrA"],
         ...["--allow-all", "--allow-net=x", "--deny-net", "--ignore-env", "--permission-set", "--allow-scripts"],
-      ].map((flag) => [flag]),
-      "flags must not hold what runs instead of the module": [
-        ...["-h", "-qh", "-V", "-qV", "--help", "--help=full", "--version", "--tunnel", "--connected"],
-        ...["--v8-flags=--help", "--v8-flags=--no-opt,--help", "--v8-flags=-help"],
-      ].map((flag) => [flag]),
+      ],
+      "flags must not hold --env-file, use env": ["--env-file", "--env-file=.env"],
+      "with an address and a port (--inspect=127.0.0.1:9229)": [
+        ...["--inspect=9229", "--inspect=localhost:9229", "--inspect=127.1:80", "--inspect=127.0.0.1"],
+      ],
+      "flags must hold flags of V8 that are allowed here (--expose-gc, ": [
+        ...[
+          "--help",
+          "--no-opt,--help",
+          "-help",
+          "",
+          "--prof",
+          "--logfile=x",
+          "--log",
+          "--trace-turbo",
+          "--redirect-code-traces",
+        ],
+        ...[
+          "--perf-basic-prof",
+          "--stack-size",
+          "--stack-size=x",
+          "--stack-size=900 --prof",
+          "--expose-gc=x",
+          "x",
+          "--max_heap_size",
+        ],
+      ].map((flags) => `--v8-flags=${flags}`),
     };
-    for (const [message, lists] of Object.entries(refused)) {
-      for (const flags of lists) {
-        assertThrows(() => spawnProcess(module, { flags }).kill(), TypeError, message, String(flags));
+    for (const [message, flags] of Object.entries(refused)) {
+      for (const flag of flags) {
+        assertThrows(() => spawnProcess(module, { flags: [flag] }).kill(), TypeError, message, flag);
+        assertThrows(() => spawnProcess(module, { flags: ["--quiet", flag] }).kill(), TypeError, message, flag);
       }
     }
-    const env = { DENO_PERMISSION_BROKER_PATH: "/nowhere" };
-    assertThrows(() => spawnProcess(module, { env }), TypeError, "env must not hold DENO_PERMISSION_BROKER_PATH");
+    const variables: Record<string, string> = {
+      DENO_PERMISSION_BROKER_PATH: "use permissions",
+      ...Object.fromEntries(
+        ["DENO_V8_FLAGS", "DENO_COVERAGE_DIR", "DENO_AUDIT_PERMISSIONS", "DENO_DIR", "NODE_OPTIONS", "SSLKEYLOGFILE"]
+          .map((name) => [name, "use flags"]),
+      ),
+    };
+    for (const [name, use] of Object.entries(variables)) {
+      const start = () => spawnProcess(module, { env: { [name]: "/nowhere" } }).kill();
+      assertThrows(start, TypeError, `env must not hold ${name}, ${use}`);
+    }
   },
 });
 
-oneKindTest("process", "spawnProcess() runs its module with any flags that it takes, or the child fails", async () => {
+oneKindTest(
+  "process",
+  "spawnProcess() takes variables of Deno's that this program has itself, or that grant nothing",
+  async () => {
+    using _ = variable("DENO_COVERAGE_DIR", "/nowhere");
+    const env = { DENO_COVERAGE_DIR: "/nowhere", DENO_NO_PROMPT: "1", NODE_ENV: "test" };
+    const child = spawnProcess("data:text/javascript,Deno.exit(42)", { env });
+    assertEquals((await child.closed).code, 42);
+  },
+);
+
+/** Sets a variable of this program, until the end of a `using` block. */
+function variable(name: string, value: string): Disposable {
+  const before = Deno.env.get(name);
+  Deno.env.set(name, value);
+  return {
+    [Symbol.dispose]: () => before === undefined ? Deno.env.delete(name) : Deno.env.set(name, before),
+  };
+}
+
+oneKindTest("process", "spawnProcess() runs its module with any flags that it takes", async () => {
   const module = `data:text/javascript,Deno.exit(42)`;
-  const cases: [flags: string[], code: number][] = [
-    [["-q", "--quiet", "-qr", "--unstable-net", "--check=all", "--no-lock"], 42],
-    [["--log-level=info", "-c=/dev/null"], 42],
-    [["-Linfo", "-c/dev/null", "--seed=17", "--v8-flags=--stack-size=900"], 42],
-    // Of Deno's own, which the list of those that take a value does not know.
-    [["--nobody-knows"], 1],
-    [["--nobody-knows=x"], 1],
+  const lists = [
+    ["-q", "--quiet", "-qr", "--unstable-net", "--check=all", "--no-lock", "--frozen", "--cached-only"],
+    ["--log-level=info", "-c=/dev/null", "--no-check", "--no-remote", "--no-npm", "--conditions=a,b", "--ext=js"],
+    ["-Linfo", "-c/dev/null", "--seed=17", "--v8-flags=--stack-size=900,--expose_gc", "--no-prompt", "--vendor=false"],
+    ["--no-config", "--no-code-cache", "--location=http://127.0.0.1/", "--reload=npm:x", "--node-modules-dir=none"],
+    ["--inspect=127.0.0.1:0"],
   ];
-  await Promise.all(cases.map(async ([flags, code]) => {
+  await Promise.all(lists.map(async (flags) => {
     const child = spawnProcess(module, { flags, args: ["data:text/javascript,"], stderr: "null" });
-    assertEquals([flags, (await child.closed).code], [flags, code]);
+    assertEquals([flags, (await child.closed).code], [flags, 42]);
   }));
 });
+
+/** What a child reaches by its flags or as its module, relative to its folder, and the flags with which it may. */
+const REACHED: [what: string, options: string, allowed: string[], denied: string[]][] = [
+  ["a configuration", `{ flags: ["--config=deno.json"] }`, ["--allow-read=./deno.json"], []],
+  ["a configuration, in short", `{ flags: ["-cdeno.json"] }`, ["--allow-read=./deno.json"], ["--allow-read=./x.json"]],
+  ["a certificate", `{ flags: ["--cert=a.pem"] }`, ["--allow-read=./a.pem"], []],
+  ["a module before it", `{ flags: ["--preload=a.js"] }`, ["--allow-read=./a.js"], []],
+  ["a remote module before it", `{ flags: ["--preload=http://127.0.0.1:9/"] }`, ["--allow-import=127.0.0.1:9"], []],
+  ["a CommonJS module before it", `{ flags: ["--require=./a.cjs"] }`, ["--allow-read=./a.cjs"], []],
+  ["an import map", `{ flags: ["--import-map=map.json"] }`, ["--allow-read=./map.json"], []],
+  ["a lock file that it may read", `{ flags: ["--lock=a.lock", "--frozen"] }`, ["--allow-read=./a.lock"], []],
+  ["a lock file", `{ flags: ["--lock=a.lock"] }`, ["--allow-read=./a.lock", "--allow-write=./a.lock"], [
+    "--allow-read=./a.lock",
+  ]],
+  ["a folder of coverage", `{ flags: ["--coverage=cov"] }`, ["--allow-write=./cov"], ["--allow-write=./cov/x"]],
+  ["a folder of profiles", `{ flags: ["--cpu-prof-dir=../cov"] }`, ["--allow-write=../cov"], ["--allow-write=./cov"]],
+  ["an inspector", `{ flags: ["--inspect=127.0.0.1:0"] }`, ["--allow-net=127.0.0.1:0"], ["--allow-net=127.0.0.1:80"]],
+  ["a link to what is denied", `{ flags: ["--config=link.json"] }`, ["--allow-read=./link.json"], [
+    "--allow-read=.",
+    "--deny-read=./deno.json",
+  ]],
+];
+
+for (const [what, options, allowed, denied] of some(6, REACHED)) {
+  Deno.test({
+    name: `spawnProcess() asks for what its flags reach: ${what}`,
+    ignore: !NATIVE,
+    fn: () =>
+      inFolder(async (folder) => {
+        const source = `spawnProcess("data:text/javascript,", { ...${options}, cwd: "${folder}", stderr: "null" })`;
+        assertEquals(await startedWith(folder, allowed, source), "started");
+        const missing = [denied, ...allowed.map((flag) => allowed.filter((other) => other !== flag))];
+        for (const flags of missing) assertMatch(await startedWith(folder, flags, source), MISSING);
+      }),
+  });
+}
+
+const MISSING =
+  /^NotCapable: Cannot start process 1 \(.*\): requires \w+ access to ".*", run again with the --allow-\w+ flag$/;
+
+for (const spawn of ["spawnProcess", "spawnWorker"]) {
+  Deno.test({
+    name: `${spawn}() asks for its module, and for no other file`,
+    ignore: !NATIVE,
+    fn: () =>
+      inFolder(async (folder) => {
+        const of = (module: string) => `${spawn}("${module}")`;
+        for (const file of [`${folder}/a.js`, `file://${folder}/a.js`]) {
+          assertEquals(await startedWith(folder, ["--allow-read=./a.js"], of(file)), "started");
+          assertMatch(await startedWith(folder, [], of(file)), /requires? read access/i);
+          assertMatch(await startedWith(folder, ["--allow-read=./b.js"], of(file)), /requires? read access/i);
+          assertMatch(
+            await startedWith(folder, ["--allow-read", "--deny-read=./a.js"], of(file)),
+            /requires? read access/i,
+          );
+        }
+        const remote = of("http://127.0.0.1:9/a.js");
+        assertMatch(await startedWith(folder, [], remote), /requires? import access to "127\.0\.0\.1:9"/i);
+        assertMatch(await startedWith(folder, ["--allow-import=127.0.0.1:8"], remote), /requires? import access/i);
+      }),
+  });
+}
+
+/** Runs `fn` with a folder of files that children are started with. */
+async function inFolder(fn: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.realPath(await Deno.makeTempDir());
+  try {
+    for (const name of ["a.js", "b.js", "a.cjs", "a.pem"]) await Deno.writeTextFile(`${folder}/${name}`, "");
+    for (const name of ["deno.json", "map.json"]) await Deno.writeTextFile(`${folder}/${name}`, "{}");
+    await Deno.symlink(`${folder}/deno.json`, `${folder}/link.json`);
+    await fn(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** What becomes of a child that a program with these flags starts; `./` in them is the folder. */
+async function startedWith(folder: string, flags: string[], source: string): Promise<string> {
+  const { stdout, stderr } = await runDeno(
+    [
+      ...["--allow-ffi", `--allow-run=${Deno.execPath()}`],
+      ...flags.map((flag) => flag.replace(/=\.\.?(?=\/|$)/, (dots) => `=${folder}${dots === "=.." ? "/.." : ""}`)),
+    ],
+    `
+    import { spawnProcess, spawnWorker } from "@c10k/sockets/process";
+    try {
+      const child = ${source};
+      const { error } = await child.closed;
+      console.log(error === undefined ? "started" : error.message);
+    } catch (error) {
+      console.log(error.name + ": " + error.message);
+    }`,
+  );
+  return stdout.trim() || stderr;
+}
 
 /** Items, and whether a child can have them. */
 const ITEMS: Record<string, { good: string[]; bad: string[]; ofThreads?: string[] }> = {

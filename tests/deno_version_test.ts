@@ -1,7 +1,7 @@
 /** Which versions of Deno the library runs on, and what it says on others. */
 
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { checkRuntime, isOlder, OLDEST_DENO } from "../internal/deno_version.ts";
+import { checkRuntime, FAULTY_DENO, isOlder, OLDEST_DENO } from "../internal/deno_version.ts";
 import { ROOT, runDeno } from "./_util.ts";
 
 const read = (path: string) => Deno.readTextFileSync(new URL(path, ROOT));
@@ -38,11 +38,25 @@ Deno.test("checkRuntime() refuses an older Deno, and what is no Deno, with an er
   }
 });
 
+Deno.test("checkRuntime() refuses the newer Deno whose close() leaves connections open, and no other", () => {
+  const { errors } = Deno;
+  for (const deno of [FAULTY_DENO, `${FAULTY_DENO}+1a2b3c4`]) {
+    const message = `and this is Deno ${deno}, where close() leaves a connection open while a read is pending`;
+    assertThrows(() => checkRuntime({ version: { deno }, errors }), errors.NotSupported, message);
+  }
+  for (const deno of ["2.8.2", "2.8.30", "2.8.4", "2.9.0", "12.8.3"]) checkRuntime({ version: { deno }, errors });
+});
+
 Deno.test("an older Deno, and a runtime without Deno, get this error from each entry point before any other", async () => {
   const { exports } = JSON.parse(read("deno.json")) as { exports: Record<string, string> };
   const entries = Object.values(exports).map((entry) => new URL(entry, ROOT).href);
   const runtimes: [what: string, fake: string, error: string][] = [
     ["Deno 2.6.1", `Object.defineProperty(Deno, "version", { value: { deno: "2.6.1" } });`, "NotSupported"],
+    [
+      "Deno 2.8.3, where close() leaves a connection open while a read is pending",
+      `Object.defineProperty(Deno, "version", { value: { deno: "2.8.3" } });`,
+      "NotSupported",
+    ],
     ["another runtime", `Object.defineProperty(Deno, "version", { value: undefined });`, "NotSupported"],
     ["another runtime", "delete globalThis.Deno;", "Error"],
   ];
@@ -68,9 +82,10 @@ Deno.test("an older Deno, and a runtime without Deno, get this error from each e
   }));
 });
 
-Deno.test("README, the documents and CI name the oldest version of Deno that the library loads on", () => {
+Deno.test("README, the documents and CI name the versions of Deno that the library loads on", () => {
   for (const path of ["README.md", "docs/engines.md", "CHANGELOG.md"]) {
     assertStringIncludes(read(path).replaceAll("\n", " "), `Deno ${OLDEST_DENO} or newer`, path);
+    assertStringIncludes(read(path), `Deno ${FAULTY_DENO}`, path);
   }
   assertStringIncludes(read(".ci/run"), `task test:versions ${OLDEST_DENO}`);
 });

@@ -90,7 +90,7 @@ function startEcho(engine: string = "runtime"): Promise<ServerProcess> {
 function startModel(model: string, ...args: string[]): Promise<ServerProcess> {
   const flags = permissions(NATIVE && model !== "async" ? "native" : "runtime");
   if (model.startsWith("worker")) flags.push("--allow-read");
-  if (model.startsWith("process")) flags.push("--allow-run");
+  if (model.startsWith("process")) flags.push("--allow-read", "--allow-run");
   return ServerProcess.start([...flags, EXAMPLE, ...args, "--port", "0", "--model", model]);
 }
 

@@ -1,6 +1,6 @@
 /** What broke in pools and children, each found by a reader who looked for it. */
 
-import { Pool, spawnProcess } from "@c10k/sockets/process";
+import { Pool } from "@c10k/sockets/process";
 import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assertEquals, assertLess, assertMatch, assertRejects, assertThrows } from "@std/assert";
@@ -16,6 +16,7 @@ import {
   moduleOf,
   NATIVE,
   runStarved,
+  spawn,
   withoutOrphans,
 } from "./_process.ts";
 import { eventually, long, readText, replaced, withoutLeaks } from "./_util.ts";
@@ -163,15 +164,25 @@ long(Deno.test)({
   },
 });
 
-nativeTest("Child.kill() of a process refuses a signal that there is not", async () => {
-  const child = spawnProcess("data:text/javascript,setInterval(() => {}, 1000)");
-  try {
-    assertThrows(() => child.kill("SIGNONE" as Deno.Signal), TypeError);
-  } finally {
-    child.kill();
-    await child.closed;
-  }
-});
+for (const kind of ["worker", "process"] as const) {
+  nativeTest(`[${kind}] Child.kill() refuses a signal that there is not, also once the child has ended`, async () => {
+    const child = spawn(kind, "data:text/javascript,setInterval(() => {}, 1000)");
+    const refuse = () => {
+      for (const signal of ["SIGX", "SIGNONE", "constructor", "", "sigterm", 15, ["SIGTERM"], null]) {
+        const message = "signal must be the name of a signal, received ";
+        assertThrows(() => child.kill(signal as Deno.Signal), TypeError, message);
+      }
+    };
+    try {
+      refuse();
+    } finally {
+      child.kill();
+      await child.closed;
+    }
+    refuse();
+    child.kill("SIGTERM");
+  });
+}
 
 nativeTest("spawnProcess() says in the library's words that descriptors have run out", async () => {
   const { stdout } = await runStarved(`

@@ -5,7 +5,7 @@ import { Pool, spawnFor, spawnWorker } from "@c10k/sockets/process";
 import { type Engine, SyscallError, TcpConn, TcpListener, TcpSocket } from "@c10k/sockets/tcp";
 import { DatagramBatch, UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertStringIncludes } from "@std/assert";
-import { NATIVE } from "./_process.ts";
+import { NATIVE, spawn } from "./_process.ts";
 import { engineTest, Pair, replaced, runDeno } from "./_util.ts";
 
 const FILE = import.meta.url;
@@ -184,6 +184,73 @@ Deno.test({
     for (const error of errors) assertStringIncludes(frames(error)[0] ?? "no frame", FILE);
   },
 });
+
+/** A module of a pool, which fails in the way that its file says from some time on. */
+const CHANGING = `
+  import { serve } from "${import.meta.resolve("@c10k/sockets/process")}";
+  const how = Deno.readTextFileSync(new URL("how", import.meta.url));
+  if (how === "fails") throw new Error("failed as told");
+  if (how === "waits") await new Promise((resolve) => setTimeout(resolve, 60_000));
+  await serve(how === "dies" ? () => reportError(new Error("failed as told")) : (conn) => conn.close());
+`;
+
+for (const kind of ["worker", "process"] as const) {
+  Deno.test({
+    name: `[${kind}] a pool and a child reject with a stack that begins where the call is awaited`,
+    ignore: !NATIVE,
+    async fn() {
+      const folder = await Deno.makeTempDir();
+      const say = (how: string) => Deno.writeTextFileSync(`${folder}/how`, how);
+      try {
+        Deno.writeTextFileSync(`${folder}/child.js`, CHANGING);
+        say("serves");
+        const start = (startTimeout: number) =>
+          Pool.start({
+            kind,
+            module: `${folder}/child.js`,
+            size: 1,
+            listen: { hostname: "127.0.0.1", port: 0 },
+            startTimeout,
+            restart: { delay: 1, limit: 1 },
+            ...(kind === "process" ? { stderr: "null" } : {}),
+          });
+        const child = spawn(kind, "data:text/javascript,setInterval(() => {}, 1000)");
+        let pool = await start(60_000);
+        say("fails");
+        const errors: Record<string, unknown> = {
+          "reload of a module that fails": await failure(() => pool.reload()),
+          "a reload that follows one": await failure(async () => {
+            pool.reload().catch(() => {});
+            await pool.reload();
+          }),
+          "a close with a wrong grace": await failure(() => pool.close({ grace: -1 })),
+          "a shutdown with a wrong grace": await failure(() => child.shutdown({ grace: -1 })),
+        };
+        say("waits");
+        errors["a reload while the pool closes"] = await failure(() => {
+          setTimeout(() => pool.close(), 100);
+          return pool.reload();
+        });
+        errors["a reload of a closed pool"] = await failure(() => pool.reload());
+        say("dies");
+        pool = await start(10_000);
+        say("fails");
+        errors["the end of a pool that gives up"] = await failure(async () => {
+          const visit = async () => (await TcpConn.connect({ port: pool.addr.port })).close();
+          soon(() => visit().catch(() => {}));
+          await pool.closed;
+        });
+        child.kill();
+        await child.closed;
+        for (const [name, error] of Object.entries(errors)) {
+          assertStringIncludes(frames(error)[0] ?? "no frame", FILE, `${name}: ${Deno.inspect(error)}`);
+        }
+      } finally {
+        await Deno.remove(folder, { recursive: true });
+      }
+    },
+  });
+}
 
 Deno.test("a stack is as long as Error.stackTraceLimit says, can be replaced, and is cloned with its error", async () => {
   const bind = () => TcpListener.bind({ port: any("x") });

@@ -187,7 +187,7 @@ const UNREACHED: Readonly<Record<string, Readonly<Record<string, readonly string
   },
   "process/pool/supervisor.ts": {
     [RACE]: [
-      'if (this.#isEnding) throw new Deno.errors.BadResource("Cannot start a child: the pool was closed meanwhile");',
+      'throw atCaller(new Deno.errors.BadResource("Cannot start a child: the pool was closed meanwhile"));',
       "if (this.#slots[slot] !== undefined) return;",
     ],
   },

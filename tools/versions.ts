@@ -13,10 +13,7 @@ import { parseArgs } from "@std/cli";
 import { OLDEST_DENO } from "../internal/deno_version.ts";
 import { isSkipped, SKIPS } from "./versions/skips.ts";
 
-/**
- * The oldest, and the last of each minor version since. It is not 2.8.3: there `close()` of a connection of Deno's leaves
- * the socket open while a read is pending (denoland/deno#35292), and nothing above it can help that.
- */
+/** The oldest, and the last of each minor version since on which the library loads (`FAULTY_DENO`). */
 const VERSIONS = [OLDEST_DENO, "2.8.2", "2.9.6"];
 
 /** The suites of the library: nothing of the examples, the documents, the tools and the permissions of whole programs. */
@@ -24,7 +21,7 @@ const SUITES = [
   ...["tcp_conn", "tcp_errors", "tcp_listener", "tcp_regression", "tcp_runtime", "cancelled_connect"],
   ...["udp", "udp_batch", "udp_buffers", "udp_peers", "udp_reasons", "udp_runtime"],
   ...["mux", "mux_paused", "mux_property", "native", "selector"],
-  ...["children", "child_output", "child_signals", "listen_fds", "messages", "pool", "pool_notices"],
+  ...["children", "child_end", "child_output", "child_signals", "listen_fds", "messages", "pool", "pool_notices"],
   ...["process_regression", "sockets_in_messages", "spawn_for", "streams_in_messages"],
 ].map((name) => `tests/${name}_test.ts`);
 

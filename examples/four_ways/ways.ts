@@ -19,9 +19,9 @@ const RUN = "--allow-run";
 /** All ways. */
 export const WAYS: readonly Way[] = [
   { title: "one after the other", model: "iterative", engine: "any", permissions: [FFI] },
-  { title: "a process for each", model: "process-per-connection", engine: "native", permissions: [FFI, RUN] },
+  { title: "a process for each", model: "process-per-connection", engine: "native", permissions: [FFI, READ, RUN] },
   { title: "a thread for each", model: "worker-per-connection", engine: "any", permissions: [FFI, READ] },
-  { title: "pool of processes", model: "process", engine: "native", permissions: [FFI, RUN] },
+  { title: "pool of processes", model: "process", engine: "native", permissions: [FFI, READ, RUN] },
   { title: "pool of threads", model: "worker", engine: "any", permissions: [FFI, READ] },
   { title: "select", model: "select", engine: "native", permissions: [FFI] },
   { title: "poll", model: "poll", engine: "native", permissions: [FFI] },

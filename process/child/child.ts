@@ -101,14 +101,26 @@ export interface SpawnOptions {
 export interface ProcessOptions extends SpawnOptions {
   /** What `Deno.args` is there. */
   args?: string[];
-  /** More variables for its environment. */
+  /**
+   * More variables for its environment. Refused are those that say to Deno what its flags say, such as `DENO_V8_FLAGS`,
+   * `DENO_DIR` and `NODE_OPTIONS`, unless this program has the same.
+   */
   env?: Record<string, string>;
   /** Its current folder, by default this program's. */
   cwd?: string | URL;
   /**
    * More flags of `deno run`, such as `--config=deno.json` or `--unstable-net`, each with its value in the same string.
-   * Refused are a value alone (`"--config", "deno.json"`), permissions, and what runs instead of the module
-   * (`--help`).
+   *
+   * Allowed are flags that grant nothing and run nothing instead of the module: `--cached-only`, `--check`, `--no-check`,
+   * `--conditions`, `--ext`, `--frozen`, `--location`, `--log-level`, `--no-code-cache`, `--no-config`, `--no-lock`,
+   * `--no-npm`, `--no-remote`, `--no-prompt`, `--node-modules-dir` (`none` or `manual`), `--quiet`, `--reload`, `--seed`,
+   * `--use-env-proxy`, `--vendor=false`, `--unstable-…`, and of `--v8-flags` those for memory and compilation, such as
+   * `--max-old-space-size`, `--stack-size` and `--expose-gc`.
+   *
+   * Flags with a file or an address need the permission for it here: `--config`, `--cert`, `--require` and a local
+   * `--preload` or `--import-map` to read it, `--lock` to read it and, without `--frozen`, to write it, `--coverage` and
+   * `--cpu-prof-dir` to write there, and `--inspect`, `--inspect-brk` and `--inspect-wait` with an address and a port
+   * (`--inspect=127.0.0.1:9229`) to listen there. A relative path is one in `cwd`.
    */
   flags?: string[];
   /**
@@ -260,8 +272,8 @@ export interface Child {
    */
   shutdown(options?: ShutdownOptions): Promise<ChildStatus>;
   /**
-   * Ends the child at once, or sends a process another signal. What a thread
-   * has said and was not received is lost with it.
+   * Ends the child at once, or sends a process another signal; a thread ends by any. What a thread
+   * has said and was not received is lost with it. A child that has ended already stays as it is.
    *
    * A thread that never returns to its event loop cannot be ended: Deno has no
    * means to. After two seconds it counts as ended, and its native sockets are

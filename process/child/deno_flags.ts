@@ -1,63 +1,172 @@
-/** The flags of `deno run` that a caller may add: none that decides what runs, or what it may do. */
+/**
+ * The flags of `deno run` that a caller may add for a process. Deno does not ask for what its flags reach: so only those
+ * that are listed here are allowed, and a file, a folder or an address is asked for before it is passed on.
+ */
 
+import { resolve } from "node:path/posix";
+import { requireNet } from "../../internal/permissions.ts";
 import { atCaller } from "../../internal/stack.ts";
 import { quote } from "../../internal/validate.ts";
+import { moduleUrl } from "./module_url.ts";
+import { requireModule, requirePath } from "./module_permission.ts";
+import { exactAddress } from "./permission_items.ts";
 
-/** What a child may do is said in one place only, where it is checked. */
-const PERMISSIONS = /^--(allow|deny|ignore)-|^--permission-set(=|$)/;
-const PERMISSION_LETTERS = /[ARWNESIP]/;
+const NO_VALUE = /^$/;
+const NUMBER = /^\d+$/;
 
-/** With these the module does not run. */
-const INSTEAD = /^--(help|version|tunnel|connected)(=|$)|^--v8-flags=(.*[,\s])?-+(help|version)\b/;
-const INSTEAD_LETTERS = /[hV]/;
+/** Flags that grant nothing, run nothing and reach nothing, with the values that they can have. */
+const HARMLESS: Readonly<Record<string, RegExp>> = {
+  "--cached-only": NO_VALUE,
+  "--check": /^(all)?$/,
+  "--conditions": /^[\w,-]+$/,
+  "--ext": /^\w+$/,
+  "--frozen": /^(true|false)?$/,
+  "--location": /./,
+  "--log-level": /^\w+$/,
+  "--no-check": /^(remote)?$/,
+  "--no-code-cache": NO_VALUE,
+  "--no-config": NO_VALUE,
+  "--no-lock": NO_VALUE,
+  "--no-npm": NO_VALUE,
+  "--no-prompt": NO_VALUE,
+  "--no-remote": NO_VALUE,
+  "--node-modules-dir": /^(none|manual)$/,
+  "--quiet": NO_VALUE,
+  "--reload": /^/,
+  "--seed": NUMBER,
+  "--use-env-proxy": NO_VALUE,
+  "--v8-flags": /^/, // each of them is checked, below
+  "--vendor": /^false$/,
+};
 
-/** With nothing behind them these take the next argument, which is the module. */
-const WITH_VALUE = new Set([
-  "--cert",
-  "--conditions",
-  "--config",
-  "--ext",
-  "--import-map",
-  "--inspect-publish-uid",
-  "--location",
-  "--lock",
-  "--log-level",
-  "--min-dep-age",
-  "--node-modules-linker",
-  "--preload",
-  "--require",
-  "--seed",
-]);
+/** `--unstable-net` and the like: they make interfaces available, which need their permissions as before. */
+const UNSTABLE = /^--unstable(-[a-z0-9]+)*$/;
+
+/** Flags of V8 that change how much memory it uses and how it compiles. Others write files: `--prof`, `--logfile`. */
+const V8_FLAGS: Readonly<Record<string, RegExp>> = {
+  "--expose-gc": NO_VALUE,
+  "--initial-heap-size": NUMBER,
+  "--initial-old-space-size": NUMBER,
+  "--jitless": NO_VALUE,
+  "--lite-mode": NO_VALUE,
+  "--max-heap-size": NUMBER,
+  "--max-old-space-size": NUMBER,
+  "--max-semi-space-size": NUMBER,
+  "--min-semi-space-size": NUMBER,
+  "--no-opt": NO_VALUE,
+  "--optimize-for-size": NO_VALUE,
+  "--single-threaded": NO_VALUE,
+  "--stack-size": NUMBER,
+  "--stack-trace-limit": NUMBER,
+};
+
+type Reach = "read" | "write" | "lock file" | "module" | "listen";
+
+/** Flags that reach something, and how that is asked for. */
+const REACHING: Readonly<Record<string, Reach>> = {
+  "--cert": "read",
+  "--config": "read",
+  "--coverage": "write",
+  "--cpu-prof-dir": "write",
+  "--import-map": "module",
+  "--inspect": "listen",
+  "--inspect-brk": "listen",
+  "--inspect-wait": "listen",
+  "--lock": "lock file",
+  "--preload": "module",
+  "--require": "read",
+};
+
+const PERMISSIONS = /^--(allow|deny|ignore)-|^--permission-set(=|$)|^-[a-zA-Z]*[ARWNESIP]/;
+
+const ALLOWED = [...Object.keys(HARMLESS), ...Object.keys(REACHING), "--unstable-…"].toSorted().join(", ");
+
+/** A flag that is allowed, in its long form. */
+export interface CheckedFlag {
+  readonly text: string;
+  readonly name: string;
+  readonly value: string;
+  /** How its value is asked for; `undefined` if it reaches nothing. */
+  readonly reach: Reach | undefined;
+}
 
 /**
  * Checks the flags for a process. Deno reads the first argument that is no flag as the module, and stops reading flags
  * there: a value has to stand with its flag.
  *
- * @throws {TypeError} If one of them would do more than its own.
+ * @throws {TypeError} If one of them is not allowed.
  */
-export function checkFlags(flags: readonly string[]): void {
-  for (const flag of flags) {
-    if (!/^--?[^-]/.test(flag)) {
-      throw refusal("must hold flags, each with its value (--config=FILE)", flag);
+export function checkFlags(flags: readonly string[]): CheckedFlag[] {
+  return flags.map((given) => {
+    const text = longForm(given);
+    const at = text.indexOf("=");
+    const [name, value] = at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + 1)];
+    if (PERMISSIONS.test(text)) throw refusal("must not hold permissions, use permissions", given);
+    if (name === "--env-file") throw refusal("must not hold --env-file, use env", given);
+    const reach = Object.hasOwn(REACHING, name) ? REACHING[name] : undefined;
+    if (reach !== undefined) {
+      if (value === "") throw refusal(`must hold each flag with its value (${name}=VALUE)`, given);
+      if (reach === "listen" && exactAddress(value) === undefined) {
+        throw refusal(`must hold ${name} with an address and a port (${name}=127.0.0.1:9229)`, given);
+      }
+    } else if (name === "--v8-flags") checkV8Flags(value, given);
+    else if (!isOneOf(HARMLESS, name, value) && !UNSTABLE.test(text)) {
+      throw refusal(`must hold flags that are allowed here, with their values (${ALLOWED})`, given);
     }
-    const letters = lettersOf(flag);
-    if (PERMISSIONS.test(flag) || PERMISSION_LETTERS.test(letters)) {
-      throw refusal("must not hold permissions, use permissions", flag);
+    return { text, name, value, reach };
+  });
+}
+
+/**
+ * Asks for what the flags reach. Relative paths are those of the child's folder, and what is asked for is what the child
+ * is told.
+ *
+ * @param folder The child's current folder; `undefined` if that is this program's.
+ * @param action What is attempted.
+ * @throws {Deno.errors.NotCapable} If this program may not reach it itself.
+ */
+export function requireFlags(flags: readonly CheckedFlag[], folder: string | undefined, action: string): string[] {
+  const isFrozen = flags.some(({ text }) => text === "--frozen" || text === "--frozen=true");
+  return flags.map(({ text, name, value, reach }) => {
+    if (reach === undefined) return text;
+    if (reach === "listen") {
+      const address = exactAddress(value) as string;
+      const [, hostname = "", port] = /^\[?(.*?)\]?:(\d+)$/.exec(address) ?? [];
+      requireNet({ hostname, port: Number(port) }, action);
+      return `${name}=${address}`;
     }
-    if (INSTEAD.test(flag) || INSTEAD_LETTERS.test(letters)) {
-      throw refusal("must not hold what runs instead of the module", flag);
+    const path = resolve(folder ?? "", value);
+    if (reach === "module") {
+      const url = moduleUrl(URL.canParse(value) ? value : path);
+      requireModule(url, action);
+      return `${name}=${url.href}`;
     }
-    if (WITH_VALUE.has(flag) || (/[cL]$/.test(letters) && flag === `-${letters}`)) {
-      throw refusal(`must hold each flag with its value (${flag}=VALUE)`, flag);
-    }
+    if (reach !== "write") requirePath("read", path, action);
+    // Deno adds to a lock file what it lacks.
+    if (reach === "write" || (reach === "lock file" && !isFrozen)) requirePath("write", path, action);
+    return `${name}=${path}`;
+  });
+}
+
+function checkV8Flags(value: string, given: string): void {
+  for (const flag of value.split(",")) {
+    const [name = "", ...rest] = flag.split("=");
+    // V8 reads an underscore as a hyphen.
+    if (isOneOf(V8_FLAGS, name.replaceAll("_", "-"), rest.join("="))) continue;
+    throw refusal(`must hold flags of V8 that are allowed here (${Object.keys(V8_FLAGS).join(", ")})`, given);
   }
 }
 
-/** The short flags in an argument, which can stand together (-qr), up to the first that takes a value. */
-function lettersOf(flag: string): string {
-  if (flag.startsWith("--")) return "";
-  const [, letters = ""] = /^-([^=cL]*[cL]?)/.exec(flag) ?? [];
-  return letters;
+function isOneOf(table: Readonly<Record<string, RegExp>>, name: string, value: string): boolean {
+  return Object.hasOwn(table, name) && table[name]?.test(value) === true;
+}
+
+/** The short flags that are allowed, which can stand together (-qr) if they take no value. */
+function longForm(flag: string): string {
+  if (/^-[qr]+$/.test(flag)) return flag.includes("r") ? "--reload" : "--quiet";
+  const [, letter, value] = /^-([cL])=?(.*)$/s.exec(flag) ?? [];
+  if (letter === undefined) return flag.replace(/^--frozen-lockfile(?==|$)/, "--frozen");
+  return `${letter === "c" ? "--config" : "--log-level"}=${value}`;
 }
 
 function refusal(why: string, flag: string): Error {

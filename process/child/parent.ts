@@ -17,6 +17,7 @@ import {
 } from "../message/link.ts";
 import type { MovableSocket } from "../message/socket_transfer.ts";
 import { takeParentSocket } from "./parent_socket.ts";
+import { moduleEvaluated } from "./thread_entry.ts";
 import { HELLO, ProcessTransport, sealForProcess } from "../message/process_transport.ts";
 import type { Hello } from "./spawn_worker.ts";
 import {
@@ -67,8 +68,11 @@ export interface ParentPort {
    */
   messages(options?: MessagesOptions): AsyncIterableIterator<Incoming>;
   /**
-   * Lets something be finished after the parent has asked for the end. A thread ends when all loops over
-   * `messages()` have ended, and all that was given here is done; a process when it has nothing left to do.
+   * Lets something be finished after the parent has asked for the end.
+   *
+   * Only a thread with `permissions` of its own needs it: asked to end, it does so when its module has been evaluated,
+   * all loops over `messages()` have ended, and all that was given here is done. Other children end when their module
+   * has nothing left to do, timers and sockets included.
    *
    * @param work What to wait for.
    */
@@ -79,14 +83,15 @@ export interface ParentPort {
 export class Port implements ParentPort {
   readonly kind: "worker" | "process";
   readonly link: Link;
-  readonly #end: () => void;
+  /** Ends a child that does not end when it has nothing left to do. */
+  readonly #end: (() => void) | undefined;
   readonly #abort = new AbortController();
   readonly #work = new Set<Promise<unknown>>();
   #loops = 0;
   /** Who waits for packets. */
   #holders = 0;
 
-  constructor(kind: "worker" | "process", end: () => void) {
+  constructor(kind: "worker" | "process", end?: () => void) {
     this.kind = kind;
     this.link = new Link("the parent", kind === "worker" ? sealForThread : sealForProcess);
     this.#end = end;
@@ -145,10 +150,11 @@ export class Port implements ParentPort {
   }
 
   #endIfDone(): void {
-    if (!this.signal.aborted) return;
+    const end = this.#end;
+    if (end === undefined || !this.signal.aborted) return;
     // In a turn of its own: what follows a loop may have begun something else.
     setTimeout(() => {
-      if (this.#loops === 0 && this.#work.size === 0) this.#end();
+      if (this.#loops === 0 && this.#work.size === 0) end();
     });
   }
 }
@@ -226,10 +232,13 @@ function tellOfEnd(scope: WorkerScope): void {
 
 function joinThread(): Port {
   const scope = globalThis as unknown as WorkerScope;
-  const port = new Port("worker", () => scope.close());
+  const evaluated = moduleEvaluated();
+  const port = new Port("worker", evaluated === undefined ? undefined : () => scope.close());
+  if (evaluated !== undefined) port.waitUntil(evaluated);
   const takesNative = engineSupport().engine === "native";
   const owner = takesNative ? thisOwner() : 0n;
   let connections: ConnectionReceiver | undefined;
+  let isHeld = false;
   scope.addEventListener("message", (event) => {
     const { data } = event as MessageEvent<ThreadMessage>;
     // What was handed over before this was said comes first.
@@ -237,6 +246,7 @@ function joinThread(): Port {
     if (isEntrusted(data.channel, owner)) {
       const take = (conn: NativeConn) => port.link.receive({ type: "connection" }, [wrapConn(conn)], 0);
       connections = ConnectionReceiver.open(data.channel, take);
+      connections?.ref(isHeld);
     }
     port.link.receive(data.packet, ...unpackThreadMessage(data, owner));
   });
@@ -246,8 +256,14 @@ function joinThread(): Port {
     throw new TypeError("Cannot receive: the parent has sent an object that this thread cannot read", { cause });
   });
   scope.postMessage({ hello: true, takesNative } satisfies Hello);
-  // Of a Web Worker, which has less permissions, this changes nothing: it goes on until it is terminated.
-  const transport = new ThreadTransport(scope, owner, true, (on) => on ? parentPort?.ref() : parentPort?.unref());
+  const refer = (on: boolean) => {
+    isHeld = on;
+    connections?.ref(on);
+    if (evaluated !== undefined) return;
+    if (on) parentPort?.ref();
+    else parentPort?.unref();
+  };
+  const transport = new ThreadTransport(scope, owner, true, refer);
   holdWhileWaiting(port, transport);
   return port;
 }
@@ -269,7 +285,7 @@ function joinProcess(): Port {
   if (socket === undefined) throw noParent();
   // A parent that finds it closed ends the child, which is about to end with an exit code.
   socket.outlive();
-  const port = new Port("process", () => transport.ref(false));
+  const port = new Port("process");
   const transport = new ProcessTransport(socket, port.link, () => {
     // The line is cut: the parent has ended.
     if (!port.signal.aborted) Deno.exit(1);

@@ -91,7 +91,7 @@ function giveHost(kind: "net" | "import", item: string): Given {
 }
 
 /** An address with its port, as Deno writes it; `undefined` if `text` is anything else. */
-function exactAddress(text: string): string | undefined {
+export function exactAddress(text: string): string | undefined {
   const [, hostname, bracketed, port] = /^(?:([^[\]:]+)|\[([^[\]]+)\]):(\d{1,5})$/.exec(text) ?? [];
   if (port === undefined || Number(port) > 65535) return undefined;
   const ipv4 = hostname === undefined ? undefined : parseIPv4(hostname);

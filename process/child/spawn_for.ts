@@ -16,10 +16,11 @@ import { environmentWith } from "../../internal/environment.ts";
 import { reasonOfFailedKill } from "../program/failed_kill.ts";
 import type { Incoming } from "../message/link.ts";
 import { giveAway } from "../message/socket_transfer.ts";
-import { openNull, openPidfd, type Program, signalNumber, signalPidfd, spawn } from "../program/posix_spawn.ts";
+import { openNull, openPidfd, type Program, signalPidfd, spawn } from "../program/posix_spawn.ts";
 import { ProgramEnd } from "../program/program_end.ts";
 import { findProgram, hasRelativeFolders } from "../program/program_file.ts";
 import { requireRun } from "../program/run_permission.ts";
+import { checkKillSignal } from "../program/signal.ts";
 import { keepChildStatus, lostStatus, lostStatusError } from "../program/sigchld.ts";
 
 const IS_WINDOWS = Deno.build.os === "windows";
@@ -128,10 +129,7 @@ class NativeProgram extends ProgramChild {
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
-    const number = signalNumber(signal);
-    if (number === undefined) {
-      throw atCaller(new TypeError(`signal must be the name of a signal, received ${quote(signal)}`));
-    }
+    const number = checkKillSignal(signal);
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
@@ -180,6 +178,7 @@ class RelayedProgram extends ProgramChild {
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
+    checkKillSignal(signal);
     try {
       this.#child.kill(signal);
       this.#wasKilled = true;

@@ -11,20 +11,23 @@ import { checkDuration, checkOptions, quote } from "../../internal/validate.ts";
 import { type Child, endedError, GRACE, newId, type ProcessOptions, type ShutdownOptions } from "./child.ts";
 import type { ChildStatus } from "../program/status.ts";
 import { checkPermissions, permissionFlags } from "./child_permissions.ts";
-import { checkFlags } from "./deno_flags.ts";
+import { type CheckedFlag, checkFlags, requireFlags } from "./deno_flags.ts";
+import { checkVariables } from "./deno_variables.ts";
 import { dieWithParentModule } from "./die_with_parent.ts";
 import { environmentWith } from "../../internal/environment.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "../message/link.ts";
+import { requireModule } from "./module_permission.ts";
 import { childName, moduleUrl } from "./module_url.ts";
 import { PARENT_FD, PARENT_VARIABLE } from "../../internal/parent_channel.ts";
 import { refuseToServe } from "../message/pool_protocol.ts";
-import { awaitEnd, openPidfd, signalNumber, signalPidfd, spawn } from "../program/posix_spawn.ts";
+import { awaitEnd, openPidfd, signalPidfd, spawn } from "../program/posix_spawn.ts";
 import { type OutputTo, ProcessFiles } from "./process_files.ts";
 import { HELLO, ProcessTransport, sealForProcess } from "../message/process_transport.ts";
 import { ProgramEnd } from "../program/program_end.ts";
 import { requireRun } from "../program/run_permission.ts";
 import type { ReceivedPacket } from "../message/scm.ts";
 import { keepChildStatus } from "../program/sigchld.ts";
+import { checkKillSignal } from "../program/signal.ts";
 import type { UnixSocket } from "../message/unix_socket.ts";
 import { atCaller } from "../../internal/stack.ts";
 
@@ -49,18 +52,20 @@ export class ProcessChild implements Child {
     if (Deno.build.standalone) {
       throw notSupportedError(`${action} from a compiled program`, "run it with deno, or use threads");
     }
+    checkVariables(env);
     const permissions = permissionFlags(checkPermissions(options.permissions, this.kind), action);
     // Without the C library a process cannot use the socket.
     const hasSocket = permissions.some((flag) => flag.startsWith("--allow-ffi"));
     const environment = environmentWith(hasSocket ? { ...env, [PARENT_VARIABLE]: `${PARENT_FD}` } : env);
     const command = Deno.execPath();
     requireRun(command, environment, action);
+    requireModule(url, action);
     const argv = [
       "run",
       "--no-prompt",
       `--preload=${dieWithParentModule(hasSocket)}`,
       ...permissions,
-      ...flags,
+      ...requireFlags(flags, cwd, action),
       // Behind the caller's: one that takes a value takes this, and not the module.
       "--quiet",
       url.href,
@@ -128,10 +133,7 @@ export class ProcessChild implements Child {
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {
-    const number = signalNumber(signal);
-    if (number === undefined) {
-      throw atCaller(new TypeError(`signal must be the name of a signal, received ${quote(signal)}`));
-    }
+    const number = checkKillSignal(signal);
     const { pidfd } = this.#end;
     if (pidfd !== undefined) signalPidfd(pidfd, number);
   }
@@ -191,7 +193,7 @@ export class ProcessChild implements Child {
 /** The options, checked: what is checked here is what is used. */
 interface Checked {
   readonly args: readonly string[];
-  readonly flags: readonly string[];
+  readonly flags: readonly CheckedFlag[];
   readonly env: Record<string, string>;
   readonly cwd: string | undefined;
   readonly stdout: OutputTo;
@@ -208,20 +210,14 @@ function checkProcessOptions(options: ProcessOptions): Checked {
   if (cwd !== undefined && !(cwd instanceof URL) && !isText(cwd)) {
     throw atCaller(new TypeError(`cwd must be a path or a URL, received ${quote(cwd)}`));
   }
-  const checked = {
+  return {
     args: texts("args", args),
-    flags: texts("flags", flags),
+    flags: checkFlags(texts("flags", flags)),
     env: Object.fromEntries(variables),
     cwd: cwd instanceof URL ? fileURLToPath(cwd) : cwd,
     stdout: outputTo("stdout", stdout),
     stderr: outputTo("stderr", stderr),
   };
-  // What a child may do is said in one place only, where it is checked.
-  if (Object.hasOwn(checked.env, "DENO_PERMISSION_BROKER_PATH")) {
-    throw atCaller(new TypeError("env must not hold DENO_PERMISSION_BROKER_PATH, use permissions"));
-  }
-  checkFlags(checked.flags);
-  return checked;
 }
 
 function texts(name: string, value: unknown = []): string[] {
@@ -257,14 +253,17 @@ function outputTo(name: "stdout" | "stderr", to: unknown = "inherit"): OutputTo 
  * (posix_spawn(3)). Since 2.9.2 Deno itself stops ignoring SIGHUP and SIGINT half a second after its start, as it
  * listens for SIGUSR1 then.
  *
- * Requires `--allow-run` for Deno itself (the path that `Deno.execPath()` tells), and the native engine: Linux and
- * `--allow-ffi`, here and there.
+ * Requires `--allow-run` for Deno itself (the path that `Deno.execPath()` tells), `--allow-read` for a local module and
+ * `--allow-import` for a remote one, and the native engine: Linux and `--allow-ffi`, here and there. Deno asks for no
+ * permission for what the module imports statically: a module that somebody else chooses is like a program that
+ * somebody else chooses.
  *
  * @param module Where it is: a URL, or a path in the current folder.
  * @param options What it may do, its arguments and environment.
  * @returns The process, which starts meanwhile; messages wait for it.
  * @throws {TypeError} If an option is of the wrong kind, or holds a flag or a permission that cannot be given.
- * @throws {Deno.errors.NotCapable} If the permission to run Deno is not given, or the child would get more than this program has.
+ * @throws {Deno.errors.NotCapable} If the permission to run Deno or to load the module is not given, or the child would
+ * get or reach more than this program may.
  * @throws {Deno.errors.NotSupported} If there is no native engine.
  *
  * @example Two processes, one connection

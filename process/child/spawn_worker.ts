@@ -16,6 +16,7 @@ import {
   type ShutdownOptions,
   type SpawnOptions,
 } from "./child.ts";
+import { checkKillSignal } from "../program/signal.ts";
 import type { ChildStatus } from "../program/status.ts";
 import { checkPermissions } from "./child_permissions.ts";
 import { type Incoming, Link, type MessagesOptions, type SendOptions } from "../message/link.ts";
@@ -123,7 +124,8 @@ export class WorkerChild implements Child {
     }
   }
 
-  kill(): void {
+  kill(signal: Deno.Signal = "SIGKILL"): void {
+    checkKillSignal(signal);
     this.#thread.terminate();
     this.#end({ success: false, code: 128 + SIGKILL, signal: "SIGKILL", error: undefined });
   }

@@ -3,12 +3,13 @@
  *
  * - `Worker` of `node:worker_threads` ends when nothing keeps its event loop
  *   alive, as a process does, and says so.
- * - The Web's `Worker` goes on until it is terminated. It alone takes
+ * - The Web's `Worker` goes on until it closes itself or is terminated. It alone takes
  *   permissions, so it is used for threads that get less than this program has.
  */
 
 import { SHARE_ENV, Worker as NodeWorker } from "node:worker_threads";
 import type { SpawnOptions } from "./child.ts";
+import { nodeEntry, webEntry } from "./thread_entry.ts";
 import { WorkerRef } from "./worker_ref.ts";
 
 /** What is heard of a thread. */
@@ -47,10 +48,7 @@ class NodeThread implements Thread {
   readonly #worker: NodeWorker;
 
   constructor(module: URL, name: string, events: ThreadEvents) {
-    // Deno keeps two descriptors of a Worker that ends while its main module waits (`for await` at its top level does),
-    // so that is one that does not wait. It gives back what the Web's Workers have and Node's have not.
-    const entry = `globalThis.self ??= globalThis; import(${JSON.stringify(module.href)});`;
-    this.#worker = new NodeWorker(new URL(`data:text/javascript,${encodeURIComponent(entry)}`), {
+    this.#worker = new NodeWorker(nodeEntry(module), {
       name,
       // A copy of the environment would need the permission to read all of it.
       env: SHARE_ENV,
@@ -91,7 +89,7 @@ class WebThread implements Thread {
 
   constructor(module: URL, name: string, permissions: unknown, { message, unreadable, error }: ThreadEvents) {
     // Deno ends the program if permissions are given without --unstable-worker-options.
-    this.#worker = new Worker(module, { type: "module", name, deno: { permissions } } as WorkerOptions);
+    this.#worker = new Worker(webEntry(module), { type: "module", name, deno: { permissions } } as WorkerOptions);
     this.#ref = new WorkerRef(this.#worker);
     this.#worker.onmessage = ({ data }) => message(data);
     this.#worker.onmessageerror = unreadable;

@@ -59,6 +59,8 @@ type Take = (conn: NativeConn) => void;
 export class ConnectionReceiver implements EventHandler {
   readonly #socket: PolledSocket;
   readonly #take: Take;
+  /** It keeps the thread alive. */
+  #ref = true;
 
   private constructor(fd: number, take: Take) {
     this.#take = take;
@@ -68,7 +70,7 @@ export class ConnectionReceiver implements EventHandler {
       this.#socket.detach();
       throw refusal;
     }
-    this.#socket.reactor.hold(true);
+    this.#socket.reactor.hold(this.#ref);
   }
 
   /**
@@ -95,8 +97,18 @@ export class ConnectionReceiver implements EventHandler {
   onReady(): void {
     if (this.#socket.isOpen && takeAll(this.#socket.fd, this.#take)) {
       this.#socket.close();
-      this.#socket.reactor.release(true);
+      this.#socket.reactor.release(this.#ref);
     }
+  }
+
+  /** Lets it keep the thread alive, or not. */
+  ref(on: boolean): void {
+    if (on === this.#ref) return;
+    this.#ref = on;
+    if (!this.#socket.isOpen) return;
+    // In this order, so that the reactor does not stop in between.
+    this.#socket.reactor.hold(on);
+    this.#socket.reactor.release(!on);
   }
 }
 

@@ -1,7 +1,7 @@
 /** Children that serve the connections of one listener, and are replaced when they fail. */
 
 import { formatAddress } from "../../internal/address.ts";
-import { again, atCaller } from "../../internal/stack.ts";
+import { again, atCaller, rejectAtAwait } from "../../internal/stack.ts";
 import { checkDuration, checkOptions } from "../../internal/validate.ts";
 import type { TcpListener } from "../../tcp/tcp_listener.ts";
 import type { ShutdownOptions } from "../child/child.ts";
@@ -240,17 +240,14 @@ export class Pool implements AsyncDisposable {
    * console.log(pool.stats().some(({ state }) => state === "serving")); // true
    * ```
    */
-  reload(): Promise<void> {
-    if (this.#closing !== undefined) {
-      return Promise.reject(atCaller(new Deno.errors.BadResource("Cannot reload: the pool is closed")));
+  async reload(): Promise<void> {
+    this.#checkOpen();
+    if (this.#settings.per === "connection") return; // each child is new
+    try {
+      await this.#reloadInTurn();
+    } catch (error) {
+      throw again(error);
     }
-    if (this.#settings.per === "connection") return Promise.resolve(); // each child is new
-    if (this.#reloading === undefined && this.#nextReload === undefined) return this.#reload();
-    const running = this.#reloading ?? Promise.resolve();
-    return this.#nextReload ??= running.catch(() => {}).then(() => {
-      this.#nextReload = undefined;
-      return this.#reload();
-    });
   }
 
   /**
@@ -286,8 +283,21 @@ export class Pool implements AsyncDisposable {
     await this.close();
   }
 
-  async #reload(): Promise<void> {
+  #checkOpen(): void {
     if (this.#closing !== undefined) throw atCaller(new Deno.errors.BadResource("Cannot reload: the pool is closed"));
+  }
+
+  #reloadInTurn(): Promise<void> {
+    if (this.#reloading === undefined && this.#nextReload === undefined) return this.#reload();
+    const running = this.#reloading ?? Promise.resolve();
+    return this.#nextReload ??= running.catch(() => {}).then(() => {
+      this.#nextReload = undefined;
+      return this.#reload();
+    });
+  }
+
+  async #reload(): Promise<void> {
+    this.#checkOpen();
     this.#reloading = this.#children.renew();
     try {
       await this.#reloading;
@@ -315,7 +325,7 @@ export class Pool implements AsyncDisposable {
     await this.#children.endAll(Math.max(this.#grace - (performance.now() - begun), 0), last);
     this.#signals.stop();
     if (failure === undefined) this.#closed.resolve();
-    else this.#closed.reject(failure);
+    else rejectAtAwait(this.#closed.resolve, this.#closed.reject, failure);
   }
 
   /** What `console.log` shows. */

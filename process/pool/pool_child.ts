@@ -49,9 +49,13 @@ export class PoolChild {
   readonly #events: PoolChildEvents;
   readonly #ready = Promise.withResolvers<void>();
   readonly #stopped = Promise.withResolvers<void>();
+  /** Resolves once it has ended, with how. */
+  readonly #over = Promise.withResolvers<Error>();
   readonly #timer: Timer;
   #timedOut: Error | undefined;
   #isKilled = false;
+  /** It has called `serve()`. */
+  #hasCalled = false;
 
   constructor(
     slot: number,
@@ -106,9 +110,22 @@ export class PoolChild {
     this.child.link.transport?.check(native);
   }
 
-  /** Says how it gets its connections; the listeners are given away. */
+  /**
+   * Says how it gets its connections; the listeners are given away.
+   *
+   * @throws {Error} If it has ended meanwhile: how it has ended, not that nothing can be sent.
+   */
   async start(settings: Start, listeners: readonly MovableSocket[]): Promise<void> {
-    await this.#post(settings, listeners);
+    try {
+      await this.#post(settings, listeners);
+    } catch (error) {
+      const { BrokenPipe, ConnectionReset } = Deno.errors;
+      const isGone = this.child.link.isClosed || error instanceof BrokenPipe || error instanceof ConnectionReset;
+      if (!isGone) throw error;
+      // One that has closed its end of the line is of no use, though it runs.
+      this.child.kill();
+      throw await this.#over.promise;
+    }
     if (this.state !== "starting") return;
     this.state = "serving";
     this.hasStarted = true;
@@ -159,6 +176,9 @@ export class PoolChild {
     switch (body.is) {
       case "ready":
         this.#timer.cancel();
+        // One that was too late is being ended.
+        if (this.#timedOut !== undefined) break;
+        this.#hasCalled = true;
         this.#ready.resolve();
         break;
       case "counting":
@@ -185,7 +205,7 @@ export class PoolChild {
   #end(status: ChildStatus): void {
     this.#timer.cancel();
     const wasAsked = this.state === "draining" || this.#isKilled;
-    const early = this.state === "starting" ? " before it called serve()" : "";
+    const early = this.state === "starting" && !this.#hasCalled ? " before it called serve()" : "";
     this.state = "ended";
     this.signal = status.signal;
     const how = status.signal !== undefined ? `by ${status.signal}` : `with code ${status.code}`;
@@ -197,6 +217,7 @@ export class PoolChild {
         ),
       );
     this.#ready.reject(error);
+    this.#over.resolve(error);
     this.#stopped.resolve();
     this.failure = wasAsked ? undefined : error;
     this.#events.ended(this);

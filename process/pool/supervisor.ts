@@ -1,5 +1,6 @@
 /** The children of a pool: started, replaced when they fail, renewed, and ended. */
 
+import { atCaller } from "../../internal/stack.ts";
 import { Timer } from "../../internal/timer.ts";
 import { Unload, whenUnloaded } from "../../internal/unload.ts";
 import type { TcpListener } from "../../tcp/tcp_listener.ts";
@@ -114,7 +115,7 @@ export class Supervisor {
     const fresh = started.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
     if (failure !== undefined || this.#isEnding) {
       for (const child of fresh) this.drain(child);
-      if (this.#isEnding) throw new Deno.errors.BadResource("Cannot reload: the pool was closed meanwhile");
+      if (this.#isEnding) throw atCaller(new Deno.errors.BadResource("Cannot reload: the pool was closed meanwhile"));
       throw failure?.reason;
     }
     const old = fresh.map(({ slot }) => this.#slots[slot]).filter((child) => child !== undefined);
@@ -149,7 +150,7 @@ export class Supervisor {
     const failures = this.#restarts.failures(slot);
     const reason = `The pool has stopped, since ${failures} children in a row have failed, at last: ${message}`;
     this.end();
-    this.#gaveUp(new Error(reason, { cause: error }));
+    this.#gaveUp(atCaller(new Error(reason, { cause: error })));
     return undefined;
   }
 
@@ -184,7 +185,8 @@ export class Supervisor {
   }
 
   #checkOpen(): void {
-    if (this.#isEnding) throw new Deno.errors.BadResource("Cannot start a child: the pool was closed meanwhile");
+    if (!this.#isEnding) return;
+    throw atCaller(new Deno.errors.BadResource("Cannot start a child: the pool was closed meanwhile"));
   }
 
   /** Puts a child that serves into its slot; it may have ended since. */

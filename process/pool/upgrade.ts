@@ -9,6 +9,7 @@
 import { socketError, SyscallError } from "../../internal/errors.ts";
 import { libc } from "../../internal/libc.ts";
 import { Unload, whenUnloaded } from "../../internal/unload.ts";
+import { atCaller } from "../../internal/stack.ts";
 import { TcpListener } from "../../tcp/tcp_listener.ts";
 import { Link } from "../message/link.ts";
 import { adopt, type Carried, type MovableSocket } from "../message/socket_transfer.ts";
@@ -62,13 +63,13 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
     if (error.code === "ENOENT") return undefined;
-    if (error.code !== "ECONNREFUSED") throw new Error(`${action}: not a control socket`, { cause: error });
+    if (error.code !== "ECONNREFUSED") throw atCaller(new Error(`${action}: not a control socket`, { cause: error }));
     removeLeftBehind(path);
     return undefined;
   }
   if (!isTrusted(socket)) {
     socket.close();
-    throw new Deno.errors.PermissionDenied(`${action}: it is another user's`);
+    throw atCaller(new Deno.errors.PermissionDenied(`${action}: it is another user's`));
   }
   const link = new Link(`the program at ${path}`);
   let answer = Promise.withResolvers<TcpListener[]>();
@@ -83,7 +84,7 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
   };
   link.onPacket = ({ body }, sockets) => {
     const said = body as Answer;
-    if (said.tell === "refused") answer.reject(new Deno.errors.Busy(`${action}: ${said.why}`));
+    if (said.tell === "refused") answer.reject(atCaller(new Deno.errors.Busy(`${action}: ${said.why}`)));
     if (said.tell === "draining") answer.resolve([]);
     const listeners = said.tell === "listeners" ? sockets.filter((socket) => socket instanceof TcpListener) : [];
     if (said.tell === "listeners") {
@@ -93,14 +94,15 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
     for (const socket of sockets) if (!listeners.includes(socket as TcpListener)) socket.close();
   };
   const transport = new ProcessTransport(socket, link, (error) => {
-    const reason = new EndedError(`${action}: it has ended`, { cause: error });
+    const reason = atCaller(new EndedError(`${action}: it has ended`, { cause: error }));
     answer.reject(reason);
     link.close(reason);
   });
   link.attach(transport);
   const ask = async (question: Question): Promise<TcpListener[]> => {
     answer = Promise.withResolvers();
-    const timer = setTimeout(() => answer.reject(new Deno.errors.TimedOut(`${action}: no answer`)), ANSWER_LIMIT);
+    const giveUp = () => answer.reject(atCaller(new Deno.errors.TimedOut(`${action}: no answer`)));
+    const timer = setTimeout(giveUp, ANSWER_LIMIT);
     try {
       await link.post({ type: "pool", body: question });
       return await answer.promise;
@@ -289,8 +291,10 @@ function isIdentity(value: unknown): value is FileIdentity {
 function requirePath(path: string): void {
   for (const name of ["read", "write"] as const) {
     if (Deno.permissions.querySync({ name, path }).state !== "granted") {
-      throw new Deno.errors.NotCapable(
-        `Cannot listen on ${path}: requires ${name} access to it, run again with the --allow-${name} flag`,
+      throw atCaller(
+        new Deno.errors.NotCapable(
+          `Cannot listen on ${path}: requires ${name} access to it, run again with the --allow-${name} flag`,
+        ),
       );
     }
   }

@@ -1,7 +1,7 @@
 /** Why Deno could not send a signal to a program that it has started. */
 
 import type { Os } from "../../internal/error_numbers.ts";
-import { signalNumber } from "./posix_spawn.ts";
+import { signalNumber } from "./signal.ts";
 
 /**
  * Returns the reason: the program has `ended`; there is `no such signal`; or the system has the name and `cannot send`

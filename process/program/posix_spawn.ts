@@ -17,6 +17,7 @@ import { Descriptor } from "../../internal/descriptor.ts";
 import { SyscallError } from "../../internal/errors.ts";
 import { libc } from "../../internal/libc.ts";
 import { lastErrno, syscall, syscallError } from "../../internal/syscall.ts";
+import { signalName } from "./signal.ts";
 
 // spawn.h; the structs have 80 and 336 bytes.
 const POSIX_SPAWN_SETSIGDEF = 0x04;
@@ -197,16 +198,6 @@ export function reap(pidfd: number): Ended | undefined {
   const status = view.getInt32(24, true);
   if (view.getInt32(8, true) === CLD_EXITED) return { code: status, signal: undefined };
   return { code: 128 + status, signal: signalName(status) };
-}
-
-/** The number of a signal. */
-export function signalNumber(signal: unknown): number | undefined {
-  return (constants.signals as Readonly<Record<string, number>>)[String(signal)];
-}
-
-function signalName(number: number): Deno.Signal | undefined {
-  const found = Object.entries(constants.signals).find(([, value]) => value === number);
-  return found?.[0] as Deno.Signal | undefined;
 }
 
 /** A descriptor of `/dev/null`, for reading and writing. */
