@@ -73,24 +73,12 @@ export const CONTESTANTS: readonly Contestant[] = [
     ownBuffers: false,
     command: async () => [await bun(), `${FOLDER}/bun_echo.ts`],
   },
-  {
-    name: "ours-runtime",
-    title: "ours runtime",
-    ownBuffers: true,
-    command: () =>
-      Promise.resolve(
-        deno(["--allow-net"], "ours.ts", "--engine", "runtime"),
-      ),
-  },
-  {
-    name: "ours-native",
-    title: "ours native",
-    ownBuffers: true,
-    command: () =>
-      Promise.resolve(
-        deno(["--allow-net", "--allow-ffi"], "ours.ts", "--engine", "native"),
-      ),
-  },
+  ours("ours-runtime", "ours runtime", "runtime", "read"),
+  ours("ours-native", "ours native", "native", "read"),
+  ours("ours-ready", "ours native, ready", "native", "ready"),
+  ours("ours-ready-runtime", "ours runtime, ready", "runtime", "ready"),
+  ours("ours-timeout", "ours native, timeout", "native", "timeout"),
+  ours("ours-signal", "ours native, AbortSignal.timeout", "native", "signal"),
   {
     name: "deno-streams",
     title: "Deno.listen, streams",
@@ -179,6 +167,13 @@ export const CONTESTANTS: readonly Contestant[] = [
   ]),
 ];
 
+/** An echo server on an engine of this library, which waits in one way. */
+function ours(name: string, title: string, engine: "runtime" | "native", wait: string): Contestant {
+  const permissions = engine === "native" ? ["--allow-net", "--allow-ffi"] : ["--allow-net"];
+  const command = deno(permissions, "ours.ts", "--engine", engine, "--wait", wait);
+  return { name, title, ownBuffers: wait !== "ready", command: () => Promise.resolve(command) };
+}
+
 /** A server that is a `Pool` with these options. */
 function pool(name: string, title: string, options: Record<string, unknown>): Contestant {
   const permissions = ["--allow-net", "--allow-ffi", "--allow-read", "--allow-run"];
@@ -194,5 +189,6 @@ export const QUICK_SERVERS: readonly string[] = [
   "deno",
   "ours-runtime",
   "ours-native",
+  "ours-ready",
   "mux-epoll",
 ];

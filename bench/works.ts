@@ -27,9 +27,11 @@ export interface Work {
 
 const TCP = { c: "c", deno: "deno" };
 
-const ALL = ["c", "deno", "node", "bun", "ours-runtime", "ours-native", "mux-epoll"];
+const ALL = ["c", "deno", "node", "bun", "ours-runtime", "ours-native", "ours-ready", "mux-epoll"];
+/** What a time limit for each read costs. */
+const BY_WAIT = [...ALL, "ours-timeout", "ours-signal"];
 /** Those that differ in what a connection that does nothing costs. */
-const BY_BACKEND = ["c", "ours-native", "mux-epoll", "mux-poll", "mux-select"];
+const BY_BACKEND = ["c", "bun", "ours-native", "ours-ready", "mux-epoll", "mux-poll", "mux-select"];
 
 function echo(connections: number, size: number, name: string): Work {
   const bytes = size < 1024 ? `${size} B` : `${size / 1024} KiB`;
@@ -123,7 +125,7 @@ export const WORKS: readonly Work[] = [
   echo(1, 64, "1x64"),
   echo(4, 64, "4x64"),
   echo(16, 64, "16x64"),
-  echo(100, 64, "100x64"),
+  { ...echo(100, 64, "100x64"), servers: BY_WAIT },
   echo(1000, 64, "1000x64"),
   echo(5000, 64, "5000x64"),
   echo(50, 16 * 1024, "50x16k"),
@@ -135,7 +137,7 @@ export const WORKS: readonly Work[] = [
     connections: 10_000,
     size: 64,
     idle: 0,
-    servers: ALL,
+    servers: [...ALL, "ours-ready-runtime"],
     yardsticks: TCP,
   },
   {
