@@ -1,9 +1,10 @@
 /** How a child ends that its parent asks to: its module does what it has left to do, and nothing keeps it longer. */
 
+import { TcpConn } from "@c10k/sockets/tcp";
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async";
-import { childTest, moduleOf, NATIVE, next, spawn, withoutOrphans } from "./_process.ts";
-import { PATIENCE, runDeno } from "./_util.ts";
+import { childTest, moduleOf, NATIVE, next, oneKindTest, spawn, withoutOrphans } from "./_process.ts";
+import { Pair, PATIENCE, runDeno } from "./_util.ts";
 
 interface Case {
   /** What the module does once its loop over messages has ended. */
@@ -81,6 +82,45 @@ for (const [what, { after, told, code, error }] of Object.entries(CASES)) {
     assertEquals(status.signal, undefined);
     if (kind === "worker" && error !== undefined) assertStringIncludes(status.error?.message ?? "", error);
   });
+}
+
+for (const way of ["to", "from"] as const) {
+  oneKindTest(
+    "worker",
+    `Child.shutdown() ends a thread once its module is done, though a connection of the runtime engine went ${way} it`,
+    async (kind) => {
+      const module = moduleOf(`
+        const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "runtime" });
+        await parent().send(listener.addr);
+        if (${way === "from"}) await parent().send("take it", { sockets: [await listener.accept()] });
+        listener.close();
+        for await (const { sockets } of parent().messages()) {
+          for (const conn of sockets) {
+            await conn.read(new Uint8Array(1));
+            conn.close();
+          }
+          await parent().send("read");
+        }
+        await ${LATER};
+        await parent().send("done");
+      `);
+      await using child = spawn(kind, module);
+      const inbox = child.messages();
+      const { message: { port } } = await next(inbox);
+      if (way === "to") {
+        using pair = await Pair.open("runtime");
+        await child.send("yours", { sockets: [pair.server] });
+        await pair.client.writeAll(new Uint8Array(1));
+        assertEquals((await next(inbox)).message, "read");
+      } else {
+        using _client = await TcpConn.connect({ port, engine: "runtime" });
+        for (const conn of (await next(inbox)).sockets) conn.close();
+      }
+      const ending = child.shutdown({ grace: PATIENCE });
+      assertEquals((await next(inbox)).message, "done");
+      assertEquals((await deadline(ending, PATIENCE)).signal, undefined);
+    },
+  );
 }
 
 Deno.test({

@@ -17,7 +17,7 @@ import {
 } from "../message/link.ts";
 import type { MovableSocket } from "../message/socket_transfer.ts";
 import { takeParentSocket } from "./parent_socket.ts";
-import { moduleEvaluated } from "./thread_entry.ts";
+import { threadEntry } from "./thread_entry.ts";
 import { HELLO, ProcessTransport, sealForProcess } from "../message/process_transport.ts";
 import type { Hello } from "./spawn_worker.ts";
 import {
@@ -70,9 +70,9 @@ export interface ParentPort {
   /**
    * Lets something be finished after the parent has asked for the end.
    *
-   * Only a thread with `permissions` of its own needs it: asked to end, it does so when its module has been evaluated,
-   * all loops over `messages()` have ended, and all that was given here is done. Other children end when their module
-   * has nothing left to do, timers and sockets included.
+   * A child that is asked to end does so when its module has nothing left to do, timers and sockets included. Only a
+   * thread with `permissions` of its own, or with connections of the runtime engine, cannot know that: it ends when its
+   * module has been evaluated, all loops over `messages()` have ended, and all that was given here is done.
    *
    * @param work What to wait for.
    */
@@ -83,7 +83,7 @@ export interface ParentPort {
 export class Port implements ParentPort {
   readonly kind: "worker" | "process";
   readonly link: Link;
-  /** Ends a child that does not end when it has nothing left to do. */
+  /** Ends a child that does not end alone when it has nothing left to do. */
   readonly #end: (() => void) | undefined;
   readonly #abort = new AbortController();
   readonly #work = new Set<Promise<unknown>>();
@@ -232,9 +232,13 @@ function tellOfEnd(scope: WorkerScope): void {
 
 function joinThread(): Port {
   const scope = globalThis as unknown as WorkerScope;
-  const evaluated = moduleEvaluated();
-  const port = new Port("worker", evaluated === undefined ? undefined : () => scope.close());
-  if (evaluated !== undefined) port.waitUntil(evaluated);
+  const { endsAlone, evaluated } = threadEntry();
+  // Deno counts the message ports of streams that have come from another thread, or gone there, as open for ever.
+  let hasStreams = false;
+  const port = new Port("worker", () => {
+    if (!endsAlone || hasStreams || transport.hasSentStreams) scope.close();
+  });
+  port.waitUntil(evaluated);
   const takesNative = engineSupport().engine === "native";
   const owner = takesNative ? thisOwner() : 0n;
   let connections: ConnectionReceiver | undefined;
@@ -248,6 +252,7 @@ function joinThread(): Port {
       connections = ConnectionReceiver.open(data.channel, take);
       connections?.ref(isHeld);
     }
+    hasStreams ||= data.sockets.some(({ kind }) => kind === "streams");
     port.link.receive(data.packet, ...unpackThreadMessage(data, owner));
   });
   scope.addEventListener("messageerror", (event) => {
@@ -259,7 +264,7 @@ function joinThread(): Port {
   const refer = (on: boolean) => {
     isHeld = on;
     connections?.ref(on);
-    if (evaluated !== undefined) return;
+    if (!endsAlone) return;
     if (on) parentPort?.ref();
     else parentPort?.unref();
   };

@@ -195,7 +195,8 @@ export class WorkerChild implements Child {
  * `kill()` ends it at once, `shutdown()` after the grace at the latest.
  *
  * With `permissions` of its own it is a Worker of the Web, which goes on until
- * it is asked to end or killed.
+ * it is asked to end or killed, and so does a thread to or from which a
+ * connection of the runtime engine has gone.
  *
  * Requires `--allow-read` for a local module.
  *

@@ -38,6 +38,8 @@ export interface ThreadMessage {
 
 /** {@linkcode Transport} between threads. */
 export class ThreadTransport implements Transport {
+  /** A connection has left here as its streams. */
+  hasSentStreams = false;
   readonly #port: Port;
   readonly #owner: bigint;
   readonly #takesNative: boolean;
@@ -105,6 +107,7 @@ export class ThreadTransport implements Transport {
     const moved = sockets.map((socket): Moved => {
       const runtime = runtimeConn(socket);
       if (runtime !== undefined) {
+        this.hasSentStreams = true;
         const conn = this.#asStreams(runtime.move());
         streams.push(conn.readable, conn.writable);
         return { kind: "streams", conn };
