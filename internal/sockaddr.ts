@@ -64,6 +64,29 @@ export function decodeSockaddr(bytes: Uint8Array<ArrayBuffer>): HostPort {
   throw new TypeError(`Cannot decode a socket address of family ${family} in ${bytes.length} bytes`);
 }
 
+/** An address that takes little memory: one of IPv4 as a number, others as the kernel writes them. */
+export type CompactAddress = number | Uint8Array<ArrayBuffer>;
+
+/** Returns the address that the kernel wrote into the first `length` bytes. */
+export function compactAddress(bytes: Uint8Array<ArrayBuffer>, length: number): CompactAddress {
+  // A typed array takes some 200 bytes, and a copy of one longer than all that is done here.
+  if (length !== SOCKADDR_IN_SIZE || bytes[0] !== AF_INET || bytes[1] !== 0) {
+    return bytes.slice(0, Math.min(length, SOCKADDR_SIZE));
+  }
+  let number = 0;
+  for (let i = 2; i < 8; i++) number = number * 256 + (bytes[i] as number);
+  return number;
+}
+
+/** The address as the kernel writes it. */
+export function expandAddress(address: CompactAddress): Uint8Array<ArrayBuffer> {
+  if (typeof address !== "number") return address;
+  const bytes = new Uint8Array(SOCKADDR_IN_SIZE);
+  bytes[0] = AF_INET;
+  for (let i = 7, rest = address; i >= 2; i--, rest = Math.floor(rest / 256)) bytes[i] = rest % 256;
+  return bytes;
+}
+
 /**
  * The number of an interface, given by name or by number; `undefined` if there is none.
  *

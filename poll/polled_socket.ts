@@ -14,9 +14,6 @@ const BUSY = 64;
 
 /** What listeners and connections have in common below their driver. */
 export class PolledSocket extends Descriptor implements NativePollable {
-  readonly engine = "native";
-  /** What it is, for the errors of those who wait when it is closed. */
-  readonly kind: string;
   readonly reactor: Reactor = reactor();
   /** What the kernel has told and does not take back, as bits of `ReadyBit`. */
   told = 0;
@@ -28,7 +25,6 @@ export class PolledSocket extends Descriptor implements NativePollable {
    */
   leavesWhenBusy = false;
   readonly #source: EventHandler;
-  readonly #describe: () => string;
   #registered = false;
   /** Sides of the socket on which a call waits, and calls since one last did. */
   #waiting = 0;
@@ -37,11 +33,9 @@ export class PolledSocket extends Descriptor implements NativePollable {
   #isPaused = false;
 
   /** Takes over `fd`; `source` is told of what happens on it, once that is asked for. */
-  constructor(fd: number, source: EventHandler, kind: string, describe: () => string) {
+  constructor(fd: number, source: EventHandler) {
     super(fd);
-    this.kind = kind;
     this.#source = source;
-    this.#describe = describe;
   }
 
   get isPaused(): boolean {
@@ -55,9 +49,18 @@ export class PolledSocket extends Descriptor implements NativePollable {
     this.#watchers?.changed();
   }
 
+  get engine(): "native" {
+    return "native";
+  }
+
   /** What errors call the socket. */
   get name(): string {
-    return this.#describe();
+    return this.#source.name;
+  }
+
+  /** What it is, for the errors of those who wait when it is closed. */
+  get kind(): string {
+    return this.#source.kind;
   }
 
   get inode(): number | undefined {

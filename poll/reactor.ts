@@ -19,6 +19,10 @@ import { EventFd } from "./wakeup.ts";
 
 /** Something that is registered with the reactor. */
 export interface EventHandler {
+  /** What errors call it; made up when there is one. */
+  readonly name: string;
+  /** What it is, for the errors of those who wait when it is closed. */
+  readonly kind: string;
   /** Called with bits of `ReadyBit`: what was told is new since the last call. */
   onReady(ready: number): void;
 }
@@ -58,7 +62,8 @@ class Reactor {
     try {
       this.#selector = selector = new EpollSelector(MAX_EVENTS);
       this.#wait = new WaitStrategy(selector, () => this.#waiting > 0);
-      this.register(this.#wakeup.fd, { onReady: () => void this.#wakeup.drain() });
+      const onReady = () => void this.#wakeup.drain();
+      this.register(this.#wakeup.fd, { name: "the wake-up of the reactor", kind: "eventfd", onReady });
     } catch (error) {
       // The table of descriptors is full; who tries again must not find it fuller.
       selector?.close();

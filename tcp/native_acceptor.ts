@@ -4,7 +4,7 @@ import { type AcceptTrouble, acceptTrouble, Backoff } from "../internal/backoff.
 import { Descriptor, whenDescriptorCloses } from "../internal/descriptor.ts";
 import { closedError, closedMeanwhileError, socketError } from "../internal/errors.ts";
 import { addressOf, SOCK_CLOEXEC, SOCK_NONBLOCK } from "../internal/socket.ts";
-import { SOCKADDR_SIZE } from "../internal/sockaddr.ts";
+import { type CompactAddress, compactAddress, SOCKADDR_SIZE } from "../internal/sockaddr.ts";
 import type { Wait } from "../internal/wait.ts";
 import { EAGAIN, syscallError, takeConnection } from "../internal/syscall.ts";
 import type { PolledSocket } from "../poll/polled_socket.ts";
@@ -149,7 +149,7 @@ export class Acceptor extends Side<Job, NativeConn> {
       const fd = this.#accept();
       if (fd >= 0) {
         this.#backoff.reset();
-        return this.#connOf(fd, peer.slice(0, peerLength[0]));
+        return this.#connOf(fd, compactAddress(peer, peerLength[0] as number));
       }
       if (fd === -EAGAIN) return undefined;
       const trouble = troubleOf(fd);
@@ -169,12 +169,12 @@ export class Acceptor extends Side<Job, NativeConn> {
    * that only microseconds lie between the two calls.
    */
   #empty(draining: PromiseWithResolvers<void>): void {
-    const accepted: [fd: number, peer: Uint8Array<ArrayBuffer>][] = [];
+    const accepted: [fd: number, peer: CompactAddress][] = [];
     let shortage: Error | undefined;
     for (let left = MOST_DRAINED; left > 0 && shortage === undefined; left--) {
       const fd = this.#accept();
       const trouble = fd >= 0 ? undefined : troubleOf(fd);
-      if (fd >= 0) accepted.push([fd, peer.slice(0, peerLength[0])]);
+      if (fd >= 0) accepted.push([fd, compactAddress(peer, peerLength[0] as number)]);
       else if (trouble === "wait") shortage = this.#acceptError(fd);
       else if (trouble === "fatal") break; // EAGAIN, for one
     }
@@ -205,7 +205,7 @@ export class Acceptor extends Side<Job, NativeConn> {
     return socketError(`accept on ${this.socket.name}`, syscallError("accept4", -errno));
   }
 
-  #connOf(fd: number, address: Uint8Array<ArrayBuffer>): NativeConn {
+  #connOf(fd: number, address: CompactAddress): NativeConn {
     let local: Deno.NetAddr;
     try {
       local = this.#localAddr(fd);

@@ -13,7 +13,7 @@ import {
   setCongestion,
   setSocketOption,
 } from "../internal/socket.ts";
-import { decodeSockaddr, encodeSockaddr } from "../internal/sockaddr.ts";
+import { type CompactAddress, decodeSockaddr, encodeSockaddr, expandAddress } from "../internal/sockaddr.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import type { NativePollable } from "../poll/pollable.ts";
 import type { EventHandler } from "../poll/reactor.ts";
@@ -34,32 +34,22 @@ const SIOCOUTQ = 0x5411;
 
 /** {@linkcode ConnDriver} on a descriptor. */
 export class NativeConn implements ConnDriver, EventHandler {
-  readonly engine = "native";
   readonly #socket: PolledSocket;
   readonly #reader: NativeReader;
   readonly #writer: NativeWriter;
-  #local: Deno.NetAddr | Uint8Array<ArrayBuffer>;
-  #remote: Deno.NetAddr | Uint8Array<ArrayBuffer>;
+  #local: Deno.NetAddr | CompactAddress;
+  #remote: Deno.NetAddr | CompactAddress;
 
   /**
    * Takes over a connected, nonblocking, close-on-exec socket.
    *
-   * @param local Its address, as the kernel wrote it or decoded.
+   * @param local Its address.
    * @param remote The peer's address; decoded when somebody looks.
    */
-  constructor(
-    fd: number,
-    local: Deno.NetAddr | Uint8Array<ArrayBuffer>,
-    remote: Deno.NetAddr | Uint8Array<ArrayBuffer>,
-  ) {
+  constructor(fd: number, local: Deno.NetAddr | CompactAddress, remote: Deno.NetAddr | CompactAddress) {
     this.#local = local;
     this.#remote = remote;
-    this.#socket = new PolledSocket(
-      fd,
-      this,
-      "connection",
-      () => `TCP connection with ${formatAddress(this.remoteAddr)}`,
-    );
+    this.#socket = new PolledSocket(fd, this);
     this.#reader = new NativeReader(this.#socket);
     this.#writer = new NativeWriter(this.#socket);
   }
@@ -88,18 +78,30 @@ export class NativeConn implements ConnDriver, EventHandler {
     return new NativeConn(fd, { transport: "tcp", ...local }, { transport: "tcp", ...remote });
   }
 
+  get name(): string {
+    return `TCP connection with ${formatAddress(this.remoteAddr)}`;
+  }
+
   get localAddr(): Deno.NetAddr {
-    return this.#local instanceof Uint8Array ? this.#local = netAddr(this.#local) : this.#local;
+    return this.#local = netAddr(this.#local);
   }
 
   get remoteAddr(): Deno.NetAddr {
-    return this.#remote instanceof Uint8Array ? this.#remote = netAddr(this.#remote) : this.#remote;
+    return this.#remote = netAddr(this.#remote);
   }
 
   /** Both addresses as the kernel writes them; `undefined` if they cannot be told any more: a zone's interface is gone. */
   get sockaddrs(): [local: Uint8Array<ArrayBuffer>, remote: Uint8Array<ArrayBuffer>] | undefined {
     const [local, remote] = [sockaddr(this.#local), sockaddr(this.#remote)];
     return local === undefined || remote === undefined ? undefined : [local, remote];
+  }
+
+  get engine(): "native" {
+    return "native";
+  }
+
+  get kind(): string {
+    return "connection";
   }
 
   get fd(): number | undefined {
@@ -267,15 +269,16 @@ export class NativeConn implements ConnDriver, EventHandler {
   }
 }
 
-function netAddr(sockaddr: Uint8Array<ArrayBuffer>): Deno.NetAddr {
-  return { transport: "tcp", ...decodeSockaddr(sockaddr) };
+function netAddr(address: Deno.NetAddr | CompactAddress): Deno.NetAddr {
+  if (typeof address !== "number" && !(address instanceof Uint8Array)) return address;
+  return { transport: "tcp", ...decodeSockaddr(expandAddress(address)) };
 }
 
 /** All connections of a listener have its address in common. */
 const encoded = new WeakMap<Deno.NetAddr, Uint8Array<ArrayBuffer> | undefined>();
 
-function sockaddr(address: Deno.NetAddr | Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> | undefined {
-  if (address instanceof Uint8Array) return address;
+function sockaddr(address: Deno.NetAddr | CompactAddress): Uint8Array<ArrayBuffer> | undefined {
+  if (typeof address === "number" || address instanceof Uint8Array) return expandAddress(address);
   if (!encoded.has(address)) encoded.set(address, encodeSockaddr(address));
   return encoded.get(address);
 }

@@ -53,8 +53,8 @@ export async function shakeHands(
   const owner = new Descriptor(fd);
   let socket: PolledSocket | undefined;
   try {
-    const source = { onReady: () => tell() };
-    socket = owner.passTo(() => new PolledSocket(fd, source, "socket", () => `TCP socket for ${formatAddress(to)}`));
+    const source = { name: `TCP socket for ${formatAddress(to)}`, kind: "socket", onReady: () => tell() };
+    socket = owner.passTo(() => new PolledSocket(fd, source));
     try {
       syscall("connect", fd, to.sockaddr, to.sockaddr.length);
     } catch (error) {

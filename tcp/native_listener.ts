@@ -15,6 +15,7 @@ import { decodeAcceptQueue, TCP_INFO, TCP_INFO_SIZE } from "./tcp_info.ts";
 /** {@linkcode ListenerDriver} on a descriptor. */
 export class NativeListener implements ListenerDriver, EventHandler {
   readonly engine = "native";
+  readonly kind = "listener";
   readonly addr: Deno.NetAddr;
   readonly #socket: PolledSocket;
   readonly #acceptor: Acceptor;
@@ -22,8 +23,7 @@ export class NativeListener implements ListenerDriver, EventHandler {
   /** Takes over a listening, nonblocking, close-on-exec socket. */
   constructor(fd: number, onAcceptError?: (error: Error) => void) {
     this.addr = { transport: "tcp", ...addressOf(fd, "getsockname") };
-    const name = `TCP listener ${formatAddress(this.addr)}`;
-    this.#socket = new PolledSocket(fd, this, "listener", () => name);
+    this.#socket = new PolledSocket(fd, this);
     this.#acceptor = new Acceptor(this.#socket, this.addr, onAcceptError);
   }
 
@@ -36,6 +36,10 @@ export class NativeListener implements ListenerDriver, EventHandler {
     const listener = new NativeListener(fd);
     listener.#socket.isShared = isShared;
     return listener;
+  }
+
+  get name(): string {
+    return `TCP listener ${formatAddress(this.addr)}`;
   }
 
   get fd(): number | undefined {

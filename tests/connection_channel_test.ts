@@ -59,7 +59,7 @@ channelTest(
     using pair = await Pair.open("native");
     assertEquals(sender.trySend(pair.server, () => pair.server.detach()), true);
     // What is watched already is refused (EEXIST).
-    reactor().register(there, { onReady() {} });
+    reactor().register(there, { name: "another", kind: "socket", onReady() {} });
     const taken: TcpConn[] = [];
     assertEquals(ConnectionReceiver.open(there, (conn) => taken.push(wrapConn(conn))), undefined);
     assertEquals(taken.length, 1);

@@ -12,7 +12,7 @@ import { decode, encode, ENGINES, Pair, withoutLeaks } from "./_util.ts";
 
 /** Registers a descriptor, so that whoever owns it cannot: EEXIST. */
 function occupy(fd: number | undefined): Disposable {
-  reactor().register(fd as number, { onReady: () => {} });
+  reactor().register(fd as number, { name: "another", kind: "socket", onReady: () => {} });
   return { [Symbol.dispose]: () => reactor().unregister(fd as number) };
 }
 

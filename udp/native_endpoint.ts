@@ -60,6 +60,7 @@ const sender = new Uint8Array(SOCKADDR_SIZE);
 /** {@linkcode UdpDriver} on a descriptor. */
 export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
   readonly engine = "native";
+  readonly kind = "endpoint";
   lastSender: Deno.NetAddr | undefined;
   readonly #socket: PolledSocket;
   readonly #receiving: FunctionSide;
@@ -78,7 +79,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
   constructor(fd: number) {
     this.#addr = { transport: "udp", ...addressOf(fd, "getsockname") };
     this.bound = this.#addr.hostname;
-    this.#socket = new PolledSocket(fd, this, "endpoint", () => `UDP endpoint ${formatAddress(this.#addr)}`);
+    this.#socket = new PolledSocket(fd, this);
     this.#socket.leavesWhenBusy = true;
     this.#receiving = new FunctionSide(this.#socket, InterestBit.READABLE, "receive on", "recvfrom");
     this.#sending = new NativeSending(this, this.#socket, this.#peers);
@@ -146,6 +147,10 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
 
   get inode(): number | undefined {
     return this.#socket.inode;
+  }
+
+  get name(): string {
+    return `UDP endpoint ${formatAddress(this.#addr)}`;
   }
 
   get pollable(): NativePollable {

@@ -57,6 +57,8 @@ type Take = (conn: NativeConn) => void;
 
 /** The side of the thread that gets them. */
 export class ConnectionReceiver implements EventHandler {
+  readonly name = "the channel of connections";
+  readonly kind = "channel";
   readonly #socket: PolledSocket;
   readonly #take: Take;
   /** It keeps the thread alive. */
@@ -64,7 +66,7 @@ export class ConnectionReceiver implements EventHandler {
 
   private constructor(fd: number, take: Take) {
     this.#take = take;
-    this.#socket = new PolledSocket(fd, this, "channel", () => "the channel of connections");
+    this.#socket = new PolledSocket(fd, this);
     const refusal = this.#socket.register();
     if (refusal !== undefined) {
       this.#socket.detach();

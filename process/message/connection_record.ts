@@ -7,7 +7,7 @@
  * In a record between processes the descriptor means nothing: it goes beside it.
  */
 
-import { SOCKADDR_SIZE } from "../../internal/sockaddr.ts";
+import { compactAddress, SOCKADDR_SIZE } from "../../internal/sockaddr.ts";
 import { NativeConn } from "../../tcp/native_conn.ts";
 import { driverOf, TcpConn } from "../../tcp/tcp_conn.ts";
 import type { Carried } from "./socket_transfer.ts";
@@ -46,14 +46,7 @@ export function descriptorIn(from: Uint8Array<ArrayBuffer>, at: number): number 
 
 /** Makes the connection that a record tells of; takes over `fd`. */
 export function readRecord(from: Uint8Array<ArrayBuffer>, at: number, fd: number): NativeConn {
-  const local = copy(from, at + LOCAL, from[at + LOCAL_LENGTH] as number);
-  const peer = copy(from, at + PEER, from[at + PEER_LENGTH] as number);
+  const local = compactAddress(from.subarray(at + LOCAL), from[at + LOCAL_LENGTH] as number);
+  const peer = compactAddress(from.subarray(at + PEER), from[at + PEER_LENGTH] as number);
   return new NativeConn(fd, local, peer);
-}
-
-/** `slice()` takes several times as long for so few bytes. */
-function copy(from: Uint8Array<ArrayBuffer>, at: number, length: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(Math.min(length, SOCKADDR_SIZE));
-  for (let i = 0; i < bytes.length; i++) bytes[i] = from[at + i] as number;
-  return bytes;
 }

@@ -35,13 +35,16 @@ export interface Credentials {
 
 /** A connected Unix socket. */
 export class UnixSocket implements EventHandler {
+  readonly name: string;
+  readonly kind = "channel";
   readonly #socket: PolledSocket;
   readonly #receiving: FunctionSide;
   readonly #sending: FunctionSide;
 
   /** Takes over a connected, nonblocking, close-on-exec socket; `name` is what errors call it. */
   constructor(fd: number, name: string) {
-    this.#socket = new PolledSocket(fd, this, "channel", () => name);
+    this.name = name;
+    this.#socket = new PolledSocket(fd, this);
     this.#receiving = new FunctionSide(this.#socket, InterestBit.READABLE, "receive on", "recvmsg");
     this.#sending = new FunctionSide(this.#socket, InterestBit.WRITABLE, "send on", "sendmsg");
   }
@@ -152,6 +155,7 @@ function credentialsOf(fd: number): Credentials {
 /** A listening Unix socket at a path, whose file it removes when it is closed. */
 export class UnixListener implements EventHandler {
   readonly engine = "native";
+  readonly kind = "control socket";
   readonly path: string;
   readonly #socket: PolledSocket;
   readonly #accepting: FunctionSide;
@@ -164,7 +168,7 @@ export class UnixListener implements EventHandler {
    */
   constructor(path: string, fd: number = openAt(path)) {
     this.path = path;
-    this.#socket = new PolledSocket(fd, this, "control socket", () => `control socket ${path}`);
+    this.#socket = new PolledSocket(fd, this);
     this.#accepting = new FunctionSide(this.#socket, InterestBit.READABLE, "accept on", "accept4");
   }
 
@@ -176,6 +180,10 @@ export class UnixListener implements EventHandler {
   /** The file at the path, if it is this one's. */
   get file(): FileIdentity | undefined {
     return this.#file;
+  }
+
+  get name(): string {
+    return `control socket ${this.path}`;
   }
 
   onReady(): void {

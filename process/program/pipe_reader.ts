@@ -22,11 +22,14 @@ let buffer: Uint8Array<ArrayBuffer> | undefined;
 export class PipeReader implements EventHandler {
   /** Reads nothing ahead: the writer waits once the pipe is full. */
   readonly readable: ReadableStream<Uint8Array<ArrayBuffer>>;
+  readonly name: string;
+  readonly kind = "pipe";
   readonly #pipe: PolledSocket;
   readonly #side: FunctionSide;
 
   private constructor(fd: number, name: string) {
-    this.#pipe = new PolledSocket(fd, this, "pipe", () => name);
+    this.name = name;
+    this.#pipe = new PolledSocket(fd, this);
     this.#side = new FunctionSide(this.#pipe, InterestBit.READABLE, "read", "read");
     this.readable = new ReadableStream({
       type: "bytes",

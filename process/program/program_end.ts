@@ -13,14 +13,15 @@ import { lostStatusError } from "./sigchld.ts";
 export class ProgramEnd {
   readonly #pidfd: PolledSocket;
   readonly #side: FunctionSide;
-  readonly #name: string;
+  readonly name: string;
+  readonly kind = "pidfd";
 
   /** Takes over a pidfd; `name` is what errors call the program, which can go on when this one is unloaded. */
   constructor(pidfd: number, name: string, goesOn = false) {
-    this.#pidfd = new PolledSocket(pidfd, this, "pidfd", () => name);
+    this.name = name;
+    this.#pidfd = new PolledSocket(pidfd, this);
     if (goesOn) enterProgram(pidfd);
     this.#side = new FunctionSide(this.#pidfd, InterestBit.READABLE, "wait for the end of", "waitid");
-    this.#name = name;
   }
 
   /** The pidfd; `undefined` once the program has ended. */
@@ -45,7 +46,7 @@ export class ProgramEnd {
     } catch (error) {
       // Somebody has set SIGCHLD to be ignored since it was started, or has waited for all children.
       if (!(error instanceof SyscallError && error.code === "ECHILD")) throw error;
-      return { ...LOST, error: lostStatusError(this.#name, error) };
+      return { ...LOST, error: lostStatusError(this.name, error) };
     } finally {
       this.#pidfd.close();
     }
