@@ -207,18 +207,18 @@ export function getIpOption(fd: number, family: "IPv4" | "IPv6", option: number)
 }
 
 /**
- * Checks a UDP socket that somebody hands over, as {@linkcode adopt} does.
+ * Checks a UDP socket that somebody hands over, as {@linkcode prepare} does.
  */
-export function adoptUdp(fd: number): void {
-  adopt(fd, "UDP socket", () => isOfKind(fd, SOCK_DGRAM, IPPROTO_UDP));
+export function prepareUdp(fd: number): void {
+  prepare(fd, "UDP socket", () => isOfKind(fd, SOCK_DGRAM, IPPROTO_UDP));
 }
 
 /**
- * Checks a TCP socket that somebody hands over, as {@linkcode adopt} does; `"sent"` is one that was connected, and may
+ * Checks a TCP socket that somebody hands over, as {@linkcode prepare} does; `"sent"` is one that was connected, and may
  * be reset by now.
  */
-export function adoptTcp(fd: number, kind: "listening" | "connected" | "sent"): void {
-  adopt(fd, `${kind} TCP socket`, () => {
+export function prepareTcp(fd: number, kind: "listening" | "connected" | "sent"): void {
+  prepare(fd, `${kind} TCP socket`, () => {
     const isTcp = isOfKind(fd, SOCK_STREAM, IPPROTO_TCP);
     const listens = isTcp && getSocketOption(fd, "SO_ACCEPTCONN") === 1;
     if (!isTcp || listens !== (kind === "listening")) return false;
@@ -238,7 +238,7 @@ function isOfKind(fd: number, type: number, protocol: number): boolean {
  * @throws {TypeError} If it is not `what` it should be.
  * @throws {Deno.errors.BadResource} If it is not open.
  */
-function adopt(fd: number, what: string, isRight: () => boolean): void {
+function prepare(fd: number, what: string, isRight: () => boolean): void {
   const action = `take over descriptor ${fd}`;
   try {
     if (!isRight()) throw atCaller(new TypeError(`Cannot ${action}: not a ${what}`));

@@ -166,7 +166,7 @@ export function lacking(bits: number, supports: number): string[] {
   return NAMES.filter(([bit]) => bits & bit & ~supports).map(([, name]) => name);
 }
 
-/** A registration's one event, written anew each time. */
+/** An event of a registration. */
 export class ReadyRecord<T> implements ReadyEvent<T> {
   readable = false;
   writable = false;

@@ -2,7 +2,7 @@
 
 import { closedError, closedMeanwhileError, notSupportedError, socketError, SyscallError } from "../internal/errors.ts";
 import { atCaller } from "../internal/stack.ts";
-import { checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
+import { checkBoolean, checkDuration, checkInteger, checkOptions, quote } from "../internal/validate.ts";
 import { checkWait, type WaitOptions } from "../internal/wait.ts";
 import {
   copyOfInterest,
@@ -55,6 +55,13 @@ export interface MultiplexerOptions {
    * @default {256}
    */
   maxEvents?: number;
+  /**
+   * Returns the same array from each wait, with one event for each registration that is written anew: valid until the
+   * next wait, and no work for the garbage collector.
+   *
+   * @default {false}
+   */
+  reuseEvents?: boolean;
 }
 
 /**
@@ -178,14 +185,15 @@ const LONGEST_SYNC_WAIT = 1_000;
  */
 export class Multiplexer<T = unknown> {
   readonly #selector: Selector;
-  readonly #waiting: WaitStrategy;
+  readonly #strategy: WaitStrategy;
   readonly #wakeup: Wakeup;
   readonly #waker: Waker;
   /** The number that the wake-up is registered as. */
   readonly #wakeupFd: number;
-  readonly #registrations = new Registrations<T>();
+  readonly #registrations: Registrations<T>;
+  readonly #reusesEvents: boolean;
   /** What the last wait returned. */
-  readonly #events: ReadyRecord<T>[] = [];
+  #events: ReadyRecord<T>[] = [];
   /** A wait is under way. */
   #busy = false;
   #woken = false;
@@ -205,8 +213,10 @@ export class Multiplexer<T = unknown> {
    */
   constructor(options: MultiplexerOptions = {}) {
     checkOptions(options);
-    const { backend = "auto", maxEvents = DEFAULT_MAX_EVENTS } = options;
+    const { backend = "auto", maxEvents = DEFAULT_MAX_EVENTS, reuseEvents = false } = options;
     checkInteger(maxEvents, "maxEvents", 1, 65536);
+    this.#reusesEvents = checkBoolean(reuseEvents, "reuseEvents");
+    this.#registrations = new Registrations(reuseEvents);
     const chosen = chooseBackend(backend);
     let wakeup: Wakeup | undefined;
     let selector: Selector | undefined;
@@ -222,7 +232,7 @@ export class Multiplexer<T = unknown> {
       if (error instanceof SyscallError) throw socketError("make a multiplexer", error);
       throw error;
     }
-    this.#waiting = new WaitStrategy(selector, () => !this.#closed);
+    this.#strategy = new WaitStrategy(selector, () => !this.#closed);
     this.#waker = shareWaker(wakeup);
   }
 
@@ -450,7 +460,7 @@ export class Multiplexer<T = unknown> {
    * meanwhile: epoll_wait(2), poll(2), select(2).
    *
    * @param options For how long to wait; once a `timeout` is over nothing is thrown, and 0 only looks.
-   * @returns The events, valid until the next wait; none if the time is over or somebody called {@linkcode Multiplexer.wake}.
+   * @returns The events; none if the time is over or somebody called {@linkcode Multiplexer.wake}.
    * @throws {Deno.errors.BadResource} If the multiplexer is closed, already or meanwhile.
    * @throws {Deno.errors.Busy} If another wait is under way.
    *
@@ -471,13 +481,13 @@ export class Multiplexer<T = unknown> {
     const end = performance.now() + timeout;
     this.#begin();
     try {
-      const waiting = this.#waiting;
-      if (waiting.isTurnDue) {
-        await waiting.turn();
+      const strategy = this.#strategy;
+      if (strategy.isTurnDue) {
+        await strategy.turn();
         if (this.#closed) throw this.#interrupted();
         signal?.throwIfAborted();
       }
-      if (timeout === 0 || !waiting.isHot) {
+      if (timeout === 0 || !strategy.isHot) {
         if (this.#look() || timeout === 0) return this.#events;
       }
       return await this.#waitLonger(end, signal);
@@ -493,7 +503,7 @@ export class Multiplexer<T = unknown> {
    * is for a Worker that has nothing else to do.
    *
    * @param timeout Milliseconds after which it returns although nothing is ready; 0 only looks, by default there is no limit.
-   * @returns The events, valid until the next wait.
+   * @returns The events.
    * @throws {Deno.errors.NotSupported} On the runtime backend.
    * @throws {Deno.errors.BadResource} If the multiplexer is closed.
    * @throws {Deno.errors.Busy} If another wait is under way.
@@ -524,7 +534,7 @@ export class Multiplexer<T = unknown> {
       const end = performance.now() + timeout;
       // A wait that returns early (EINTR) is not over.
       for (let left = timeout; left > 0; left = end - performance.now()) {
-        if (this.#take(this.#selector.select(Math.min(left, LONGEST_SYNC_WAIT)))) break;
+        if (this.#collect(this.#selector.select(Math.min(left, LONGEST_SYNC_WAIT)))) break;
       }
       return this.#events;
     } catch (error) {
@@ -592,7 +602,7 @@ export class Multiplexer<T = unknown> {
     if (!this.#busy) return this.#dispose();
     // The other thread, or the turn that the wait gives, comes back to it; #end() closes the descriptors.
     this.#interrupt();
-    this.#waiting.awaitReturn();
+    this.#strategy.awaitReturn();
   }
 
   /** Closes the multiplexer, at the end of a `using` block. */
@@ -627,12 +637,12 @@ export class Multiplexer<T = unknown> {
       while (true) {
         const left = end - performance.now();
         if (left <= 0) return this.#events;
-        const here = this.#waiting.isHot;
-        const n = here ? this.#waiting.here(left) : await this.#waiting.elsewhere(left);
+        const here = this.#strategy.isHot;
+        const n = here ? this.#strategy.here(left) : await this.#strategy.elsewhere(left);
         if (this.#closed) throw this.#interrupted();
         // What was found is told rather than lost, even if the signal came first.
-        if (this.#take(n)) return this.#events;
-        if (here) await this.#waiting.turn();
+        if (this.#collect(n)) return this.#events;
+        if (here) await this.#strategy.turn();
         if (this.#closed) throw this.#interrupted();
         signal?.throwIfAborted();
       }
@@ -644,13 +654,13 @@ export class Multiplexer<T = unknown> {
   /** Looks without waiting; returns whether the wait is over. */
   #look(): boolean {
     const n = this.#selector.select(0);
-    if (this.#take(n)) return true;
+    if (this.#collect(n)) return true;
     // An interrupt that nobody needs any more may have had the only place.
-    return n > 0 && this.#take(this.#selector.select(0));
+    return n > 0 && this.#collect(this.#selector.select(0));
   }
 
   /** Takes over what a wait has found; returns whether the wait is over. */
-  #take(count: number): boolean {
+  #collect(count: number): boolean {
     const selector = this.#selector;
     const registrations = this.#registrations;
     const events = this.#events;
@@ -678,7 +688,9 @@ export class Multiplexer<T = unknown> {
     this.#checkOpen("wait on", "epoll_wait");
     if (this.#busy) throw atCaller(new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way"));
     this.#busy = true;
-    if (this.#events.length > 0) this.#events.length = 0;
+    if (this.#events.length === 0) return;
+    if (this.#reusesEvents) this.#events.length = 0;
+    else this.#events = [];
   }
 
   #end(): void {
@@ -709,7 +721,7 @@ export class Multiplexer<T = unknown> {
   }
 
   #interruptUnlessLive(): void {
-    if (!this.#selector.live && this.#waiting.isElsewhere) this.#interrupt();
+    if (!this.#selector.live && this.#strategy.isElsewhere) this.#interrupt();
   }
 
   #forget(registration: Registration<T>): void {

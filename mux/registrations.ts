@@ -3,7 +3,7 @@
 import { linkOf } from "../internal/socket.ts";
 import type { NativePollable, Pollable, RuntimePollable } from "../poll/pollable.ts";
 import { InterestBit } from "../poll/selector.ts";
-import type { Interest, ReadyRecord, Source } from "./interest.ts";
+import { type Interest, ReadyRecord, type Source } from "./interest.ts";
 
 /** What a source is: a socket of an engine, or a plain descriptor. */
 export type Identity =
@@ -17,7 +17,8 @@ export interface Registration<T> {
   readonly number: number;
   readonly source: Source;
   readonly identity: Identity;
-  readonly record: ReadyRecord<T>;
+  /** Its last event. */
+  record: ReadyRecord<T>;
   /** For a plain descriptor what /proc called it: the kernel can give its number to another file. */
   readonly link: string | undefined;
   interest: Interest;
@@ -51,10 +52,16 @@ export class Registrations<T> {
   /** By number; most are descriptors. */
   readonly #registrations: (Registration<T> | undefined)[] = [];
   readonly #pollables = new Map<Pollable, Registration<T>>();
+  /** Each registration has one event, which is written anew. */
+  readonly #reusesEvents: boolean;
   /** Numbers of the runtime backend that are free again. */
   readonly #free: number[] = [];
   #generation = 0;
   #size = 0;
+
+  constructor(reusesEvents: boolean) {
+    this.#reusesEvents = reusesEvents;
+  }
 
   get size(): number {
     return this.#size;
@@ -133,13 +140,15 @@ export class Registrations<T> {
     this.#bits[number] = bits;
   }
 
-  /** Writes an event into its record; `undefined` if it is another generation's, or of no interest. */
+  /** Writes an event; `undefined` if it is another generation's, or of no interest. */
   write(number: number, generation: number, ready: number): ReadyRecord<T> | undefined {
     // Closed after the kernel has reported the event, and perhaps opened anew.
     if (this.#generations[number] !== generation) return undefined;
     const bits = this.#bits[number] as number;
-    const record = this.#records[number] as ReadyRecord<T>;
+    let record = this.#records[number] as ReadyRecord<T>;
+    if (!this.#reusesEvents) record = new ReadyRecord(record.source, record.data);
     if (!record.write(ready, bits)) return undefined;
+    if (!this.#reusesEvents) this.#records[number] = (this.#registrations[number] as Registration<T>).record = record;
     if (bits & InterestBit.ONESHOT) (this.#registrations[number] as Registration<T>).isDisarmed = true;
     return record;
   }

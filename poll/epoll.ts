@@ -88,7 +88,7 @@ export class EpollSelector implements Selector {
   }
 
   /** Its own descriptor, which is readable when there are events. */
-  get descriptor(): number {
+  get ownFd(): number {
     return this.#epoll.fd;
   }
 

@@ -27,8 +27,8 @@ export class PolledSocket extends Descriptor implements NativePollable {
   readonly #source: EventHandler;
   #registered = false;
   /** Sides of the socket on which a call waits, and calls since one last did. */
-  #waiting = 0;
-  #straight = 0;
+  #heldSides = 0;
+  #unheld = 0;
   #watchers: Watchers | undefined;
   #isPaused = false;
 
@@ -74,7 +74,7 @@ export class PolledSocket extends Descriptor implements NativePollable {
    * @returns Why it cannot, `undefined` if it can.
    */
   register(): Error | undefined {
-    this.#straight = 0;
+    this.#unheld = 0;
     if (this.#registered) return undefined;
     try {
       this.reactor.register(this.fd, this.#source, this.isShared);
@@ -99,20 +99,20 @@ export class PolledSocket extends Descriptor implements NativePollable {
 
   /** A call begins to wait on one side, for the kernel or for a turn: {@linkcode Reactor.hold}. */
   hold(ref: boolean): void {
-    this.#waiting++;
+    this.#heldSides++;
     this.reactor.hold(ref);
   }
 
   /** No call waits on that side any more. */
   release(ref: boolean): void {
-    this.#waiting--;
+    this.#heldSides--;
     this.reactor.release(ref);
   }
 
   /** A call on one side found what it needed, and did not wait. */
   proceeded(): void {
-    if (!this.leavesWhenBusy || ++this.#straight < BUSY || this.#waiting > 0) return;
-    this.#straight = 0;
+    if (!this.leavesWhenBusy || ++this.#unheld < BUSY || this.#heldSides > 0) return;
+    this.#unheld = 0;
     this.#unregister();
   }
 

@@ -48,8 +48,8 @@ class Reactor {
   readonly #sources: (EventHandler | undefined)[] = [];
   readonly #generations: number[] = [];
   #deferred: (() => void)[] = [];
-  #waiting = 0;
-  #waitingUnref = 0;
+  #held = 0;
+  #heldUnref = 0;
   #running = false;
   #budget = BUDGET;
   #turns = 0;
@@ -61,7 +61,7 @@ class Reactor {
     let selector: EpollSelector | undefined;
     try {
       this.#selector = selector = new EpollSelector(MAX_EVENTS);
-      this.#wait = new WaitStrategy(selector, () => this.#waiting > 0);
+      this.#wait = new WaitStrategy(selector, () => this.#held > 0);
       const onReady = () => void this.#wakeup.drain();
       this.register(this.#wakeup.fd, { name: "the wake-up of the reactor", kind: "eventfd", onReady });
     } catch (error) {
@@ -92,9 +92,9 @@ class Reactor {
   /** A call begins to wait. */
   hold(ref: boolean): void {
     if (!ref) {
-      this.#waitingUnref++;
+      this.#heldUnref++;
       if (!this.#running) this.#pollLater();
-    } else if (this.#waiting++ === 0 && !this.#running) {
+    } else if (this.#held++ === 0 && !this.#running) {
       this.#run();
     }
   }
@@ -102,8 +102,8 @@ class Reactor {
   /** A call has stopped waiting. */
   release(ref: boolean): void {
     if (!ref) {
-      if (--this.#waitingUnref === 0) this.#stopPolling();
-    } else if (--this.#waiting === 0 && this.#wait.isElsewhere) {
+      if (--this.#heldUnref === 0) this.#stopPolling();
+    } else if (--this.#held === 0 && this.#wait.isElsewhere) {
       this.#wakeup.signal();
       this.#wait.awaitReturn();
     }
@@ -145,14 +145,14 @@ class Reactor {
     this.#stopPolling();
     // What else this turn begins to wait for is waited for together.
     await undefined;
-    while (this.#waiting > 0) {
+    while (this.#held > 0) {
       if (this.#budget <= 0 || this.#deferred.length > 0) {
         await this.#turn();
         // The deferred calls may have been the last that waited.
-        if (this.#waiting === 0) break;
+        if (this.#held === 0) break;
       }
       const here = this.#wait.isHot && this.#deferred.length === 0;
-      if (this.#take(here ? this.#wait.here(Infinity) : this.#selector.select(0))) {
+      if (this.#dispatch(here ? this.#wait.here(Infinity) : this.#selector.select(0))) {
         await this.#letHandlersRun();
       } else if (here) {
         await this.#turn();
@@ -160,12 +160,12 @@ class Reactor {
         this.#isAway = true;
         const n = await this.#wait.elsewhere(Infinity);
         this.#turned();
-        this.#take(n);
+        this.#dispatch(n);
         await this.#letHandlersRun();
       }
     }
     this.#running = false;
-    if (this.#waitingUnref > 0) this.#pollLater();
+    if (this.#heldUnref > 0) this.#pollLater();
   }
 
   /** Lets what was woken get to its next wait, by a turn of the event loop if one is due. */
@@ -195,7 +195,7 @@ class Reactor {
   }
 
   /** Tells the sources of the events that a wait has found; returns whether there were any. */
-  #take(count: number): boolean {
+  #dispatch(count: number): boolean {
     const selector = this.#selector;
     for (let i = 0; i < count; i++) {
       const fd = selector.fd(i);
@@ -211,9 +211,9 @@ class Reactor {
     this.#poll = setTimeout(() => {
       this.#poll = undefined;
       if (isUnloaded()) return;
-      this.#take(this.#selector.select(0));
+      this.#dispatch(this.#selector.select(0));
       this.#turned();
-      if (this.#waitingUnref > 0 && !this.#running) this.#pollLater();
+      if (this.#heldUnref > 0 && !this.#running) this.#pollLater();
     }, this.#deferred.length > 0 ? 0 : UNREF_POLL);
     Deno.unrefTimer(this.#poll as unknown as number);
   }

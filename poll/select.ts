@@ -71,13 +71,13 @@ export class SelectSelector extends EventList implements Selector {
     super(maxEvents);
     this.#ready = new Int32Array(2 * maxEvents);
     this.#readyBytes = new Uint8Array(this.#ready.buffer);
-    const { descriptor } = this.#trouble;
-    if (descriptor >= FD_SETSIZE) {
+    const { fd } = this.#trouble;
+    if (fd >= FD_SETSIZE) {
       this.#trouble.close();
-      throw noRoom(descriptor);
+      throw noRoom(fd);
     }
-    this.#ask(descriptor, InterestBit.READABLE);
-    this.#end = descriptor + 1;
+    this.#ask(fd, InterestBit.READABLE);
+    this.#end = fd + 1;
   }
 
   register(fd: number, generation: number, interest: number): void {
@@ -98,7 +98,7 @@ export class SelectSelector extends EventList implements Selector {
     this.#generations[fd] = 0;
     this.#ask(fd, 0);
     this.#trouble.ignore(fd);
-    const least = this.#trouble.descriptor + 1;
+    const least = this.#trouble.fd + 1;
     while (this.#end > least && this.#generations[this.#end - 1] === 0) this.#end--;
   }
 
@@ -171,12 +171,12 @@ export class SelectSelector extends EventList implements Selector {
   /** Walks through the answer, from where the last walk ended, and has a second look at what it finds. */
   #collect({ words }: Sets, generations: Int32Array, found: number): number {
     if (found <= 0) return 0;
-    const { descriptor } = this.#trouble;
-    const at = descriptor >>> 5;
-    const bit = 1 << (descriptor & 31);
+    const trouble = this.#trouble.fd;
+    const at = trouble >>> 5;
+    const bit = 1 << (trouble & 31);
     if ((words[at] as number) & bit) {
       words[at] = (words[at] as number) & ~bit;
-      this.#trouble.take((fd) => words[fd >>> 5] = (words[fd >>> 5] as number) | (1 << (fd & 31)));
+      this.#trouble.report((fd) => words[fd >>> 5] = (words[fd >>> 5] as number) | (1 << (fd & 31)));
     }
     const ready = this.#ready;
     const end = this.#end;

@@ -25,9 +25,9 @@ export class TroubleWatch {
   /** Those that were registered: most never are, and need no system call. */
   readonly #watched = new Set<number>();
 
-  /** What is readable when {@linkcode TroubleWatch.take} would find something. */
-  get descriptor(): number {
-    return this.#epoll.descriptor;
+  /** What is readable when {@linkcode TroubleWatch.report} would find something. */
+  get fd(): number {
+    return this.#epoll.ownFd;
   }
 
   /** Begins to watch a descriptor, or to watch it anew. */
@@ -67,7 +67,7 @@ export class TroubleWatch {
   }
 
   /** Calls `tell` with each descriptor that has trouble, up to a limit. */
-  take(tell: (fd: number) => void): void {
+  report(tell: (fd: number) => void): void {
     const count = this.#epoll.select(0);
     for (let i = 0; i < count; i++) {
       const fd = this.#epoll.fd(i);

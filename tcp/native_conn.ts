@@ -5,11 +5,11 @@ import { formatAddress, type HostPort } from "../internal/address.ts";
 import { closedError, SyscallError } from "../internal/errors.ts";
 import {
   addressOf,
-  adoptTcp,
   getCongestion,
   getSocketOption,
   getTcpStruct,
   ioctlInteger,
+  prepareTcp,
   setCongestion,
   setSocketOption,
 } from "../internal/socket.ts";
@@ -56,7 +56,7 @@ export class NativeConn implements ConnDriver, EventHandler {
 
   /** Takes over a connected socket that comes from elsewhere, once it is checked. */
   static adopt(fd: number): NativeConn {
-    adoptTcp(fd, "connected");
+    prepareTcp(fd, "connected");
     const [local, remote] = [addressOf(fd, "getsockname"), addressOf(fd, "getpeername")];
     return new NativeConn(fd, { transport: "tcp", ...local }, { transport: "tcp", ...remote });
   }
@@ -66,7 +66,7 @@ export class NativeConn implements ConnDriver, EventHandler {
    * reads and writes tell so.
    */
   static adoptSent(fd: number): NativeConn {
-    adoptTcp(fd, "sent");
+    prepareTcp(fd, "sent");
     const local = addressOf(fd, "getsockname");
     let remote: HostPort;
     try {

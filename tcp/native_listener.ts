@@ -2,7 +2,7 @@
 
 import { formatAddress } from "../internal/address.ts";
 import { closedError } from "../internal/errors.ts";
-import { addressOf, adoptTcp, getTcpStruct } from "../internal/socket.ts";
+import { addressOf, getTcpStruct, prepareTcp } from "../internal/socket.ts";
 import type { Wait } from "../internal/wait.ts";
 import type { NativePollable } from "../poll/pollable.ts";
 import { PolledSocket } from "../poll/polled_socket.ts";
@@ -32,7 +32,7 @@ export class NativeListener implements ListenerDriver, EventHandler {
    * too.
    */
   static adopt(fd: number, isShared = false): NativeListener {
-    adoptTcp(fd, "listening");
+    prepareTcp(fd, "listening");
     const listener = new NativeListener(fd);
     listener.#socket.isShared = isShared;
     return listener;

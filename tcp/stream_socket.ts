@@ -77,7 +77,7 @@ export class StreamSocket implements RuntimeSocket {
   /** Set by {@linkcode lose}. */
   #failure: Error | undefined;
   /** Ends the calls that wait for the streams. */
-  readonly #waiting = new Set<(failure: Error) => void>();
+  readonly #ends = new Set<(failure: Error) => void>();
   #closed = false;
   /** Told when it is closed. */
   onClosed: () => void = () => {};
@@ -142,8 +142,8 @@ export class StreamSocket implements RuntimeSocket {
     if (this.#failure !== undefined || this.#closed) return;
     const failure = new Deno.errors.ConnectionReset("the thread that the connection came from has ended");
     this.#failure = Object.assign(failure, { code: "ECONNRESET" });
-    for (const end of this.#waiting) end(failure);
-    this.#waiting.clear();
+    for (const end of this.#ends) end(failure);
+    this.#ends.clear();
   }
 
   /** The result of a call to the streams, which may never come; an error if the connection fails before. */
@@ -151,8 +151,8 @@ export class StreamSocket implements RuntimeSocket {
     // What has come already is there first.
     if (this.#failure !== undefined) return Promise.race([result, Promise.reject(this.#failure)]);
     return new Promise((resolve, reject) => {
-      this.#waiting.add(reject);
-      result.then(resolve, reject).finally(() => this.#waiting.delete(reject));
+      this.#ends.add(reject);
+      result.then(resolve, reject).finally(() => this.#ends.delete(reject));
     });
   }
 

@@ -1231,3 +1231,20 @@ Deno.test("[runtime] TcpConn.tryWrite() gathers small writes while the first is 
   pair.client.close(); // sends all of it
   assertEquals(await readToEnd(pair.server), taken);
 });
+
+muxTest("Multiplexer.wait() returns new events each time, or the same ones by `reuseEvents`", async (context) => {
+  for (const reuseEvents of [false, true]) {
+    using pair = await context.pair();
+    using mux = context.open({ reuseEvents });
+    mux.register(pair.server, READABLE, "a");
+    await pair.client.writeAll(encode("x"));
+    await expectEvent(mux, pair.server, "readable");
+    const waits = [await mux.wait(), await mux.wait()] as const;
+    const [first, second] = waits.map(([event]) => event);
+    assertEquals([first === second, waits[0] === waits[1]], [reuseEvents, reuseEvents]);
+    assertEquals([second?.readable, second?.data], [true, "a"]);
+    // What is not watched any more is not reported; an event that the program has kept stays what it was.
+    mux.unregister(pair.server);
+    assertEquals([first?.readable, second?.readable], [!reuseEvents, false]);
+  }
+});

@@ -8,13 +8,13 @@ import { refuseDenied, requireNet } from "../internal/permissions.ts";
 import { resolveSync } from "../internal/resolve.ts";
 import {
   addressOf,
-  adoptUdp,
   getSocketOption,
   getSocketStruct,
   getUdpOption,
   MSG_PEEK,
   MSG_TRUNC,
   pendingErrno,
+  prepareUdp,
   setSocketOption,
   setUdpOption,
   SOCK_CLOEXEC,
@@ -115,7 +115,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
 
   /** Takes over a UDP socket that comes from elsewhere, once it is checked. */
   static adopt(fd: number): NativeEndpoint {
-    adoptUdp(fd);
+    prepareUdp(fd);
     const hasInfo = hasPacketInfo(fd, addressOf(fd, "getsockname").hostname.includes(":"));
     const endpoint = new NativeEndpoint(fd);
     endpoint.#hasInfo = hasInfo;

@@ -95,7 +95,7 @@ export class Port implements ParentPort {
     this.kind = kind;
     this.link = new Link("the parent", kind === "worker" ? sealForThread : sealForProcess);
     this.#end = end;
-    this.link.onPacket = (packet, sockets) => this.#take(packet, sockets);
+    this.link.onPacket = (packet, sockets) => this.#receive(packet, sockets);
   }
 
   /** Told of the packets that are for a pool. */
@@ -137,7 +137,7 @@ export class Port implements ParentPort {
     if (--this.#holders === 0) this.link.transport?.ref(false);
   }
 
-  #take(packet: Packet, sockets: MovableSocket[]): void {
+  #receive(packet: Packet, sockets: MovableSocket[]): void {
     if (packet.type === "pool" || packet.type === "connection") {
       const body = packet.type === "connection" ? { do: "connection" } : packet.body;
       if (this.onPoolPacket !== undefined) return this.onPoolPacket(body, sockets);

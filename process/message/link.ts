@@ -9,7 +9,7 @@ import { again } from "../../internal/stack.ts";
 import { CallQueue, PendingCall } from "../../internal/call_queue.ts";
 import { checkOptions, checkSignal } from "../../internal/validate.ts";
 import { checkWait, type Wait, waitFor, type WaitOptions } from "../../internal/wait.ts";
-import { adopt, type Carried, checkSockets, type MovableSocket } from "./socket_transfer.ts";
+import { type Carried, checkSockets, type MovableSocket, receivedSocket } from "./socket_transfer.ts";
 
 /** Messages that may be under way and unread. */
 const WINDOW = 256;
@@ -137,7 +137,7 @@ export class Link {
   /** Told when a call begins to wait for the other side, for messages or for room, and when none does any more. */
   onWaiting: ((waits: boolean) => void) | undefined;
   /** Makes a socket of a descriptor that has come. */
-  adopt: typeof adopt = adopt;
+  receiveSocket: typeof receivedSocket = receivedSocket;
   /** Nobody reads messages here: only the library's own packets may come. */
   takesMessages = true;
   readonly #name: string;
@@ -235,7 +235,7 @@ export class Link {
 
   async *#messages(signal: AbortSignal | undefined): AsyncIterableIterator<Incoming> {
     while (true) {
-      const incoming = await this.#take(signal);
+      const incoming = await this.#next(signal);
       if (incoming === undefined) return;
       yield incoming;
     }
@@ -306,7 +306,7 @@ export class Link {
     for (const { sockets } of this.#inbox.splice(0)) for (const socket of sockets) socket.close();
   }
 
-  async #take(signal: AbortSignal | undefined): Promise<Incoming | undefined> {
+  async #next(signal: AbortSignal | undefined): Promise<Incoming | undefined> {
     signal?.throwIfAborted();
     const incoming = this.#inbox.shift();
     if (incoming !== undefined) {

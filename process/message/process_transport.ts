@@ -183,7 +183,7 @@ export class ProcessTransport implements Transport {
 
   /** Makes sockets of the first descriptors, as many as the message says; those that cannot be are left out. */
   #unpack({ kinds }: WholeMessage, descriptors: readonly Descriptor[]): MovableSocket[] {
-    return kinds.flatMap((kind, i) => this.#link.adopt(kind, descriptors[i] as Descriptor) ?? []);
+    return kinds.flatMap((kind, i) => this.#link.receiveSocket(kind, descriptors[i] as Descriptor) ?? []);
   }
 }
 

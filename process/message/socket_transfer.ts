@@ -94,7 +94,7 @@ export function giveAway(sockets: readonly Carried[]): void {
  * Makes a socket of a descriptor that was sent here. Closes it if it is none of
  * that kind; a connection that the peer has reset on the way is one still.
  */
-export function adopt(kind: SocketKind, descriptor: Descriptor): MovableSocket | undefined {
+export function receivedSocket(kind: SocketKind, descriptor: Descriptor): MovableSocket | undefined {
   const fd = descriptor.detach();
   try {
     if (kind === "conn") return wrapConn(NativeConn.adoptSent(fd));

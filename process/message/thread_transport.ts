@@ -15,10 +15,17 @@ import { RuntimeConn } from "../../tcp/runtime_conn.ts";
 import { type MovedConn, sentReason, StreamSocket } from "../../tcp/stream_socket.ts";
 import { ConnStreams } from "../../tcp/streams.ts";
 import { driverOf, TcpConn, wrapConn } from "../../tcp/tcp_conn.ts";
-import { adopt, descriptorsOf, kindOf, MOST_SOCKETS, type MovableSocket, type SocketKind } from "./socket_transfer.ts";
+import {
+  descriptorsOf,
+  kindOf,
+  MOST_SOCKETS,
+  type MovableSocket,
+  receivedSocket,
+  type SocketKind,
+} from "./socket_transfer.ts";
 
 /** Where to post: a Worker, or a Worker's own scope. */
-interface Port {
+interface Poster {
   postMessage(message: unknown, transfer: Transferable[]): void;
 }
 
@@ -40,7 +47,7 @@ export interface ThreadMessage {
 export class ThreadTransport implements Transport {
   /** A connection has left here as its streams. */
   hasSentStreams = false;
-  readonly #port: Port;
+  readonly #poster: Poster;
   readonly #owner: bigint;
   readonly #takesNative: boolean;
   readonly #refer: ((on: boolean) => void) | undefined;
@@ -54,8 +61,8 @@ export class ThreadTransport implements Transport {
    * `owner` is the number of the thread among the two that may end first; `takesNative` whether the other one may use
    * the native engine; `refer` lets waiting for packets keep this thread alive, or not.
    */
-  constructor(port: Port, owner: bigint, takesNative = true, refer?: (on: boolean) => void) {
-    this.#port = port;
+  constructor(poster: Poster, owner: bigint, takesNative = true, refer?: (on: boolean) => void) {
+    this.#poster = poster;
     this.#owner = owner;
     this.#takesNative = takesNative;
     this.#refer = refer;
@@ -120,7 +127,7 @@ export class ThreadTransport implements Transport {
     const isNative = packet.type === "connection" && moved[0]?.kind === "conn";
     const channel = isNative && this.#connections === undefined ? this.#openChannel() : undefined;
     const message: ThreadMessage = { packet, sockets: moved };
-    this.#port.postMessage(channel === undefined ? message : { ...message, channel }, streams);
+    this.#poster.postMessage(channel === undefined ? message : { ...message, channel }, streams);
     return true;
   }
 
@@ -158,7 +165,7 @@ export class ThreadTransport implements Transport {
     const hasGone = channel.trySend(socket, () => entrust(fd = socket.detach(), this.#owner));
     if (hasGone === false) {
       const message: ThreadMessage = { packet: { type: "connection" }, sockets: [{ kind: "conn", fd }] };
-      this.#port.postMessage(message, []);
+      this.#poster.postMessage(message, []);
     }
     return hasGone !== undefined;
   }
@@ -251,7 +258,7 @@ export function unpackThreadMessage(
   const sockets = sent.flatMap((moved) =>
     moved.kind === "streams"
       ? wrapConn(new RuntimeConn(openStreams(moved.conn, flowing)))
-      : adopt(moved.kind, new Descriptor(moved.fd)) ?? []
+      : receivedSocket(moved.kind, new Descriptor(moved.fd)) ?? []
   );
   return [sockets, sent.length - sockets.length];
 }

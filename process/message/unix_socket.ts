@@ -94,7 +94,7 @@ export class UnixSocket implements EventHandler {
 
   /** Receives a packet; its data is empty at the end of the connection. */
   receive(): Promise<ReceivedPacket> {
-    return this.#receiving.run(() => this.#take(), undefined);
+    return this.#receiving.run(() => this.#receive(), undefined);
   }
 
   /** Receives what is there already, and then the end of the connection: shutdown(2). */
@@ -125,7 +125,7 @@ export class UnixSocket implements EventHandler {
     this.#sending.close();
   }
 
-  #take(): ReceivedPacket | undefined {
+  #receive(): ReceivedPacket | undefined {
     const received = receivePacket(this.#socket.fd);
     if (typeof received !== "number") return received;
     if (received === -EAGAIN) return undefined;
@@ -216,14 +216,14 @@ export class UnixListener implements EventHandler {
 
   /** accept4(2). */
   async accept(signal?: AbortSignal): Promise<UnixSocket> {
-    return this.#wrap(await this.#accepting.run(() => this.#take(), waitFor(signal)));
+    return this.#wrap(await this.#accepting.run(() => this.#accept(), waitFor(signal)));
   }
 
   #wrap(fd: number): UnixSocket {
     return new UnixSocket(fd, `connection on ${this.path}`);
   }
 
-  #take(): number | undefined {
+  #accept(): number | undefined {
     const peer = new Uint8Array(UNIX_ADDRESS_SIZE);
     const length = new Uint8Array(new Uint32Array([peer.length]).buffer);
     const fd = takeConnection(this.#socket.fd, peer, length, SOCK_NONBLOCK | SOCK_CLOEXEC);

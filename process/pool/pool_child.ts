@@ -70,7 +70,7 @@ export class PoolChild {
     this.child = kind === "worker" ? new WorkerChild(module, options) : new ProcessChild(module, options);
     this.child.link.onPacket = (packet, sockets) => {
       for (const socket of sockets) socket.close();
-      if (packet.type === "pool") this.#take(packet.body as FromChild);
+      if (packet.type === "pool") this.#receive(packet.body as FromChild);
     };
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
@@ -172,7 +172,7 @@ export class PoolChild {
     return this.child.link.post({ type: "pool", body }, sockets);
   }
 
-  #take(body: FromChild): void {
+  #receive(body: FromChild): void {
     switch (body.is) {
       case "ready":
         this.#timer.cancel();

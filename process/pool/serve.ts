@@ -241,7 +241,7 @@ class Server {
     return this.#done.promise;
   }
 
-  take(body: ToChild, sockets: MovableSocket[]): void {
+  receive(body: ToChild, sockets: MovableSocket[]): void {
     switch (body.do) {
       case "start":
         this.#settings = body;
@@ -460,7 +460,7 @@ export function serve(handler: ServeHandler, options: ServeOptions = {}): Promis
   // What it waits with is opened before connections come: threads have one table of descriptors, which they may fill.
   if (engineSupport().engine === "native") reactor();
   const mine = server = new Server(port, handler, onError);
-  port.onPoolPacket = (body, sockets) => mine.take(body as ToChild, sockets);
+  port.onPoolPacket = (body, sockets) => mine.receive(body as ToChild, sockets);
   port.signal.addEventListener("abort", () => mine.drain());
   port.hold();
   port.waitUntil(mine.done.finally(() => port.release()));

@@ -12,7 +12,7 @@ import { Unload, whenUnloaded } from "../../internal/unload.ts";
 import { atCaller } from "../../internal/stack.ts";
 import { TcpListener } from "../../tcp/tcp_listener.ts";
 import { Link } from "../message/link.ts";
-import { adopt, type Carried, type MovableSocket } from "../message/socket_transfer.ts";
+import { type Carried, type MovableSocket, receivedSocket } from "../message/socket_transfer.ts";
 import { ProcessTransport } from "../message/process_transport.ts";
 import { type FileIdentity, removeLeftBehind, socketAt } from "../message/socket_file.ts";
 import { UnixListener, UnixSocket } from "../message/unix_socket.ts";
@@ -76,8 +76,8 @@ export async function takeOver(path: string): Promise<Takeover | undefined> {
   let control: UnixListener | undefined;
   let file: FileIdentity | undefined;
   link.takesMessages = false;
-  link.adopt = (kind, descriptor) => {
-    if (kind !== "control") return adopt(kind, descriptor);
+  link.receiveSocket = (kind, descriptor) => {
+    if (kind !== "control") return receivedSocket(kind, descriptor);
     control?.close();
     control = new UnixListener(path, descriptor.detach());
     return undefined;
