@@ -80,7 +80,12 @@ export function checkBytes(value: unknown, name = "p"): asserts value is Uint8Ar
 
 /** Checks a buffer once more after a wait: an emptied one would lose a datagram, or send nothing. */
 export function checkSameLength(p: Uint8Array, length: number): void {
-  if (sizeOf(p) !== length) throw atCaller(new TypeError("p was resized or transferred while the call waited"));
+  if (sizeOf(p) !== length) throw changedBufferError();
+}
+
+/** Returns the error for a buffer that the caller has changed while a call waited with it. */
+export function changedBufferError(): Error {
+  return atCaller(new TypeError("p was resized or transferred away while the call waited"));
 }
 
 /** Checks an options bag. */

@@ -3,8 +3,7 @@
 import { copyOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { socketError, unexpectedEof } from "../internal/errors.ts";
 import { MSG_PEEK } from "../internal/socket.ts";
-import { atCaller } from "../internal/stack.ts";
-import { checkSameLength } from "../internal/validate.ts";
+import { changedBufferError, checkSameLength } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
 import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/syscall.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
@@ -133,7 +132,7 @@ export class NativeReader extends Side<Job, number | Uint8Array<ArrayBuffer> | n
   #receive(p: Uint8Array, flags: number): number | null | undefined {
     const length = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
-    if (length === 0) throw atCaller(new TypeError("p was resized or transferred away while the read waited"));
+    if (length === 0) throw changedBufferError();
     if (this.#unread !== undefined) return this.#takeUnread(this.#unread, p, flags !== 0);
     const n = receive(this.socket.fd, p, flags);
     if (n > 0) {

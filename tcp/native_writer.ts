@@ -7,7 +7,7 @@
 import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { socketError, SyscallError } from "../internal/errors.ts";
 import { MSG_NOSIGNAL } from "../internal/socket.ts";
-import { atCaller } from "../internal/stack.ts";
+import { changedBufferError } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
 import { EAGAIN, LARGEST_TRANSFER, syscallError, transmit } from "../internal/syscall.ts";
 import { InterestBit } from "../poll/selector.ts";
@@ -106,7 +106,7 @@ export class NativeWriter extends Side<Job, number> {
     }
     while (true) {
       const size = sizeOf(job.p);
-      if (size === 0) throw atCaller(new TypeError("p was resized or transferred away while the write waited"));
+      if (size === 0) throw changedBufferError();
       const n = this.#transmit(job.p, size);
       if (n === size && job.all) return job.size;
       if (n === undefined || !job.all) return n;

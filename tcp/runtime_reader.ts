@@ -10,9 +10,9 @@
 import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { closedMeanwhileError, codeOf, fromRuntimeError, unexpectedEof } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
-import { again, atCaller, rejectAtAwait } from "../internal/stack.ts";
+import { again, rejectAtAwait } from "../internal/stack.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
-import { checkSameLength } from "../internal/validate.ts";
+import { changedBufferError, checkSameLength } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
 import { type Readiness, readinessOf } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
@@ -75,7 +75,7 @@ export class RuntimeReader {
     this.#direct = false;
     if (n === null) this.#finished = true;
     // Deno has written to the memory that was the buffer's.
-    if (n !== null && n > sizeOf(this.#p)) rejectAtAwait(this.#resolve, this.#reject, this.#movedError());
+    if (n !== null && n > sizeOf(this.#p)) rejectAtAwait(this.#resolve, this.#reject, changedBufferError());
     else this.#resolve(n);
     this.#pump();
     this.onChange?.();
@@ -87,7 +87,7 @@ export class RuntimeReader {
     // Memory that was given back cannot be written to.
     const isMoved = codeOf(error) === "EFAULT";
     this.#hasFailed ||= !isMoved;
-    const failure = isMoved ? this.#movedError() : fromRuntimeError(error, `read from ${this.#name}`, "recv");
+    const failure = isMoved ? changedBufferError() : fromRuntimeError(error, `read from ${this.#name}`, "recv");
     rejectAtAwait(this.#resolve, this.#reject, failure);
     this.#pump();
     this.onChange?.();
@@ -273,7 +273,7 @@ export class RuntimeReader {
     if (kind === "ready") return this.#isReady ? 0 : undefined;
     const size = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would lose no byte, but tell the caller so.
-    if (size === 0) throw this.#movedError();
+    if (size === 0) throw changedBufferError();
     const available = this.#end - this.#start;
     if (available > 0) {
       const n = Math.min(available, size);
@@ -340,12 +340,6 @@ export class RuntimeReader {
   #updateRef(): void {
     if (this.#closed) return;
     this.#ref.set(this.#wantsRef && !(this.#ahead && this.#waiting.first === undefined));
-  }
-
-  #movedError(): Error {
-    return atCaller(
-      new TypeError(`Cannot read from ${this.#name}: p was resized or transferred away while the read waited`),
-    );
   }
 
   #interrupted(kind: Kind): Error {

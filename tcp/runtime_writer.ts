@@ -9,8 +9,9 @@
 
 import { copyOf, plainOf, sizeOf, viewOf } from "../internal/bytes.ts";
 import { closedMeanwhileError, codeOf, fromRuntimeError, socketError, SyscallError } from "../internal/errors.ts";
-import { again, atCaller } from "../internal/stack.ts";
+import { again } from "../internal/stack.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
+import { changedBufferError, checkSameLength } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
 import { type Readiness, readinessOf } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
@@ -99,7 +100,7 @@ export class RuntimeWriter {
     try {
       let sent = await this.#give(plainOf(p));
       while (sent < size) {
-        checkSize(p, size);
+        checkSameLength(p, size);
         sent += await this.#give(viewOf(p, sent));
       }
     } catch (error) {
@@ -235,7 +236,7 @@ export class RuntimeWriter {
       this.#hasEnded = true;
       return 0;
     }
-    if (!job.settled) checkSize(job.p, job.size);
+    if (!job.settled) checkSameLength(job.p, job.size);
     return job.copies ? await this.#writeCopies(job) : await this.#push(job.p, job.kind === "all");
   }
 
@@ -258,7 +259,7 @@ export class RuntimeWriter {
     const { size } = job;
     let sent = 0;
     do {
-      if (!job.settled) checkSize(job.p, size);
+      if (!job.settled) checkSameLength(job.p, size);
       const copy = copyOf(viewOf(job.p, sent, Math.min(sent + CHUNK, size)));
       await this.#push(copy, true);
       sent += copy.length;
@@ -293,7 +294,7 @@ export class RuntimeWriter {
     let sent = 0;
     try {
       do {
-        checkSize(p, size);
+        checkSameLength(p, size);
         sent += await this.#give(sent === 0 ? plainOf(p) : viewOf(p, sent));
       } while (all && sent < size);
     } catch (error) {
@@ -321,7 +322,7 @@ export class RuntimeWriter {
   }
 
   #failed(error: unknown): Error {
-    if (codeOf(error) === "EFAULT") return fromRuntimeError(movedError(), `write to ${this.#name}`, "send");
+    if (codeOf(error) === "EFAULT") return changedBufferError();
     return this.#closed ? this.#interrupted("part") : fromRuntimeError(error, `write to ${this.#name}`, "send");
   }
 
@@ -337,13 +338,4 @@ export class RuntimeWriter {
     const [action, syscall] = ACTIONS[kind];
     return closedMeanwhileError(`${action} ${this.#name}`, "connection", syscall);
   }
-}
-
-/** The rest of a buffer that was resized or transferred meanwhile is not there any more. */
-function checkSize(p: Uint8Array, size: number): void {
-  if (sizeOf(p) !== size) throw movedError();
-}
-
-function movedError(): Error {
-  return atCaller(new TypeError("p was resized or transferred away while the write waited"));
 }

@@ -5,6 +5,7 @@
  */
 
 import { copyOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
+import { changedBufferError } from "../internal/validate.ts";
 import { codeOf, notSupportedError } from "../internal/errors.ts";
 
 /** What {@linkcode RuntimeConn} uses of a `Deno.TcpConn`. */
@@ -104,7 +105,7 @@ export class StreamSocket implements RuntimeSocket {
     }
     const n = Math.min(sizeOf(p), sizeOf(this.#rest));
     // The chunk is kept for the next read.
-    if (n === 0) throw new TypeError("p was resized or transferred away while the read waited");
+    if (n === 0) throw changedBufferError();
     setBytes(p, viewOf(this.#rest, 0, n));
     this.#rest = viewOf(this.#rest, n);
     return n;

@@ -733,7 +733,7 @@ export class TcpConn implements Deno.TcpConn {
   /**
    * Reads a socket option: getsockopt(2). Native engine only.
    *
-   * @param o The option.
+   * @param option The option.
    * @returns Its value.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
    *
@@ -748,14 +748,14 @@ export class TcpConn implements Deno.TcpConn {
    * console.log(server.getOption("SO_RCVBUF")); // the kernel counts its own overhead, too
    * ```
    */
-  getOption(o: SocketOption): number {
-    return this.#driver.getOption(checkSocketOption(o));
+  getOption(option: SocketOption): number {
+    return this.#driver.getOption(checkSocketOption(option));
   }
 
   /**
    * Sets a socket option: setsockopt(2). Native engine only.
    *
-   * @param o The option.
+   * @param option The option.
    * @param value Its value.
    * @throws {Deno.errors.NotSupported} On the runtime engine.
    *
@@ -772,8 +772,8 @@ export class TcpConn implements Deno.TcpConn {
    * assertEquals(server.getOption("TCP_USER_TIMEOUT"), 5_000);
    * ```
    */
-  setOption(o: SocketOption, value: number): void {
-    this.#driver.setOption(checkSocketOption(o), checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1));
+  setOption(option: SocketOption, value: number): void {
+    this.#driver.setOption(checkSocketOption(option), checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1));
   }
 
   /**

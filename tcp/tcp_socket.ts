@@ -100,7 +100,7 @@ export class TcpSocket implements Disposable {
   /**
    * Reads a socket option: getsockopt(2).
    *
-   * @param o The option.
+   * @param option The option.
    * @returns Its value.
    *
    * @example The time to live
@@ -111,15 +111,15 @@ export class TcpSocket implements Disposable {
    * console.log(socket.getOption("IP_TTL")); // 64
    * ```
    */
-  getOption(o: SocketOption): number {
-    const option = checkSocketOption(o);
+  getOption(option: SocketOption): number {
+    checkSocketOption(option);
     return this.#attempt(`get ${option} of TCP socket`, "getsockopt", (fd) => getSocketOption(fd, option));
   }
 
   /**
    * Sets a socket option: setsockopt(2).
    *
-   * @param o The option.
+   * @param option The option.
    * @param value Its value.
    *
    * @example Before bind
@@ -131,8 +131,8 @@ export class TcpSocket implements Disposable {
    * socket.bind({ hostname: "127.0.0.1", port: 0 });
    * ```
    */
-  setOption(o: SocketOption, value: number): void {
-    const option = checkSocketOption(o);
+  setOption(option: SocketOption, value: number): void {
+    checkSocketOption(option);
     const to = checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1);
     this.#attempt(`set ${option} on TCP socket`, "setsockopt", (fd) => setSocketOption(fd, option, to));
   }
@@ -204,7 +204,7 @@ export class TcpSocket implements Disposable {
    * Requires `--allow-net` for the host and port.
    *
    * @param addr The server's host, of the socket's family, and its port.
-   * @param o A deadline, and a signal.
+   * @param option A deadline, and a signal.
    * @returns The connection, which owns the descriptor from now on.
    * @throws {Deno.errors.ConnectionRefused} If nobody listens there.
    * @throws {Deno.errors.TimedOut} If there is no connection within `timeout`.

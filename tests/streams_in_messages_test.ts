@@ -280,7 +280,7 @@ Deno.test("StreamSocket keeps the chunk for the next read if the buffer is gone 
   const reading = socket.read(p);
   structuredClone(p.buffer, { transfer: [p.buffer] });
   const writing = writable.getWriter().write(encode("kept"));
-  await assertRejects(() => reading, TypeError, "p was resized or transferred away while the read waited");
+  await assertRejects(() => reading, TypeError, "p was resized or transferred away while the call waited");
   const q = new Uint8Array(4);
   assertEquals([await socket.read(q), decode(q)], [4, "kept"]);
   await writing;

@@ -315,7 +315,7 @@ engineTest("UdpEndpoint.sendTo() sends nothing of a buffer that is taken away wh
         const memory = new ArrayBuffer(100, { maxByteLength: 200 });
         const sent = send(two.a, new Uint8Array(memory), port, { ...signal && { signal } });
         take(memory);
-        const why = "p was resized or transferred while the call waited";
+        const why = "p was resized or transferred away while the call waited";
         await assertRejects(() => deadline(sent, 5_000), TypeError, why, `${way}, ${wait}`);
         await two.a.sendTo(new Uint8Array([99]), two.b.addr);
         for (let n = 0; n !== 99;) {

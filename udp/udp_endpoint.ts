@@ -918,7 +918,7 @@ export class UdpEndpoint {
   /**
    * Reads a socket option: getsockopt(2). Native engine only.
    *
-   * @param o The option.
+   * @param option The option.
    * @returns Its value.
    *
    * @example How large the receive buffer is
@@ -929,14 +929,14 @@ export class UdpEndpoint {
    * console.log(endpoint.getOption("SO_RCVBUF"));
    * ```
    */
-  getOption(o: SocketOption): number {
-    return this.#driver.getOption(checkSocketOption(o));
+  getOption(option: SocketOption): number {
+    return this.#driver.getOption(checkSocketOption(option));
   }
 
   /**
    * Sets a socket option: setsockopt(2). Native engine only.
    *
-   * @param o The option.
+   * @param option The option.
    * @param value Its value.
    *
    * @example Mark datagrams for low delay
@@ -947,8 +947,8 @@ export class UdpEndpoint {
    * endpoint.setOption("IP_TOS", 0x10);
    * ```
    */
-  setOption(o: SocketOption, value: number): void {
-    this.#driver.setOption(checkSocketOption(o), checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1));
+  setOption(option: SocketOption, value: number): void {
+    this.#driver.setOption(checkSocketOption(option), checkInteger(value, "value", -(2 ** 31), 2 ** 32 - 1));
   }
 
   /**
