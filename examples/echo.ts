@@ -25,6 +25,7 @@ const USAGE = `Usage: echo.ts [udp] [--host 127.0.0.1] [--port 8080] [--engine a
     worker, process          threads or processes, --size of them (as many as cores)
     worker-per-connection    a fresh thread for each; also --model worker --per connection
     process-per-connection   a fresh process for each; --size of them at most (100)
+    ready                    as async, with one buffer for all connections
   udp: datagrams, which async, select, poll and epoll can serve`;
 
 const MODELS = [
@@ -32,6 +33,7 @@ const MODELS = [
   "iterative",
   ...["select", "poll", "epoll"] as const,
   ...["worker", "process", "worker-per-connection", "process-per-connection"] as const,
+  "ready",
 ] as const;
 type Model = typeof MODELS[number];
 
@@ -101,7 +103,8 @@ async function start({ listen, model, size, isUdp }: Flags): Promise<EchoServer>
     const { startMux } = await import("./mux_echo.ts");
     return startMux(listen, model);
   }
-  if (model === "async" || model === "iterative") return startAsync(listen, model === "async" ? Infinity : 1);
+  if (model === "async" || model === "ready") return startAsync(listen, Infinity, model);
+  if (model === "iterative") return startAsync(listen, 1);
   const { startPool } = await import("./echo_models/pool.ts");
   switch (model) {
     case "worker":

@@ -43,6 +43,7 @@ interface Variant {
 /** What `--model` takes beside `async`. */
 const MODELS = [
   "iterative",
+  "ready",
   "epoll",
   "poll",
   "select",
@@ -73,7 +74,7 @@ const VARIANTS: readonly Variant[] = [
     clients: model === "iterative" ? 1 : model.includes("-") ? 3 : 200,
     isOne: !model.startsWith("process"),
     start: () => startModel(model),
-  })).filter(({ name }) => NATIVE || /iterative|worker/.test(name)),
+  })).filter(({ name }) => NATIVE || /iterative|ready|worker/.test(name)),
 ];
 
 /** No more than an engine needs. */
