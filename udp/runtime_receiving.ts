@@ -11,17 +11,23 @@ import { type DatagramBatch, memoryOf, placeInOrder } from "./datagram_batch.ts"
 import type { Datagram } from "./driver.ts";
 import { NAME_SIZE } from "./peer_cache.ts";
 import { isOfPeer } from "./runtime_reasons.ts";
-import type { Arrived, Received, RuntimeTransport } from "./runtime_transport.ts";
+import type { Arrived, RuntimeTransport } from "./runtime_transport.ts";
 
-/** Turns of the microtask queue from when a call that was put back is settled until who has made it is told. */
-const PUT_BACK_TURNS = 4;
+/** A call in the line. */
+class Receive extends PendingCall<unknown> {
+  /** Takes what the call asks for; returns `undefined` if nothing has arrived. */
+  readonly attempt: () => unknown;
 
-/** A call that waits; `take` does it if it can be done. */
-interface Receive extends PendingCall<unknown> {
-  readonly take: () => unknown;
+  constructor(attempt: () => unknown, signal: AbortSignal | undefined, onCancel: () => void) {
+    super(signal, onCancel);
+    this.attempt = attempt;
+  }
 }
 
-/** Receives datagrams, one or many at a time, in the order of the calls. */
+/**
+ * Receives datagrams, one or many at a time. All calls stand in one line and are settled from its front, so that they
+ * settle in the order in which they were made.
+ */
 export class RuntimeReceiving {
   lastSender: Deno.NetAddr | undefined;
   readonly #name: string;
@@ -30,43 +36,11 @@ export class RuntimeReceiving {
   /** Decides anew whether the endpoint keeps the process alive. */
   readonly #updateRef: () => void;
   readonly #waiting = new CallQueue<Receive>();
-  /** The last one that has lost a receive of its own. */
-  #putBack: Receive | undefined;
-  /** How the first call that waits takes its datagram, if it is not in the line but has a receive of its own. */
-  #next: (() => unknown) | undefined;
-  /** The same of a call that takes one datagram: the buffer, and its length. */
-  #into: Uint8Array | undefined;
-  #intoLength = 0;
-  // Made once an endpoint, not once a datagram.
-  // The call settles once these return, and the others are to settle after it.
-  readonly #onInto = (received: Received): unknown => {
-    const p = this.#into as Uint8Array;
-    if (this.#closed || sizeOf(p) !== this.#intoLength) return this.#onNext(received);
-    this.#into = undefined;
-    const arrived = this.#transport.received?.(received) as Arrived;
-    if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
-    return this.#put(p, arrived);
+  readonly #onCancel = (): void => {
+    this.#waiting.compact();
+    this.#updateRef();
   };
-  readonly #onNext = (received: Received): unknown => {
-    const take = this.#endNext();
-    this.#transport.putBack?.(this.#transport.received?.(received) as Arrived);
-    if (this.#closed) throw this.#interruptAllLater();
-    try {
-      return take();
-    } finally {
-      if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
-      else if (this.#transport.isReceiving) this.#updateRef();
-    }
-  };
-  readonly #onNextFailure = (error: unknown): unknown => {
-    const take = this.#endNext();
-    this.#transport.received?.(undefined);
-    if (this.#closed) throw this.#interruptAllLater();
-    if (isOfPeer(error)) return this.#receiveFirst(take);
-    queueMicrotask(this.#afterNext);
-    throw this.#receiveError(error);
-  };
-  readonly #afterNext = (): void => this.changed();
+  /** Why a receive has failed, for the next call. */
   #failure: Error | undefined;
   #closed = false;
 
@@ -89,23 +63,11 @@ export class RuntimeReceiving {
   }
 
   recvFrom(p: Uint8Array, peek: boolean, signal: AbortSignal | undefined): Promise<Datagram> {
-    const received = this.#begin(signal);
-    if (received !== undefined && !peek) {
-      this.#into = p;
-      this.#intoLength = sizeOf(p);
-      // A send that is done may have left it as it was.
-      this.#updateRef();
-      return received.then(this.#onInto, this.#onNextFailure) as Promise<Datagram>;
-    }
     const length = sizeOf(p);
-    return this.#receive(
-      () => {
-        checkSameLength(p, length);
-        return this.#take(p, peek);
-      },
-      received,
-      signal,
-    );
+    return this.#receive(() => {
+      checkSameLength(p, length);
+      return this.#take(p, peek);
+    }, signal);
   }
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -113,7 +75,7 @@ export class RuntimeReceiving {
   }
 
   recvBatch(batch: DatagramBatch, signal: AbortSignal | undefined): Promise<number> {
-    return this.#receive(() => this.#takeBatch(batch), this.#begin(signal), signal);
+    return this.#receive(() => this.#takeBatch(batch), signal);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
@@ -123,70 +85,47 @@ export class RuntimeReceiving {
   /** Rejects the calls that wait; the transport is closed already. */
   close(): void {
     this.#closed = true;
-    // In the order of the calls, and Deno wakes the next one.
-    if (this.#next === undefined && this.#into === undefined) this.#interruptAll();
+    for (const call of this.#waiting.drain()) {
+      call.reject(interruptedError(`receive on ${this.#name}`, "endpoint", "recvfrom"));
+    }
   }
 
   /** A call waits for what arrives. */
   get isAwaited(): boolean {
-    return this.#into !== undefined || this.#next !== undefined || this.#waiting.first !== undefined;
+    return this.#waiting.first !== undefined;
   }
 
-  #receive<T>(
-    take: () => T | undefined,
-    received: Promise<Received> | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<T> {
-    if (received !== undefined) {
-      this.#next = take;
-      this.#updateRef();
-      return received.then(this.#onNext, this.#onNextFailure) as Promise<T>;
+  /** Something has arrived, or failed. */
+  changed(error?: unknown): void {
+    // The transport reports how its last receive has ended.
+    if (this.#closed) return;
+    if (error !== undefined && !isOfPeer(error)) {
+      this.#failure ??= fromRuntimeError(error, `receive on ${this.#name}`, "recvfrom");
     }
-    if (!this.isAwaited) {
+    this.#serve();
+    this.#watchers.changed();
+  }
+
+  #receive<T>(attempt: () => T | undefined, signal: AbortSignal | undefined): Promise<T> {
+    const isFirst = !this.isAwaited;
+    const call = new Receive(attempt, signal, this.#onCancel);
+    this.#waiting.push(call);
+    if (isFirst) this.#serve();
+    return call.promise as Promise<T>;
+  }
+
+  /** Settles the calls in the line, up to the first for which nothing has arrived. */
+  #serve(): void {
+    for (let call = this.#waiting.first; call !== undefined; call = this.#waiting.first) {
       try {
-        const result = take();
-        if (result !== undefined) {
-          // Reading a batch can begin the next receive, for which no call is pending.
-          if (this.#transport.isReceiving) this.#updateRef();
-          return Promise.resolve(result);
-        }
+        const result = call.attempt();
+        if (result === undefined) break;
+        call.resolve(result);
       } catch (error) {
-        return Promise.reject(error);
+        call.reject(error);
       }
     }
-    const waiter = new PendingCall<T>(signal, () => {
-      this.#waiting.compact();
-      this.#updateRef();
-    });
-    this.#waiting.push(Object.assign(waiter, { take }) as unknown as Receive);
     this.#updateRef();
-    return waiter.promise;
-  }
-
-  /** Puts a call back that has lost its own receive, before all others: a promise for each receive would be a chain. */
-  #receiveFirst(take: () => unknown): Promise<unknown> {
-    const waiter = new PendingCall<unknown>(undefined, () => {});
-    this.#putBack = Object.assign(waiter, { take }) as unknown as Receive;
-    this.#waiting.unshift(this.#putBack);
-    this.changed();
-    return waiter.promise;
-  }
-
-  /** Begins a receive for one call alone, which cannot be cancelled: as a server's loop does all the time. */
-  #begin(signal: AbortSignal | undefined): Promise<Received> | undefined {
-    if (signal !== undefined || this.#closed || this.isAwaited || this.#failure !== undefined) return undefined;
-    return this.#transport.receive?.();
-  }
-
-  /** That receive is over; returns how its call takes what there is. */
-  #endNext(): () => unknown {
-    const [p, length, next] = [this.#into, this.#intoLength, this.#next];
-    this.#into = this.#next = undefined;
-    if (p === undefined) return next as () => unknown;
-    return () => {
-      checkSameLength(p, length);
-      return this.#take(p, false);
-    };
   }
 
   /** Takes without waiting; the receive that this starts is not to keep the process alive. */
@@ -195,34 +134,6 @@ export class RuntimeReceiving {
     const result = take();
     this.#updateRef();
     return result;
-  }
-
-  /** Something has arrived, or failed. */
-  changed(error?: unknown): void {
-    if (this.#closed) return;
-    if (error !== undefined && !isOfPeer(error)) this.#failure ??= this.#receiveError(error);
-    for (let call = this.#waiting.first; call !== undefined; call = this.#waiting.first) {
-      try {
-        const result = call.take();
-        if (result === undefined) break;
-        call.resolve(result);
-      } catch (error) {
-        call.reject(error);
-      }
-      if (call === this.#putBack) {
-        this.#goOnLater();
-        break;
-      }
-    }
-    this.#updateRef();
-    this.#watchers.changed();
-  }
-
-  /** Lets a call that was put back settle before those behind it. */
-  async #goOnLater(): Promise<void> {
-    this.#putBack = undefined;
-    for (let i = 0; i < PUT_BACK_TURNS; i++) await undefined;
-    this.changed();
   }
 
   #take(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -265,27 +176,5 @@ export class RuntimeReceiving {
     const failure = this.#failure;
     this.#failure = undefined;
     if (failure !== undefined) throw again(failure);
-  }
-
-  /** Wakes the line of a closed endpoint. */
-  async #interruptAll(): Promise<void> {
-    for (const call of this.#waiting.drain()) {
-      call.reject(this.#interrupted());
-      if (call === this.#putBack) { for (let i = 0; i < PUT_BACK_TURNS; i++) await undefined; }
-    }
-  }
-
-  /** The same after the one that is told what this returns. */
-  #interruptAllLater(): Error {
-    queueMicrotask(() => this.#interruptAll());
-    return this.#interrupted();
-  }
-
-  #interrupted(): Error {
-    return interruptedError(`receive on ${this.#name}`, "endpoint", "recvfrom");
-  }
-
-  #receiveError(error: unknown): Error {
-    return fromRuntimeError(error, `receive on ${this.#name}`, "recvfrom");
   }
 }

@@ -22,9 +22,6 @@ export interface Arrived {
   readonly address: Deno.NetAddr;
 }
 
-/** What `Deno.DatagramConn.receive` gives. */
-export type Received = [Uint8Array, Deno.Addr];
-
 /** Where and how to bind; checked. */
 export interface RuntimeBindOptions extends HostPort {
   reuseAddress: boolean;
@@ -38,19 +35,13 @@ export interface RuntimeTransport {
   readonly drops: number;
   /** A receive is under way, which alone would keep the process alive. */
   readonly isReceiving: boolean;
-  /** Takes what has arrived; `undefined` if that is nothing yet, and then `arrived` is called for the next one. */
+  /**
+   * Takes what has arrived; its data is valid until the next call. Returns `undefined` if nothing has, and `changed` is
+   * called when the next one arrives.
+   */
   take(): Arrived | undefined;
   /** What {@linkcode RuntimeTransport.take} would take. */
   peek(): Arrived | undefined;
-  /**
-   * Begins a receive whose outcome goes to the caller, not to `changed`: the short way for one call that waits.
-   * `undefined` if that cannot be, for something has arrived or is under way, or the socket has no such call.
-   */
-  receive?(): Promise<Received> | undefined;
-  /** To be called with what that came to, `undefined` if it has failed. */
-  received?(received: Received | undefined): Arrived | undefined;
-  /** Leaves what has arrived, and nobody could use, to {@linkcode RuntimeTransport.take}. */
-  putBack?(arrived: Arrived): void;
   /** Sends a datagram; one at a time, or they may leave in another order. */
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number>;
   /** The node:dgram socket, for options; `undefined` if it is none. */
@@ -59,7 +50,7 @@ export interface RuntimeTransport {
   close(): void;
 }
 
-/** Opens the better of the two; `changed` is told when something has arrived or failed. */
+/** Opens the better of the two; it calls `changed` when something has arrived or failed, at last after `close()`. */
 export function openTransport(options: RuntimeBindOptions, changed: (error?: unknown) => void): RuntimeTransport {
   const { listenDatagram } = Deno as { listenDatagram?: (options: object) => Deno.DatagramConn };
   if (listenDatagram !== undefined && !options.ipv6Only) {
@@ -82,16 +73,17 @@ class DatagramConnTransport implements RuntimeTransport {
   readonly #buffer = new Uint8Array(LARGEST);
   readonly #addresses = new Addresses();
   #arrived: Arrived | undefined;
-  #busy = false;
-  #closed = false;
+  #isReceiving = false;
   // Made once an endpoint, not once a datagram.
-  readonly #onArrival = (received: Received): void => {
-    this.#arrived = this.received(received);
+  readonly #onArrival = ([data, from]: [Uint8Array, Deno.Addr]): void => {
+    const { hostname, port } = from as Deno.NetAddr;
+    this.#isReceiving = false;
+    this.#arrived = { data, address: this.#addresses.of(hostname, port) };
     this.#changed();
   };
   readonly #onFailure = (error: unknown): void => {
-    this.#busy = false;
-    if (!this.#closed) this.#changed(error);
+    this.#isReceiving = false;
+    this.#changed(error);
   };
 
   constructor(conn: Deno.DatagramConn, changed: (error?: unknown) => void) {
@@ -103,37 +95,21 @@ class DatagramConnTransport implements RuntimeTransport {
   }
 
   get isReceiving(): boolean {
-    return this.#busy;
+    return this.#isReceiving;
   }
 
   take(): Arrived | undefined {
-    const arrived = this.#arrived;
+    const arrived = this.peek();
     this.#arrived = undefined;
-    if (arrived === undefined) this.#runAhead();
     return arrived;
   }
 
   peek(): Arrived | undefined {
-    this.#runAhead();
+    if (this.#arrived === undefined && !this.#isReceiving) {
+      this.#isReceiving = true;
+      this.#conn.receive(this.#buffer).then(this.#onArrival, this.#onFailure);
+    }
     return this.#arrived;
-  }
-
-  receive(): Promise<Received> | undefined {
-    if (this.#busy || this.#arrived !== undefined) return undefined;
-    this.#busy = true;
-    return this.#conn.receive(this.#buffer);
-  }
-
-  received(received: Received | undefined): Arrived | undefined {
-    this.#busy = false;
-    if (received === undefined) return undefined;
-    const [data, from] = received;
-    const { hostname, port } = from as Deno.NetAddr;
-    return { data, address: this.#addresses.of(hostname, port) };
-  }
-
-  putBack(arrived: Arrived): void {
-    this.#arrived = arrived;
   }
 
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number> {
@@ -145,12 +121,7 @@ class DatagramConnTransport implements RuntimeTransport {
   }
 
   close(): void {
-    this.#closed = true;
     this.#conn.close();
-  }
-
-  #runAhead(): void {
-    this.receive()?.then(this.#onArrival, this.#onFailure);
   }
 }
 
