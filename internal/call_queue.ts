@@ -12,24 +12,15 @@ export class PendingCall<T> {
   readonly promise: Promise<T>;
   /** Settled already: resolved, rejected or cancelled. */
   settled = false;
-  #resolve!: (value: T) => void;
-  #reject!: (reason: unknown) => void;
+  readonly #resolve: (value: T) => void;
+  readonly #reject: (reason: unknown) => void;
   readonly #signal: AbortSignal | undefined;
   #onAbort: (() => void) | undefined;
 
   constructor(signal: AbortSignal | undefined, onCancel: (waiter: PendingCall<T>) => void) {
-    this.promise = new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
+    ({ promise: this.promise, resolve: this.#resolve, reject: this.#reject } = Promise.withResolvers<T>());
     this.#signal = signal;
-    if (signal !== undefined) {
-      this.#onAbort = () => {
-        this.reject(signal.reason);
-        onCancel(this);
-      };
-      signal.addEventListener("abort", this.#onAbort);
-    }
+    if (signal !== undefined) this.#listen(signal, onCancel);
   }
 
   resolve(value: T): void {
@@ -41,6 +32,15 @@ export class PendingCall<T> {
   reject(reason: unknown): void {
     this.#settle();
     rejectAtAwait(this.#resolve, this.#reject, reason);
+  }
+
+  // A closure in the constructor would cost calls without a signal a context.
+  #listen(signal: AbortSignal, onCancel: (waiter: PendingCall<T>) => void): void {
+    this.#onAbort = () => {
+      this.reject(signal.reason);
+      onCancel(this);
+    };
+    signal.addEventListener("abort", this.#onAbort);
   }
 
   #settle(): void {

@@ -5,6 +5,7 @@
 
 import dgram from "node:dgram";
 import { formatAddress, hostKind, type HostPort, splitZone } from "../internal/address.ts";
+import { viewOf } from "../internal/bytes.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
 import type { MulticastOptions } from "./driver.ts";
@@ -204,7 +205,8 @@ class DgramTransport implements RuntimeTransport {
 
   send(p: Uint8Array, { hostname, port }: Deno.NetAddr): Promise<number> {
     return new Promise((resolve, reject) => {
-      this.node.send(p, port, hostname, (error, n) => {
+      // node:dgram reads properties that the caller may have overridden, unlike Deno's own operation.
+      this.node.send(viewOf(p), port, hostname, (error, n) => {
         this.#sends.delete(reject);
         if (error) reject(error);
         else resolve(n);
