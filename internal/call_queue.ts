@@ -12,15 +12,24 @@ export class PendingCall<T> {
   readonly promise: Promise<T>;
   /** Settled already: resolved, rejected or cancelled. */
   settled = false;
-  readonly #resolve: (value: T) => void;
-  readonly #reject: (reason: unknown) => void;
+  #resolve!: (value: T) => void;
+  #reject!: (reason: unknown) => void;
   readonly #signal: AbortSignal | undefined;
   #onAbort: (() => void) | undefined;
 
   constructor(signal: AbortSignal | undefined, onCancel: (waiter: PendingCall<T>) => void) {
-    ({ promise: this.promise, resolve: this.#resolve, reject: this.#reject } = Promise.withResolvers<T>());
+    this.promise = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
     this.#signal = signal;
-    if (signal !== undefined) this.#listen(signal, onCancel);
+    if (signal !== undefined) {
+      this.#onAbort = () => {
+        this.reject(signal.reason);
+        onCancel(this);
+      };
+      signal.addEventListener("abort", this.#onAbort);
+    }
   }
 
   resolve(value: T): void {
@@ -32,15 +41,6 @@ export class PendingCall<T> {
   reject(reason: unknown): void {
     this.#settle();
     rejectAtAwait(this.#resolve, this.#reject, reason);
-  }
-
-  // A closure in the constructor would cost calls without a signal a context.
-  #listen(signal: AbortSignal, onCancel: (waiter: PendingCall<T>) => void): void {
-    this.#onAbort = () => {
-      this.reject(signal.reason);
-      onCancel(this);
-    };
-    signal.addEventListener("abort", this.#onAbort);
   }
 
   #settle(): void {

@@ -1,7 +1,7 @@
 /** The sending side of a UDP socket on Deno's own operations. */
 
 import { formatAddress, hostKind, type HostPort } from "../internal/address.ts";
-import { copyOf, memoryOf as memoryBelow, sizeOf } from "../internal/bytes.ts";
+import { copyOf, memoryOf as memoryBelow, sizeOf, viewOf } from "../internal/bytes.ts";
 import { mapped, specified } from "../internal/destination.ts";
 import { needsNative } from "../internal/engine.ts";
 import {
@@ -215,7 +215,7 @@ export class RuntimeSending implements Sender {
   /** Hands a datagram to Deno: of what can change meanwhile a copy. */
   #begin(p: Uint8Array, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {
     if (sizeOf(p) === 0) return this.#transport.send(new Uint8Array(0), to);
-    return this.#transport.send(signal !== undefined || isResizable(p) ? copyOf(p) : p, to);
+    return this.#transport.send(signal !== undefined || isResizable(p) ? copyOf(p) : viewOf(p), to);
   }
 
   #beginAfterLast(p: Uint8Array, size: number, to: Deno.NetAddr, signal: AbortSignal | undefined): Promise<number> {

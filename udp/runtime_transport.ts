@@ -5,11 +5,11 @@
 
 import dgram from "node:dgram";
 import { formatAddress, hostKind, type HostPort, splitZone } from "../internal/address.ts";
-import { viewOf } from "../internal/bytes.ts";
 import { notSupportedError } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
 import type { MulticastOptions } from "./driver.ts";
 import { Addresses } from "./peer_cache.ts";
+import { isOfPeer } from "./runtime_reasons.ts";
 
 /** Datagrams that wait to be received at most, and their bytes; more are dropped, as the kernel does. */
 const MOST_WAITING = 1024;
@@ -43,6 +43,11 @@ export interface RuntimeTransport {
   take(): Arrived | undefined;
   /** What {@linkcode RuntimeTransport.take} would take. */
   peek(): Arrived | undefined;
+  /**
+   * Returns the pending receive, which this begins if nothing has arrived; it settles as `changed` returns or throws.
+   * `undefined` if something has arrived, or if datagrams are delivered without a receive.
+   */
+  receive(): Promise<unknown> | undefined;
   /** Sends a datagram; one at a time, or they may leave in another order. */
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number>;
   /** The node:dgram socket, for options; `undefined` if it is none. */
@@ -51,8 +56,14 @@ export interface RuntimeTransport {
   close(): void;
 }
 
-/** Opens the better of the two; it calls `changed` when something has arrived or failed, at last after `close()`. */
-export function openTransport(options: RuntimeBindOptions, changed: (error?: unknown) => void): RuntimeTransport {
+/**
+ * Called when something has arrived, or when the socket has failed for a reason that is not one peer's alone. The last
+ * call can come after `close()`.
+ */
+type Changed = (error?: unknown) => unknown;
+
+/** Opens the better of the two. */
+export function openTransport(options: RuntimeBindOptions, changed: Changed): RuntimeTransport {
   const { listenDatagram } = Deno as { listenDatagram?: (options: object) => Deno.DatagramConn };
   if (listenDatagram !== undefined && !options.ipv6Only) {
     const { hostname, port, reuseAddress } = options;
@@ -70,24 +81,25 @@ class DatagramConnTransport implements RuntimeTransport {
   readonly node = undefined;
   readonly #conn: Deno.DatagramConn;
   readonly #ref: RefSwitch;
-  readonly #changed: (error?: unknown) => void;
+  readonly #changed: Changed;
   readonly #buffer = new Uint8Array(LARGEST);
   readonly #addresses = new Addresses();
   #arrived: Arrived | undefined;
-  #isReceiving = false;
+  #received: Promise<unknown> | undefined;
   // Made once an endpoint, not once a datagram.
-  readonly #onArrival = ([data, from]: [Uint8Array, Deno.Addr]): void => {
+  readonly #onArrival = ([data, from]: [Uint8Array, Deno.Addr]): unknown => {
     const { hostname, port } = from as Deno.NetAddr;
-    this.#isReceiving = false;
+    this.#received = undefined;
     this.#arrived = { data, address: this.#addresses.of(hostname, port) };
-    this.#changed();
+    return this.#changed();
   };
-  readonly #onFailure = (error: unknown): void => {
-    this.#isReceiving = false;
-    this.#changed(error);
+  readonly #onFailure = (error: unknown): unknown => {
+    if (isOfPeer(error)) return this.#begin();
+    this.#received = undefined;
+    return this.#changed(error);
   };
 
-  constructor(conn: Deno.DatagramConn, changed: (error?: unknown) => void) {
+  constructor(conn: Deno.DatagramConn, changed: Changed) {
     this.#conn = conn;
     this.#ref = new RefSwitch(conn as Deno.DatagramConn & { ref?(): void; unref?(): void });
     this.#changed = changed;
@@ -96,7 +108,7 @@ class DatagramConnTransport implements RuntimeTransport {
   }
 
   get isReceiving(): boolean {
-    return this.#isReceiving;
+    return this.#received !== undefined;
   }
 
   take(): Arrived | undefined {
@@ -106,11 +118,13 @@ class DatagramConnTransport implements RuntimeTransport {
   }
 
   peek(): Arrived | undefined {
-    if (this.#arrived === undefined && !this.#isReceiving) {
-      this.#isReceiving = true;
-      this.#conn.receive(this.#buffer).then(this.#onArrival, this.#onFailure);
-    }
+    this.receive();
     return this.#arrived;
+  }
+
+  receive(): Promise<unknown> | undefined {
+    if (this.#arrived !== undefined) return undefined;
+    return this.#received ??= this.#begin();
   }
 
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number> {
@@ -123,6 +137,10 @@ class DatagramConnTransport implements RuntimeTransport {
 
   close(): void {
     this.#conn.close();
+  }
+
+  #begin(): Promise<unknown> {
+    return this.#conn.receive(this.#buffer).then(this.#onArrival, this.#onFailure);
   }
 }
 
@@ -140,7 +158,7 @@ class DgramTransport implements RuntimeTransport {
   #head = 0;
   #bytes = 0;
 
-  constructor(options: RuntimeBindOptions, changed: (error?: unknown) => void) {
+  constructor(options: RuntimeBindOptions, changed: Changed) {
     const { hostname, port } = options;
     const kind = hostKind(hostname);
     if (kind === "name") {
@@ -163,8 +181,8 @@ class DgramTransport implements RuntimeTransport {
     let failure: unknown;
     let isBound = false;
     socket.on("error", (error) => {
-      if (isBound) changed(error);
-      else failure = error;
+      if (!isBound) failure = error;
+      else if (!isOfPeer(error)) changed(error);
     });
     socket.bind({ port, address: hostname, exclusive: true });
     if (failure !== undefined) throw failure;
@@ -203,10 +221,12 @@ class DgramTransport implements RuntimeTransport {
     return this.#queue[this.#head];
   }
 
+  // Each datagram is delivered without a call.
+  receive(): undefined {}
+
   send(p: Uint8Array, { hostname, port }: Deno.NetAddr): Promise<number> {
     return new Promise((resolve, reject) => {
-      // node:dgram reads properties that the caller may have overridden, unlike Deno's own operation.
-      this.node.send(viewOf(p), port, hostname, (error, n) => {
+      this.node.send(p, port, hostname, (error, n) => {
         this.#sends.delete(reject);
         if (error) reject(error);
         else resolve(n);
