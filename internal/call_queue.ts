@@ -14,8 +14,8 @@ export class PendingCall<T> {
   readonly promise: Promise<T>;
   /** Settled already: resolved, rejected or cancelled. */
   settled = false;
-  #resolve!: (value: T) => void;
-  #reject!: (reason: unknown) => void;
+  readonly #resolve: (value: T) => void;
+  readonly #reject: (reason: unknown) => void;
   readonly #signal: AbortSignal | undefined;
   #onAbort: (() => void) | undefined;
   #deadline: Deadline | undefined;
@@ -26,24 +26,9 @@ export class PendingCall<T> {
    * @param onCancel Called when it has left the line before its turn.
    */
   constructor(wait: Wait | undefined, action: () => string, onCancel: () => void) {
-    this.promise = new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
-    const signal = this.#signal = wait?.signal;
-    if (wait === undefined) return;
-    const leave = (reason: unknown): void => {
-      this.reject(reason);
-      onCancel();
-    };
-    if (signal !== undefined) {
-      this.#onAbort = () => leave(signal.reason);
-      signal.addEventListener("abort", this.#onAbort);
-    }
-    if (wait.timeout !== Infinity) {
-      this.#deadline = new Deadline(() => leave(timedOutError(action(), wait.timeout)));
-      this.#deadline.set(wait.timeout);
-    }
+    ({ promise: this.promise, resolve: this.#resolve, reject: this.#reject } = Promise.withResolvers<T>());
+    this.#signal = wait?.signal;
+    if (wait !== undefined) this.#limit(wait, action, onCancel);
   }
 
   resolve(value: T): void {
@@ -57,6 +42,22 @@ export class PendingCall<T> {
     rejectAtAwait(this.#resolve, this.#reject, reason);
   }
 
+  // Closures in the constructor would cost a call without limit a context.
+  #limit({ signal, timeout }: Wait, action: () => string, onCancel: () => void): void {
+    const leave = (reason: unknown): void => {
+      this.reject(reason);
+      onCancel();
+    };
+    if (signal !== undefined) {
+      this.#onAbort = () => leave(signal.reason);
+      signal.addEventListener("abort", this.#onAbort);
+    }
+    if (timeout !== Infinity) {
+      this.#deadline = new Deadline(() => leave(timedOutError(action(), timeout)));
+      this.#deadline.set(timeout);
+    }
+  }
+
   #settle(): void {
     this.settled = true;
     if (this.#onAbort !== undefined) this.#signal?.removeEventListener("abort", this.#onAbort);
@@ -64,60 +65,63 @@ export class PendingCall<T> {
   }
 }
 
-/** A first-in, first-out line of waiters, any of whom may leave early. */
+/**
+ * A first-in, first-out line of waiters, any of whom may leave early.
+ *
+ * The first one stands outside the array: mostly it is the only one, and an array that is emptied and filled for each
+ * message costs more than the message's promise.
+ */
 export class CallQueue<W extends { readonly settled: boolean }> {
-  #items: W[] = [];
+  #first: W | undefined;
+  #rest: W[] = [];
   #head = 0;
   #left = 0;
 
   /** The first that still waits, `undefined` if nobody does. */
   get first(): W | undefined {
-    // Asked for every message; setting the length of an array is not free, even to what it is.
-    if (this.#items.length === 0) return undefined;
-    while (this.#head < this.#items.length) {
-      const item = this.#items[this.#head] as W;
-      if (!item.settled) return item;
-      this.#head++;
-    }
-    this.#items.length = 0;
-    this.#head = 0;
-    return undefined;
+    while (this.#first !== undefined && this.#first.settled) this.#advance();
+    return this.#first;
   }
 
   /** Takes the first out of the line. */
   shift(): W | undefined {
     const first = this.first;
-    if (first !== undefined) this.#head++;
+    this.#advance();
     return first;
   }
 
   push(item: W): void {
+    if (this.first === undefined) {
+      this.#first = item;
+      return;
+    }
     // Keeps the dead front from growing with a line that never runs empty.
-    if (this.#head > 1024 && this.#head * 2 > this.#items.length) {
-      this.#items.splice(0, this.#head);
+    if (this.#head > 1024 && this.#head * 2 > this.#rest.length) {
+      this.#rest.splice(0, this.#head);
       this.#head = 0;
     }
-    this.#items.push(item);
-  }
-
-  /** Puts one before all others. */
-  unshift(item: W): void {
-    this.#items.splice(this.#head, 0, item);
+    this.#rest.push(item);
   }
 
   /** To be called when one has left: behind one who stays, those who left would pile up. */
   compact(): void {
-    if (++this.#left < 64 || this.#left * 2 < this.#items.length) return;
-    this.#items = this.#items.slice(this.#head).filter((item) => !item.settled);
+    if (++this.#left < 64 || this.#left * 2 < this.#rest.length) return;
+    this.#rest = this.#rest.slice(this.#head).filter((item) => !item.settled);
     this.#head = 0;
     this.#left = 0;
   }
 
   /** Empties the line, and returns those who still waited. */
   drain(): W[] {
-    const waiting = this.#items.slice(this.#head).filter((item) => !item.settled);
-    this.#items.length = 0;
-    this.#head = 0;
+    const waiting: W[] = [];
+    for (let item = this.shift(); item !== undefined; item = this.shift()) waiting.push(item);
     return waiting;
+  }
+
+  /** The next one is the first. */
+  #advance(): void {
+    this.#first = this.#rest[this.#head];
+    if (this.#first !== undefined) this.#head++;
+    else if (this.#head > 0) this.#rest.length = this.#head = 0;
   }
 }

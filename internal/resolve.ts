@@ -33,7 +33,8 @@ function literal(address: HostPort): Resolved {
 }
 
 /**
- * Resolves a name on this thread, as `Deno.listen` does; for bind, and for a connect that sends nothing.
+ * Resolves a name on this thread and blocks the event loop meanwhile, as `Deno.listen` does: only for calls that return
+ * no promise, which are bind, and connect of a UDP endpoint.
  *
  * @param family The only one to take of a name, by default the first that there is.
  * @throws {SyscallError} If it does not resolve.
@@ -67,7 +68,7 @@ export function resolveSync({ hostname, port }: HostPort, family?: "IPv4"): Reso
 }
 
 /**
- * Resolves a name on another thread; for connect. The order is getaddrinfo's
+ * Resolves a name on another thread: for all calls that return a promise. The order is getaddrinfo's
  * (RFC 6724), with the families taken in turn (RFC 8305, section 4).
  *
  * @param signal Ends the wait.

@@ -44,7 +44,8 @@ export interface TcpListenOptions {
   /**
    * The local IP address or name to listen on. `0.0.0.0` is every IPv4
    * interface, `::` every interface with both families (on Windows with IPv6
-   * only).
+   * only). The lookup of a name blocks the event loop until the name is
+   * resolved.
    *
    * @default {"0.0.0.0"}
    */

@@ -138,7 +138,8 @@ export class TcpSocket implements Disposable {
   }
 
   /**
-   * Gives the socket its local address: bind(2).
+   * Gives the socket its local address: bind(2). The lookup of a name blocks the
+   * event loop until the name is resolved.
    *
    * Requires `--allow-net` for the host and port.
    *

@@ -222,20 +222,28 @@ Deno.test("[runtime] what the engine cannot do is refused with a way out", async
   for (const line of lines) assertMatch(line, /^NotSupported Cannot .+: .*run with .*--allow-ffi/);
 });
 
-/** An endpoint on Deno.listenDatagram, whose receives come to what is given, one after the other, and then wait. */
+/**
+ * An endpoint on Deno.listenDatagram, whose receives come to what is given, one after the other, and then wait. A close
+ * ends the receive that is pending, as Deno's does.
+ */
 function endpointOver(
   outcomes: (Error | Promise<number>)[],
   port = 9,
 ): { endpoint: UdpEndpoint; closed: () => boolean } {
   let isClosed = false;
+  const closing = Promise.withResolvers<never>();
+  closing.promise.catch(() => {});
   using _ = replaced(Deno, "listenDatagram", () => ({
     addr: { transport: "udp", hostname: "127.0.0.1", port: 8 },
     async receive(p: Uint8Array) {
-      const outcome = await (outcomes.shift() ?? new Promise<number>(() => {}));
+      const outcome = await Promise.race([outcomes.shift() ?? closing.promise, closing.promise]);
       if (outcome instanceof Error) throw outcome;
       return [p.subarray(0, outcome), { transport: "udp", hostname: "127.0.0.1", port }];
     },
-    close: () => isClosed = true,
+    close() {
+      isClosed = true;
+      closing.reject(new Deno.errors.BadResource("made up"));
+    },
   }));
   return { endpoint: UdpEndpoint.bind({ hostname: "127.0.0.1", engine: "runtime" }), closed: () => isClosed };
 }
@@ -329,6 +337,20 @@ Deno.test("[runtime] UdpEndpoint tells a receive that waits what node:dgram fail
     node.emit("error", Object.assign(new Error("made up"), { code: "ENOBUFS" }));
     const why = `Cannot receive on UDP endpoint 127.0.0.1:${endpoint.addr.port}: no buffer space available (ENOBUFS)`;
     await assertRejects(() => receiving, Error, why);
+    endpoint.close();
+  }));
+
+Deno.test("[runtime] UdpEndpoint.recvFrom() settles after a call that has failed before it", () =>
+  withoutLeaks(async () => {
+    const { endpoint, node } = endpointOnNode();
+    const done: string[] = [];
+    const first = endpoint.recvFrom(new Uint8Array(9)).catch(() => done.push("failed"));
+    node.emit("error", Object.assign(new Error("made up"), { code: "ENOBUFS" }));
+    // Its datagram is there already.
+    node.emit("message", new Uint8Array(3), { address: "127.0.0.1", port: 9 });
+    const second = endpoint.recvFrom(new Uint8Array(9)).then(() => done.push("received"));
+    await Promise.all([first, second]);
+    assertEquals(done, ["failed", "received"]);
     endpoint.close();
   }));
 

@@ -3,7 +3,7 @@
 import { sizeOf, viewOf } from "../internal/bytes.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
 import { closedMeanwhileError, fromRuntimeError } from "../internal/errors.ts";
-import { again } from "../internal/stack.ts";
+import { again, wouldOvertake } from "../internal/stack.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
 import type { Watchers } from "../poll/pollable.ts";
@@ -12,18 +12,26 @@ import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { type DatagramBatch, memoryOf, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram } from "./driver.ts";
 import { NAME_SIZE } from "./peer_cache.ts";
-import { isOfPeer } from "./runtime_reasons.ts";
-import type { Arrived, Received, RuntimeTransport } from "./runtime_transport.ts";
+import type { Arrived, RuntimeTransport } from "./runtime_transport.ts";
 
-/** Turns of the microtask queue from when a call that was put back is settled until who has made it is told. */
-const PUT_BACK_TURNS = 4;
+/** A call in the line. */
+class Receive extends PendingCall<unknown> {
+  /** Takes what the call asks for; returns `undefined` if nothing has arrived. */
+  readonly attempt: () => unknown;
 
-/** A call that waits; `take` does it if it can be done. */
-interface Receive extends PendingCall<unknown> {
-  readonly take: () => unknown;
+  constructor(attempt: () => unknown, wait: Wait | undefined, action: () => string, onCancel: () => void) {
+    super(wait, action, onCancel);
+    this.attempt = attempt;
+  }
 }
 
-/** Receives datagrams, one or many at a time, in the order of the calls. */
+/**
+ * Receives datagrams, one or many at a time. All calls stand in one line and are settled from its front, so that they
+ * settle in the order in which they were made.
+ *
+ * The promise of the first call is that of the transport's receive if possible: a server's loop waits so, and a promise
+ * of its own for each datagram would cost it some 5 percent.
+ */
 export class RuntimeReceiving {
   lastSender: Deno.NetAddr | undefined;
   readonly #name: string;
@@ -31,44 +39,24 @@ export class RuntimeReceiving {
   readonly #watchers: Watchers;
   /** Decides anew whether the endpoint keeps the process alive. */
   readonly #updateRef: () => void;
+  /** What the first call in the line attempts, if its promise is `#received`. */
+  #first: (() => unknown) | undefined;
+  /** The promise of that call, until the line goes on after it. */
+  #received: Promise<unknown> | undefined;
+  /** All other calls in the line. */
   readonly #waiting = new CallQueue<Receive>();
-  /** The last one that has lost a receive of its own. */
-  #putBack: Receive | undefined;
-  /** How the first call that waits takes its datagram, if it is not in the line but has a receive of its own. */
-  #next: (() => unknown) | undefined;
-  /** The same of a call that takes one datagram: the buffer, and its length. */
-  #into: Uint8Array | undefined;
-  #intoLength = 0;
-  // Made once an endpoint, not once a datagram.
-  // The call settles once these return, and the others are to settle after it.
-  readonly #onInto = (received: Received): unknown => {
-    const p = this.#into as Uint8Array;
-    if (this.#closed || sizeOf(p) !== this.#intoLength) return this.#onNext(received);
-    this.#into = undefined;
-    const arrived = this.#transport.received?.(received) as Arrived;
-    if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
-    return this.#put(p, arrived);
+  readonly #describe = (): string => `receive on ${this.#name}`;
+  readonly #onCancel = (): void => {
+    this.#waiting.compact();
+    this.#updateRef();
   };
-  readonly #onNext = (received: Received): unknown => {
-    const take = this.#endNext();
-    this.#transport.putBack?.(this.#transport.received?.(received) as Arrived);
-    if (this.#closed) throw this.#interruptAllLater();
-    try {
-      return take();
-    } finally {
-      if (this.#waiting.first !== undefined || !this.#watchers.isEmpty) queueMicrotask(this.#afterNext);
-      else if (this.#transport.isReceiving) this.#updateRef();
-    }
+  readonly #goOn = (): void => {
+    this.#received = undefined;
+    if (this.#closed) return this.#interruptAll();
+    this.#serve();
+    this.#watchers.changed();
   };
-  readonly #onNextFailure = (error: unknown): unknown => {
-    const take = this.#endNext();
-    this.#transport.received?.(undefined);
-    if (this.#closed) throw this.#interruptAllLater();
-    if (isOfPeer(error)) return this.#receiveFirst(take);
-    queueMicrotask(this.#afterNext);
-    throw this.#receiveError(error);
-  };
-  readonly #afterNext = (): void => this.changed();
+  /** Why a receive has failed, for the next call. */
   #failure: Error | undefined;
   #closed = false;
 
@@ -91,23 +79,11 @@ export class RuntimeReceiving {
   }
 
   recvFrom(p: Uint8Array, peek: boolean, wait: Wait | undefined): Promise<Datagram> {
-    const received = this.#begin(wait);
-    if (received !== undefined && !peek) {
-      this.#into = p;
-      this.#intoLength = sizeOf(p);
-      // A send that is done may have left it as it was.
-      this.#updateRef();
-      return received.then(this.#onInto, this.#onNextFailure) as Promise<Datagram>;
-    }
     const length = sizeOf(p);
-    return this.#receive(
-      () => {
-        checkSameLength(p, length);
-        return this.#take(p, peek);
-      },
-      received,
-      wait,
-    );
+    return this.#receive(() => {
+      checkSameLength(p, length);
+      return this.#take(p, peek);
+    }, wait);
   }
 
   tryRecvFrom(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -122,7 +98,7 @@ export class RuntimeReceiving {
   /** Waits for a datagram or a failure, and takes neither. */
   ready(wait: Wait | undefined): Promise<Readiness> {
     const found = () => readinessOf(ReadyBit.READABLE, InterestBit.READABLE);
-    return this.#receive(() => this.#isReady() ? found() : undefined, undefined, wait);
+    return this.#receive(() => this.#isReady() ? found() : undefined, wait);
   }
 
   #isReady(): boolean {
@@ -130,80 +106,75 @@ export class RuntimeReceiving {
   }
 
   recvBatch(batch: DatagramBatch, wait: Wait | undefined): Promise<number> {
-    return this.#receive(() => this.#takeBatch(batch), this.#begin(wait), wait);
+    return this.#receive(() => this.#takeBatch(batch), wait);
   }
 
   tryRecvBatch(batch: DatagramBatch): number | undefined {
     return this.#try(() => this.#takeBatch(batch));
   }
 
-  /** Rejects the calls that wait; the transport is closed already. */
+  /** Rejects the calls that wait; the transport is closed already, and ends its receive. */
   close(): void {
     this.#closed = true;
-    // In the order of the calls, and Deno wakes the next one.
-    if (this.#next === undefined && this.#into === undefined) this.#interruptAll();
+    this.#goOnAfterFirst();
   }
 
   /** A call waits for what arrives. */
   get isAwaited(): boolean {
-    return this.#into !== undefined || this.#next !== undefined || this.#waiting.first !== undefined;
+    return this.#received !== undefined || this.#waiting.first !== undefined;
   }
 
-  #receive<T>(
-    take: () => T | undefined,
-    received: Promise<Received> | undefined,
-    wait: Wait | undefined,
-  ): Promise<T> {
-    if (received !== undefined) {
-      this.#next = take;
-      this.#updateRef();
-      return received.then(this.#onNext, this.#onNextFailure) as Promise<T>;
+  /** Something has arrived, or failed; returns or throws what the receive of the transport comes to. */
+  changed(error?: unknown): unknown {
+    const first = this.#first;
+    this.#first = undefined;
+    if (this.#closed) {
+      if (first !== undefined) throw this.#interrupted();
+      return undefined;
     }
-    if (!this.isAwaited) {
-      try {
-        const result = take();
-        if (result !== undefined) {
-          // Reading a batch can begin the next receive, for which no call is pending.
-          if (this.#transport.isReceiving) this.#updateRef();
-          return Promise.resolve(result);
-        }
-      } catch (error) {
-        return Promise.reject(error);
+    if (error !== undefined) this.#failure ??= fromRuntimeError(error, this.#describe(), "recvfrom");
+    try {
+      return first?.();
+    } finally {
+      this.#goOnAfterFirst();
+    }
+  }
+
+  #receive<T>(attempt: () => T | undefined, wait: Wait | undefined): Promise<T> {
+    const isFirst = !this.isAwaited;
+    if (isFirst && wait === undefined && this.#failure === undefined && !wouldOvertake()) {
+      const received = this.#transport.receive();
+      if (received !== undefined) {
+        this.#first = attempt;
+        this.#received = received;
+        this.#updateRef();
+        return received as Promise<T>;
       }
     }
-    const waiter = new PendingCall<T>(wait, () => `receive on ${this.#name}`, () => {
-      this.#waiting.compact();
-      this.#updateRef();
-    });
-    this.#waiting.push(Object.assign(waiter, { take }) as unknown as Receive);
+    const call = new Receive(attempt, wait, this.#describe, this.#onCancel);
+    this.#waiting.push(call);
+    if (isFirst) this.#serve();
+    return call.promise as Promise<T>;
+  }
+
+  /** Goes on with the line: if calls wait behind the first one, once that one is settled. */
+  #goOnAfterFirst(): void {
+    if (this.#received === undefined || this.#waiting.first === undefined) this.#goOn();
+    else this.#received.then(this.#goOn, this.#goOn);
+  }
+
+  /** Settles the calls in the line, up to the first for which nothing has arrived. */
+  #serve(): void {
+    for (let call = this.#waiting.first; call !== undefined; call = this.#waiting.first) {
+      try {
+        const result = call.attempt();
+        if (result === undefined) break;
+        call.resolve(result);
+      } catch (error) {
+        call.reject(error);
+      }
+    }
     this.#updateRef();
-    return waiter.promise;
-  }
-
-  /** Puts a call back that has lost its own receive, before all others: a promise for each receive would be a chain. */
-  #receiveFirst(take: () => unknown): Promise<unknown> {
-    const waiter = new PendingCall<unknown>(undefined, () => "", () => {});
-    this.#putBack = Object.assign(waiter, { take }) as unknown as Receive;
-    this.#waiting.unshift(this.#putBack);
-    this.changed();
-    return waiter.promise;
-  }
-
-  /** Begins a receive for one call alone, which cannot be cancelled: as a server's loop does all the time. */
-  #begin(wait: Wait | undefined): Promise<Received> | undefined {
-    if (wait !== undefined || this.#closed || this.isAwaited || this.#failure !== undefined) return undefined;
-    return this.#transport.receive?.();
-  }
-
-  /** That receive is over; returns how its call takes what there is. */
-  #endNext(): () => unknown {
-    const [p, length, next] = [this.#into, this.#intoLength, this.#next];
-    this.#into = this.#next = undefined;
-    if (p === undefined) return next as () => unknown;
-    return () => {
-      checkSameLength(p, length);
-      return this.#take(p, false);
-    };
   }
 
   /** Takes without waiting; the receive that this starts is not to keep the process alive. */
@@ -212,34 +183,6 @@ export class RuntimeReceiving {
     const result = take();
     this.#updateRef();
     return result;
-  }
-
-  /** Something has arrived, or failed. */
-  changed(error?: unknown): void {
-    if (this.#closed) return;
-    if (error !== undefined && !isOfPeer(error)) this.#failure ??= this.#receiveError(error);
-    for (let call = this.#waiting.first; call !== undefined; call = this.#waiting.first) {
-      try {
-        const result = call.take();
-        if (result === undefined) break;
-        call.resolve(result);
-      } catch (error) {
-        call.reject(error);
-      }
-      if (call === this.#putBack) {
-        this.#goOnLater();
-        break;
-      }
-    }
-    this.#updateRef();
-    this.#watchers.changed();
-  }
-
-  /** Lets a call that was put back settle before those behind it. */
-  async #goOnLater(): Promise<void> {
-    this.#putBack = undefined;
-    for (let i = 0; i < PUT_BACK_TURNS; i++) await undefined;
-    this.changed();
   }
 
   #take(p: Uint8Array, peek: boolean): Datagram | undefined {
@@ -284,25 +227,11 @@ export class RuntimeReceiving {
     if (failure !== undefined) throw again(failure);
   }
 
-  /** Wakes the line of a closed endpoint. */
-  async #interruptAll(): Promise<void> {
-    for (const call of this.#waiting.drain()) {
-      call.reject(this.#interrupted());
-      if (call === this.#putBack) { for (let i = 0; i < PUT_BACK_TURNS; i++) await undefined; }
-    }
-  }
-
-  /** The same after the one that is told what this returns. */
-  #interruptAllLater(): Error {
-    queueMicrotask(() => this.#interruptAll());
-    return this.#interrupted();
+  #interruptAll(): void {
+    for (const call of this.#waiting.drain()) call.reject(this.#interrupted());
   }
 
   #interrupted(): Error {
-    return closedMeanwhileError(`receive on ${this.#name}`, "endpoint", "recvfrom");
-  }
-
-  #receiveError(error: unknown): Error {
-    return fromRuntimeError(error, `receive on ${this.#name}`, "recvfrom");
+    return closedMeanwhileError(this.#describe(), "endpoint", "recvfrom");
   }
 }

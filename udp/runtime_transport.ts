@@ -9,6 +9,7 @@ import { notSupportedError } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
 import type { MulticastOptions } from "./driver.ts";
 import { Addresses } from "./peer_cache.ts";
+import { isOfPeer } from "./runtime_reasons.ts";
 
 /** Datagrams that wait to be received at most, and their bytes; more are dropped, as the kernel does. */
 const MOST_WAITING = 1024;
@@ -21,9 +22,6 @@ export interface Arrived {
   readonly data: Uint8Array;
   readonly address: Deno.NetAddr;
 }
-
-/** What `Deno.DatagramConn.receive` gives. */
-export type Received = [Uint8Array, Deno.Addr];
 
 /** Where and how to bind; checked. */
 export interface RuntimeBindOptions extends HostPort {
@@ -38,19 +36,18 @@ export interface RuntimeTransport {
   readonly drops: number;
   /** A receive is under way, which alone would keep the process alive. */
   readonly isReceiving: boolean;
-  /** Takes what has arrived; `undefined` if that is nothing yet, and then `arrived` is called for the next one. */
+  /**
+   * Takes what has arrived; its data is valid until the next call. Returns `undefined` if nothing has, and `changed` is
+   * called when the next one arrives.
+   */
   take(): Arrived | undefined;
   /** What {@linkcode RuntimeTransport.take} would take. */
   peek(): Arrived | undefined;
   /**
-   * Begins a receive whose outcome goes to the caller, not to `changed`: the short way for one call that waits.
-   * `undefined` if that cannot be, for something has arrived or is under way, or the socket has no such call.
+   * Returns the pending receive, which this begins if nothing has arrived; it settles as `changed` returns or throws.
+   * `undefined` if something has arrived, or if datagrams are delivered without a receive.
    */
-  receive?(): Promise<Received> | undefined;
-  /** To be called with what that came to, `undefined` if it has failed. */
-  received?(received: Received | undefined): Arrived | undefined;
-  /** Leaves what has arrived, and nobody could use, to {@linkcode RuntimeTransport.take}. */
-  putBack?(arrived: Arrived): void;
+  receive(): Promise<unknown> | undefined;
   /** Sends a datagram; one at a time, or they may leave in another order. */
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number>;
   /** The node:dgram socket, for options; `undefined` if it is none. */
@@ -59,8 +56,14 @@ export interface RuntimeTransport {
   close(): void;
 }
 
-/** Opens the better of the two; `changed` is told when something has arrived or failed. */
-export function openTransport(options: RuntimeBindOptions, changed: (error?: unknown) => void): RuntimeTransport {
+/**
+ * Called when something has arrived, or when the socket has failed for a reason that is not one peer's alone. The last
+ * call can come after `close()`.
+ */
+type Changed = (error?: unknown) => unknown;
+
+/** Opens the better of the two. */
+export function openTransport(options: RuntimeBindOptions, changed: Changed): RuntimeTransport {
   const { listenDatagram } = Deno as { listenDatagram?: (options: object) => Deno.DatagramConn };
   if (listenDatagram !== undefined && !options.ipv6Only) {
     const { hostname, port, reuseAddress } = options;
@@ -78,23 +81,25 @@ class DatagramConnTransport implements RuntimeTransport {
   readonly node = undefined;
   readonly #conn: Deno.DatagramConn;
   readonly #ref: RefSwitch;
-  readonly #changed: (error?: unknown) => void;
+  readonly #changed: Changed;
   readonly #buffer = new Uint8Array(LARGEST);
   readonly #addresses = new Addresses();
   #arrived: Arrived | undefined;
-  #busy = false;
-  #closed = false;
+  #received: Promise<unknown> | undefined;
   // Made once an endpoint, not once a datagram.
-  readonly #onArrival = (received: Received): void => {
-    this.#arrived = this.received(received);
-    this.#changed();
+  readonly #onArrival = ([data, from]: [Uint8Array, Deno.Addr]): unknown => {
+    const { hostname, port } = from as Deno.NetAddr;
+    this.#received = undefined;
+    this.#arrived = { data, address: this.#addresses.of(hostname, port) };
+    return this.#changed();
   };
-  readonly #onFailure = (error: unknown): void => {
-    this.#busy = false;
-    if (!this.#closed) this.#changed(error);
+  readonly #onFailure = (error: unknown): unknown => {
+    if (isOfPeer(error)) return this.#begin();
+    this.#received = undefined;
+    return this.#changed(error);
   };
 
-  constructor(conn: Deno.DatagramConn, changed: (error?: unknown) => void) {
+  constructor(conn: Deno.DatagramConn, changed: Changed) {
     this.#conn = conn;
     this.#ref = new RefSwitch(conn as Deno.DatagramConn & { ref?(): void; unref?(): void });
     this.#changed = changed;
@@ -103,37 +108,23 @@ class DatagramConnTransport implements RuntimeTransport {
   }
 
   get isReceiving(): boolean {
-    return this.#busy;
+    return this.#received !== undefined;
   }
 
   take(): Arrived | undefined {
-    const arrived = this.#arrived;
+    const arrived = this.peek();
     this.#arrived = undefined;
-    if (arrived === undefined) this.#runAhead();
     return arrived;
   }
 
   peek(): Arrived | undefined {
-    this.#runAhead();
+    this.receive();
     return this.#arrived;
   }
 
-  receive(): Promise<Received> | undefined {
-    if (this.#busy || this.#arrived !== undefined) return undefined;
-    this.#busy = true;
-    return this.#conn.receive(this.#buffer);
-  }
-
-  received(received: Received | undefined): Arrived | undefined {
-    this.#busy = false;
-    if (received === undefined) return undefined;
-    const [data, from] = received;
-    const { hostname, port } = from as Deno.NetAddr;
-    return { data, address: this.#addresses.of(hostname, port) };
-  }
-
-  putBack(arrived: Arrived): void {
-    this.#arrived = arrived;
+  receive(): Promise<unknown> | undefined {
+    if (this.#arrived !== undefined) return undefined;
+    return this.#received ??= this.#begin();
   }
 
   send(p: Uint8Array, to: Deno.NetAddr): Promise<number> {
@@ -145,12 +136,11 @@ class DatagramConnTransport implements RuntimeTransport {
   }
 
   close(): void {
-    this.#closed = true;
     this.#conn.close();
   }
 
-  #runAhead(): void {
-    this.receive()?.then(this.#onArrival, this.#onFailure);
+  #begin(): Promise<unknown> {
+    return this.#conn.receive(this.#buffer).then(this.#onArrival, this.#onFailure);
   }
 }
 
@@ -168,7 +158,7 @@ class DgramTransport implements RuntimeTransport {
   #head = 0;
   #bytes = 0;
 
-  constructor(options: RuntimeBindOptions, changed: (error?: unknown) => void) {
+  constructor(options: RuntimeBindOptions, changed: Changed) {
     const { hostname, port } = options;
     const kind = hostKind(hostname);
     if (kind === "name") {
@@ -191,8 +181,8 @@ class DgramTransport implements RuntimeTransport {
     let failure: unknown;
     let isBound = false;
     socket.on("error", (error) => {
-      if (isBound) changed(error);
-      else failure = error;
+      if (!isBound) failure = error;
+      else if (!isOfPeer(error)) changed(error);
     });
     socket.bind({ port, address: hostname, exclusive: true });
     if (failure !== undefined) throw failure;
@@ -230,6 +220,9 @@ class DgramTransport implements RuntimeTransport {
   peek(): Arrived | undefined {
     return this.#queue[this.#head];
   }
+
+  // Each datagram is delivered without a call.
+  receive(): undefined {}
 
   send(p: Uint8Array, { hostname, port }: Deno.NetAddr): Promise<number> {
     return new Promise((resolve, reject) => {

@@ -46,8 +46,9 @@ export interface UdpBindOptions {
   port?: number;
   /**
    * The local IP address or name. `0.0.0.0` is every IPv4 interface, `::`
-   * every interface with both families (on Windows with IPv6 only). A name is
-   * looked up on this thread; on the runtime engine it needs `--unstable-net`.
+   * every interface with both families (on Windows with IPv6 only). The lookup
+   * of a name blocks the event loop until the name is resolved; on the runtime
+   * engine a name needs `--unstable-net`.
    *
    * @default {"0.0.0.0"}
    */
@@ -540,8 +541,9 @@ export class UdpEndpoint {
    * Talks to one peer only from now on: connect(2). `send` needs no address,
    * and that nobody listens there (ICMP) is told, with `ECONNREFUSED`, to the
    * next call. What others send is not received, but for what they had sent
-   * before. Nothing goes over the network; a name is looked up on this thread.
-   * Native engine only.
+   * before. Nothing is sent. The lookup of a name blocks the event loop until
+   * the name is resolved: pass an IP address where that matters. Native engine
+   * only.
    *
    * Requires `--allow-net` for the host and port.
    *
