@@ -1,6 +1,5 @@
 /** A connection on Deno's own operations. */
 
-import { formatAddress } from "../internal/address.ts";
 import { needsNative } from "../internal/engine.ts";
 import { closedError, fromRuntimeError, notSupportedError } from "../internal/errors.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
@@ -9,7 +8,7 @@ import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { type Readiness, whenReady } from "../poll/readiness.ts";
 import { RuntimeReader } from "./runtime_reader.ts";
 import { RuntimeWriter } from "./runtime_writer.ts";
-import type { RuntimeSocket } from "./stream_socket.ts";
+import { nameOf, type RuntimeSocket } from "./stream_socket.ts";
 import type { SocketOption } from "../internal/socket_option.ts";
 import { atCaller } from "../internal/stack.ts";
 import type { Wait } from "../internal/wait.ts";
@@ -17,26 +16,33 @@ import type { TcpInfo } from "./tcp_info.ts";
 
 /** {@linkcode ConnDriver} over a `Deno.TcpConn`. */
 export class RuntimeConn implements ConnDriver, RuntimePollable {
-  readonly engine = "runtime";
   readonly fd = undefined;
   readonly inode = undefined;
-  readonly localAddr: Deno.NetAddr;
-  readonly remoteAddr: Deno.NetAddr;
   readonly #conn: RuntimeSocket;
-  readonly #name: string;
   readonly #reader: RuntimeReader;
   readonly #writer: RuntimeWriter;
+  #local: Deno.NetAddr | undefined;
+  #remote: Deno.NetAddr | undefined;
   #watchers: Watchers | undefined;
   #closed = false;
 
   /** `from` is who had the connection before, with what was read ahead. */
   constructor(conn: RuntimeSocket, from?: RuntimeConn) {
     this.#conn = conn;
-    this.localAddr = plainAddr(conn.localAddr);
-    this.remoteAddr = plainAddr(conn.remoteAddr);
-    this.#name = `TCP connection with ${formatAddress(this.remoteAddr)}`;
-    this.#reader = from === undefined ? new RuntimeReader(conn, this.#name) : from.#reader;
-    this.#writer = from === undefined ? new RuntimeWriter(conn, this.#name) : from.#writer;
+    this.#reader = from === undefined ? new RuntimeReader(conn) : from.#reader;
+    this.#writer = from === undefined ? new RuntimeWriter(conn) : from.#writer;
+  }
+
+  get engine(): "runtime" {
+    return "runtime";
+  }
+
+  get localAddr(): Deno.NetAddr {
+    return this.#local ??= plainAddr(this.#conn.localAddr);
+  }
+
+  get remoteAddr(): Deno.NetAddr {
+    return this.#remote ??= plainAddr(this.#conn.remoteAddr);
   }
 
   get pollable(): RuntimePollable {
@@ -44,7 +50,7 @@ export class RuntimeConn implements ConnDriver, RuntimePollable {
   }
 
   get name(): string {
-    return this.#name;
+    return nameOf(this.#conn);
   }
 
   get isOpen(): boolean {
@@ -97,7 +103,7 @@ export class RuntimeConn implements ConnDriver, RuntimePollable {
 
   ready(interest: number, wait: Wait | undefined): Promise<Readiness> {
     if (this.#closed) return Promise.reject(this.#closedError("wait for", "epoll_wait"));
-    return whenReady(this.#reader, this.#writer, interest, wait, () => `wait for ${this.#name}`);
+    return whenReady(this.#reader, this.#writer, interest, wait, () => `wait for ${this.name}`);
   }
 
   tryRead(p: Uint8Array): number | null | undefined {
@@ -186,7 +192,7 @@ export class RuntimeConn implements ConnDriver, RuntimePollable {
     this.#checkOpen("move", "fcntl");
     if (this.#reader.isWaiting || this.#writer.isWaiting) {
       throw atCaller(
-        new Deno.errors.Busy(`Cannot move ${this.#name} while a call waits: await it first, or use --allow-ffi`),
+        new Deno.errors.Busy(`Cannot move ${this.name} while a call waits: await it first, or use --allow-ffi`),
       );
     }
   }
@@ -230,10 +236,10 @@ export class RuntimeConn implements ConnDriver, RuntimePollable {
     } catch (error) {
       if (error instanceof Error && error.message === "Unable to get resources") {
         // Deno lends the socket to a waiting write, and has no second handle for options.
-        throw notSupportedError(`${action} ${this.#name} while a write waits`, "await the write first");
+        throw notSupportedError(`${action} ${this.name} while a write waits`, "await the write first");
       }
       if (error instanceof Deno.errors.NotSupported) throw error;
-      throw fromRuntimeError(error, `${action} ${this.#name}`, "setsockopt");
+      throw fromRuntimeError(error, `${action} ${this.name}`, "setsockopt");
     }
   }
 
@@ -242,7 +248,7 @@ export class RuntimeConn implements ConnDriver, RuntimePollable {
   }
 
   #closedError(action: string, syscall: string): Error {
-    return closedError(`${action} ${this.#name}`, "connection", syscall);
+    return closedError(`${action} ${this.name}`, "connection", syscall);
   }
 }
 

@@ -17,7 +17,7 @@ import type { Wait } from "../internal/wait.ts";
 import { type Readiness, readinessOf } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { CHUNK } from "./chunk.ts";
-import type { RuntimeSocket } from "./stream_socket.ts";
+import { nameOf, type RuntimeSocket } from "./stream_socket.ts";
 
 /** Smallest and largest read that runs ahead, in bytes. */
 const MIN_AHEAD = 16 * 1024;
@@ -48,7 +48,6 @@ export class RuntimeReader {
   /** Told when what {@linkcode RuntimeReader.poll} says may be another thing. */
   onChange: (() => void) | undefined;
   readonly #conn: RuntimeSocket;
-  readonly #name: string;
   readonly #waiting = new CallQueue<Read>();
   /** A read of Deno's is under way. */
   #busy = false;
@@ -87,7 +86,7 @@ export class RuntimeReader {
     // Memory that was given back cannot be written to.
     const isMoved = codeOf(error) === "EFAULT";
     this.#hasFailed ||= !isMoved;
-    const failure = isMoved ? changedBufferError() : fromRuntimeError(error, `read from ${this.#name}`, "recv");
+    const failure = isMoved ? changedBufferError() : fromRuntimeError(error, `read from ${nameOf(this.#conn)}`, "recv");
     rejectAtAwait(this.#resolve, this.#reject, failure);
     this.#pump();
     this.onChange?.();
@@ -107,10 +106,9 @@ export class RuntimeReader {
   #wantsRef = true;
   readonly #ref: RefSwitch;
 
-  constructor(conn: RuntimeSocket, name: string) {
+  constructor(conn: RuntimeSocket) {
     this.#conn = conn;
     this.#ref = new RefSwitch(conn);
-    this.#name = name;
   }
 
   read(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
@@ -257,7 +255,7 @@ export class RuntimeReader {
     checkSameLength(p, size);
     const available = this.#end - this.#start;
     if (available >= size || available === 0) return this.#take(p, "read");
-    if (this.#finished) throw unexpectedEof(`read from ${this.#name}`, available, size);
+    if (this.#finished) throw unexpectedEof(`read from ${nameOf(this.#conn)}`, available, size);
     if (this.#failure !== undefined) throw this.#takeFailure();
     return undefined;
   }
@@ -306,7 +304,7 @@ export class RuntimeReader {
       else this.#end += n;
     } catch (error) {
       this.#hasFailed = true;
-      if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${this.#name}`, "recv");
+      if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${nameOf(this.#conn)}`, "recv");
     } finally {
       this.#busy = this.#ahead = false;
     }
@@ -347,6 +345,6 @@ export class RuntimeReader {
   }
 
   #describe(kind: Kind): string {
-    return `${kind === "ready" ? "wait for" : kind === "peek" ? "peek at" : "read from"} ${this.#name}`;
+    return `${kind === "ready" ? "wait for" : kind === "peek" ? "peek at" : "read from"} ${nameOf(this.#conn)}`;
   }
 }

@@ -15,7 +15,7 @@ import { changedBufferError, checkSameLength } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
 import { type Readiness, readinessOf } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
-import type { RuntimeSocket } from "./stream_socket.ts";
+import { nameOf, type RuntimeSocket } from "./stream_socket.ts";
 
 /** The largest copy that is on its way at a time, and that waits behind it, in bytes. */
 const CHUNK = 64 * 1024;
@@ -51,7 +51,6 @@ export class RuntimeWriter {
   /** Told when what {@linkcode RuntimeWriter.poll} says may be another thing. */
   onChange: (() => void) | undefined;
   readonly #conn: RuntimeSocket;
-  readonly #name: string;
   readonly #waiting = new CallQueue<Job>();
   #busy = false;
   #closed = false;
@@ -76,9 +75,8 @@ export class RuntimeWriter {
   readonly #onWritten = (n: number): void => this.#resolve(n);
   readonly #onFailure = (error: unknown): void => this.#reject(error);
 
-  constructor(conn: RuntimeSocket, name: string) {
+  constructor(conn: RuntimeSocket) {
     this.#conn = conn;
-    this.#name = name;
   }
 
   write(p: Uint8Array, wait: Wait | undefined): Promise<number> {
@@ -199,7 +197,7 @@ export class RuntimeWriter {
 
   #wait(p: Uint8Array, wait: Wait | undefined, kind: Kind): Promise<number> {
     if (kind !== "ready" && this.#ended !== undefined) return Promise.reject(this.#brokenPipe());
-    const waiter = new PendingCall<number>(wait, () => `${ACTIONS[kind][0]} ${this.#name}`, () => {
+    const waiter = new PendingCall<number>(wait, () => `${ACTIONS[kind][0]} ${nameOf(this.#conn)}`, () => {
       job.p = NOTHING;
       this.#waiting.compact();
     });
@@ -310,7 +308,7 @@ export class RuntimeWriter {
       if (this.#closed) throw this.#interrupted("end");
       // A connection that the peer has reset has no side left to close: ENOTCONN, or on Windows what it was lost by.
       if (!LOST.some((ErrorClass) => error instanceof ErrorClass)) {
-        throw fromRuntimeError(error, `close the write side of ${this.#name}`, "shutdown");
+        throw fromRuntimeError(error, `close the write side of ${nameOf(this.#conn)}`, "shutdown");
       }
     }
   }
@@ -323,12 +321,12 @@ export class RuntimeWriter {
 
   #failed(error: unknown): Error {
     if (codeOf(error) === "EFAULT") return changedBufferError();
-    return this.#closed ? this.#interrupted("part") : fromRuntimeError(error, `write to ${this.#name}`, "send");
+    return this.#closed ? this.#interrupted("part") : fromRuntimeError(error, `write to ${nameOf(this.#conn)}`, "send");
   }
 
   #brokenPipe(): Error {
     return socketError(
-      `write to ${this.#name}`,
+      `write to ${nameOf(this.#conn)}`,
       new SyscallError("send", "EPIPE"),
       "the write side is closed",
     );
@@ -336,6 +334,6 @@ export class RuntimeWriter {
 
   #interrupted(kind: Kind): Error {
     const [action, syscall] = ACTIONS[kind];
-    return closedMeanwhileError(`${action} ${this.#name}`, "connection", syscall);
+    return closedMeanwhileError(`${action} ${nameOf(this.#conn)}`, "connection", syscall);
   }
 }

@@ -4,6 +4,7 @@
  * transferred. The bytes still go through the thread that has the socket.
  */
 
+import { formatAddress } from "../internal/address.ts";
 import { copyOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { changedBufferError } from "../internal/validate.ts";
 import { codeOf, notSupportedError } from "../internal/errors.ts";
@@ -22,6 +23,11 @@ export type RuntimeSocket = Pick<
   | "unref"
   | typeof Symbol.dispose
 >;
+
+/** What errors call it; made up when there is one. */
+export function nameOf({ remoteAddr }: Pick<RuntimeSocket, "remoteAddr">): string {
+  return `TCP connection with ${formatAddress(remoteAddr as Deno.NetAddr)}`;
+}
 
 /** What is posted to the other thread. */
 export interface MovedConn {

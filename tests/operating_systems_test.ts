@@ -305,7 +305,7 @@ socketTest(
 Deno.test("TcpConn.closeWrite() on the runtime engine takes a connection that is gone for closed, as each system reports it", async () => {
   for (const ErrorClass of [errors.NotConnected, errors.ConnectionReset, errors.ConnectionAborted]) {
     const conn = { closeWrite: () => Promise.reject(new ErrorClass("gone")) } as unknown as RuntimeSocket;
-    await new RuntimeWriter(conn, "TCP connection").end();
+    await new RuntimeWriter(conn).end();
   }
 });
 
