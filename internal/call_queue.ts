@@ -49,8 +49,10 @@ export class PendingCall<T> {
       onCancel();
     };
     if (signal !== undefined) {
-      this.#onAbort = () => leave(signal.reason);
-      signal.addEventListener("abort", this.#onAbort);
+      const onAbort = this.#onAbort = () => this.settled || leave(signal.reason);
+      signal.addEventListener("abort", onAbort);
+      // A getter of the options, or what came before this wait, has aborted it since it was checked.
+      if (signal.aborted) queueMicrotask(onAbort);
     }
     if (timeout !== Infinity) {
       this.#deadline = new Deadline(() => leave(timedOutError(action(), timeout)));

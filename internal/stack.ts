@@ -102,18 +102,25 @@ export function atCaller<E extends Error>(error: E): E {
   return error;
 }
 
-/** What is settled after rejections that take their time, in its order; `undefined` if there are none. */
-let line: (() => void)[] | undefined;
+/** What is settled in its order, after a rejection that takes its time; empty if there is none. */
+let line: (() => void)[] = [];
+/** The next one in the line. */
+let next = 0;
+/** A rejection takes its time. */
+let isTakingTime = false;
+
+/** Rejections in the line from which on their stacks begin where they were made: thousands would stop the event loop. */
+const MANY = 64;
 
 /** Whether a promise would overtake one that is to be rejected before it; then `inOrder` settles it. */
 export function wouldOvertake(): boolean {
-  return line !== undefined;
+  return isTakingTime;
 }
 
 /** Settles a promise after those that are to be rejected before it. */
 export function inOrder(settle: () => void): void {
-  if (line === undefined) settle();
-  else line.push(settle);
+  if (isTakingTime) line.push(settle);
+  else settle();
 }
 
 /**
@@ -126,13 +133,13 @@ export function rejectAtAwait(
   reason: unknown,
 ): void {
   const origin = reason instanceof Error ? origins.get(reason) : undefined;
-  if (origin === undefined) return reject(reason);
-  const settle = () => {
-    line ??= [];
+  if (origin === undefined) return inOrder(() => reject(reason));
+  if (line.length - next >= MANY) return void line.push(() => reject(reason));
+  inOrder(() => {
+    isTakingTime = true;
     // V8 takes a promise whose only reaction settles another one for followed by that one.
     throwAtAwait(reason, origin).then(resolve, reject);
-  };
-  inOrder(settle);
+  });
 }
 
 async function throwAtAwait(reason: unknown, origin: Origin): Promise<never> {
@@ -146,13 +153,11 @@ async function throwAtAwait(reason: unknown, origin: Origin): Promise<never> {
 
 /** Settles what waits, up to the next one that takes its time. */
 function goOn(): void {
-  const waiting = line ?? [];
-  line = undefined;
-  for (let settle = waiting.shift(); settle !== undefined; settle = waiting.shift()) {
-    settle();
-    // This was such a one: `line` is its own, and what follows comes behind it.
-    if (line !== undefined) return void (line as (() => void)[]).push(...waiting);
-  }
+  isTakingTime = false;
+  while (next < line.length && !isTakingTime) line[next++]?.();
+  if (next < line.length) return;
+  line = [];
+  next = 0;
 }
 
 /** Returns an error that was kept, for one who is to have it now: its stack begins at the caller's line. */

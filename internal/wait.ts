@@ -2,7 +2,7 @@
 
 import { Deadline } from "./deadline.ts";
 import { again, atCaller } from "./stack.ts";
-import { checkDuration, checkSignal } from "./validate.ts";
+import { checkDuration, checkOptions, checkSignal } from "./validate.ts";
 
 /**
  * For how long a call waits. The time is over some milliseconds late, and of more than a second up to 1 % late: it is
@@ -47,10 +47,11 @@ export interface Wait {
 /** Checks for how long a call waits, and throws the reason of a signal that is aborted already. */
 export function checkWait(options: WaitOptions | undefined): Wait | undefined {
   if (options === undefined) return undefined;
+  checkOptions(options);
+  const { timeout: given = Infinity } = options;
+  const timeout = checkDuration(given, "timeout");
   const signal = checkSignal(options);
-  const { timeout } = options;
-  if (timeout === undefined || timeout === Infinity) return waitFor(signal);
-  return { signal, timeout: checkDuration(timeout, "timeout") };
+  return timeout === Infinity ? waitFor(signal) : { signal, timeout };
 }
 
 /** The wait of a call that ends with a signal only. */
@@ -90,5 +91,5 @@ async function waitWithin<T>(
 
 /** Returns the error for a call whose time is over. */
 export function timedOutError(action: string, timeout: number): Error {
-  return atCaller(new Deno.errors.TimedOut(`Cannot ${action}: nothing within ${timeout} ms`));
+  return atCaller(new Deno.errors.TimedOut(`Cannot ${action}: timed out after ${timeout} ms`));
 }

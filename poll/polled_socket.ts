@@ -5,7 +5,7 @@ import { socketError, SyscallError } from "../internal/errors.ts";
 import { inodeOf } from "../internal/socket.ts";
 import { syscall } from "../internal/syscall.ts";
 import { pollNow } from "./poll.ts";
-import { LASTING } from "./selector.ts";
+import { LASTING, ReadyBit } from "./selector.ts";
 import { type NativePollable, type Watcher, Watchers } from "./pollable.ts";
 import { type EventHandler, type Reactor, reactor } from "./reactor.ts";
 
@@ -15,7 +15,7 @@ const BUSY = 64;
 /** What listeners and connections have in common below their driver. */
 export class PolledSocket extends Descriptor implements NativePollable {
   readonly reactor: Reactor = reactor();
-  /** What the kernel has told and does not take back, as bits of `ReadyBit`. */
+  /** What the kernel has told and does not take back, and an error until it is thrown, as bits of `ReadyBit`. */
   told = 0;
   /** Others wait for the same socket, and one of all is enough to be woken. */
   isShared = false;
@@ -93,7 +93,7 @@ export class PolledSocket extends Descriptor implements NativePollable {
   readyNow(interest: number): number {
     if (!this.#registered || !this.isOpen) return 0;
     const ready = pollNow(this.fd, interest);
-    this.told |= ready & LASTING;
+    this.told |= ready & (LASTING | ReadyBit.ERROR);
     return ready;
   }
 

@@ -54,7 +54,7 @@ export const ReadyBit = {
 } as const;
 
 /** What stays so once it has been told. */
-export const LASTING: number = ReadyBit.READ_CLOSED | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR | ReadyBit.PRIORITY;
+export const LASTING: number = ReadyBit.READ_CLOSED | ReadyBit.WRITE_CLOSED | ReadyBit.PRIORITY;
 /** Events that can let a call go on which receives, or one which sends. */
 export const READ_SIDE: number = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.PRIORITY | ReadyBit.ERROR;
 export const WRITE_SIDE: number = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;

@@ -13,6 +13,7 @@ import { closedMeanwhileError } from "../internal/errors.ts";
 import { rejectAtAwait } from "../internal/stack.ts";
 import { timedOutError, type Wait } from "../internal/wait.ts";
 import { type Readiness, readinessOf, type ReadySide } from "./readiness.ts";
+import { ReadyBit } from "./selector.ts";
 import type { PolledSocket } from "./polled_socket.ts";
 
 interface QueuedCall<Job> extends PendingCall<unknown> {
@@ -98,9 +99,6 @@ export abstract class Side<Job, Result> implements ReadySide {
     return this.isReady;
   }
 
-  /** A job that waited was cancelled. */
-  protected onCancelled(_job: Job): void {}
-
   /** Asks the reactor for events; returns why it cannot. */
   protected register(): Error | undefined {
     return this.socket.register();
@@ -122,8 +120,7 @@ export abstract class Side<Job, Result> implements ReadySide {
   /** Attempts a job without waiting; `undefined` if it would block, or if others wait. */
   protected tryCall<R extends Result>(job: Job): R | undefined {
     if (this.#isWaiting) return undefined;
-    const result = this.attempt(job) as R | undefined;
-    this.#isTold = false;
+    const result = this.#try(job) as R | undefined;
     if (result === undefined) this.isReady = false;
     return result;
   }
@@ -135,20 +132,34 @@ export abstract class Side<Job, Result> implements ReadySide {
 
   /** Waits until a call is worth a system call: it may would-block all the same. */
   ready(wait: Wait | undefined): Promise<Readiness> {
-    if (this.isKnownReady && this.socket.reactor.mayProceed()) return Promise.resolve(this.#readiness());
+    if (this.isKnownReady && this.socket.reactor.mayProceed()) return Promise.resolve(this.#tellReady());
     return this.#enter(READY, wait) as Promise<Readiness>;
   }
 
-  #readiness(): Readiness {
+  /** Throws if `ready()` has nothing to wait for any more. */
+  protected checkReady(): void {}
+
+  #tellReady(): Readiness {
+    this.checkReady();
     return readinessOf(this.interest | this.socket.told, this.interest);
+  }
+
+  #try(job: Job): Result | undefined {
+    this.#isTold = false;
+    try {
+      return this.attempt(job);
+    } catch (error) {
+      // Whoever it was reported to has it now.
+      this.socket.told &= ~ReadyBit.ERROR;
+      throw error;
+    }
   }
 
   /** Attempts a job, and waits for its turn and for as long as it would block. */
   protected call<R extends Result>(job: Job, wait: Wait | undefined): Promise<R> {
     if (this.mayAttempt) {
       try {
-        const result = this.attempt(job);
-        this.#isTold = false;
+        const result = this.#try(job);
         if (result !== undefined) {
           this.socket.proceeded();
           return Promise.resolve(result as R);
@@ -249,11 +260,8 @@ export abstract class Side<Job, Result> implements ReadySide {
       }
       let result: Result | Readiness | undefined;
       try {
-        if (job === READY) result = refusal === undefined ? this.#readiness() : undefined;
-        else {
-          result = this.attempt(job);
-          this.#isTold = false;
-        }
+        if (job !== READY) result = this.#try(job);
+        else if (refusal === undefined) result = this.#tellReady();
       } catch (error) {
         if (call !== undefined) call.reject(error);
         else this.#rejectLone(error);
@@ -303,20 +311,18 @@ export abstract class Side<Job, Result> implements ReadySide {
   #onLoneTimeout(): void {
     const job = this.#lone as Job | typeof READY;
     this.#rejectLone(timedOutError(this.#describe(job), (this.#deadline as Deadline).duration));
-    this.#left(job);
+    this.#left();
   }
 
   #onCancel(call: QueuedCall<Job>): void {
-    const { job } = call;
     // It may stand in the queue for a while, and must not keep a buffer.
     call.job = READY;
     this.#queue?.compact();
-    this.#left(job);
+    this.#left();
   }
 
-  /** Goes on after a job that waited was cancelled. */
-  #left(job: Job | typeof READY): void {
-    if (job !== READY) this.onCancelled(job);
+  /** Goes on after a call that waited was cancelled. */
+  #left(): void {
     this.#update();
     // The job that is first now may not need readiness.
     if (this.#isWaiting) this.#serve();

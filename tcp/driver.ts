@@ -59,6 +59,8 @@ export interface ListenerDriver extends SocketDriver {
 
 /** A connected socket. */
 export interface ConnDriver extends SocketDriver {
+  /** Throws `Busy` if it cannot be given to another owner whole. */
+  checkMove(): void;
   readonly localAddr: Deno.NetAddr;
   readonly remoteAddr: Deno.NetAddr;
   /** `null`: the peer has finished. */

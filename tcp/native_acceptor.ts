@@ -117,11 +117,15 @@ export class Acceptor extends Side<Job, NativeConn> {
   }
 
   protected override isReadyNow(): boolean {
-    // Of a closed one a call tells that it is closed.
+    // Of a closed one it is known at once that nothing comes.
     if (this.#isOver) return true;
     if (this.#isPaused) return false;
     if (this.#draining !== undefined) return this.#ahead.length > 0;
     return !this.#backoff.waiting && super.isReadyNow();
+  }
+
+  protected override checkReady(): void {
+    if (this.#isOver) throw closedMeanwhileError(`wait for ${this.socket.name}`, this.socket.kind, "epoll_wait");
   }
 
   protected override actionOf(): Action {
@@ -157,7 +161,7 @@ export class Acceptor extends Side<Job, NativeConn> {
       const error = this.#acceptError(fd);
       if (trouble === "fatal") throw error;
       // The connections stay in the kernel's queue until a descriptor is closed, or a pause is over.
-      if (job === "accept") this.#retryLater(() => this.wake());
+      this.#retryLater(() => this.wake(), job === "accept");
       this.#report(error);
       return undefined;
     }
@@ -224,12 +228,12 @@ export class Acceptor extends Side<Job, NativeConn> {
   }
 
   /** Tries again when a descriptor is closed, or a pause is over. */
-  #retryLater(again: () => void): void {
+  #retryLater(again: () => void, isAwaited = true): void {
     const retry = () => {
       this.#stopBackoff();
       again();
     };
-    this.#backoff.wait(retry, this.isReferenced);
+    this.#backoff.wait(retry, isAwaited && this.isReferenced);
     this.#stopWatching = whenDescriptorCloses(retry);
   }
 

@@ -17,7 +17,7 @@ import { type CompactAddress, decodeSockaddr, encodeSockaddr, expandAddress } fr
 import type { SocketOption } from "../internal/socket_option.ts";
 import type { NativePollable } from "../poll/pollable.ts";
 import type { EventHandler } from "../poll/reactor.ts";
-import { LASTING, READ_SIDE, WRITE_SIDE } from "../poll/selector.ts";
+import { LASTING, READ_SIDE, ReadyBit, WRITE_SIDE } from "../poll/selector.ts";
 import type { ConnDriver, KeepAliveTimes } from "./driver.ts";
 import { type Readiness, whenReady } from "../poll/readiness.ts";
 import { atCaller } from "../internal/stack.ts";
@@ -117,7 +117,7 @@ export class NativeConn implements ConnDriver, EventHandler {
   }
 
   onReady(ready: number): void {
-    this.#socket.told |= ready & LASTING;
+    this.#socket.told |= ready & (LASTING | ReadyBit.ERROR);
     if (ready & READ_SIDE) this.#reader.onReady();
     // What the reader woke runs later, so the socket is open still.
     if (ready & WRITE_SIDE) this.#writer.onReady();
@@ -236,13 +236,16 @@ export class NativeConn implements ConnDriver, EventHandler {
     this.#reader.ref(false);
   }
 
+  checkMove(): void {
+    const { unread } = this.#reader;
+    if (unread === 0) return;
+    const why = `${unread} bytes were received for a readFull() and not read`;
+    throw atCaller(new Deno.errors.Busy(`Cannot move ${this.#socket.name}: ${why}, read them first`));
+  }
+
   detach(): number {
     if (!this.#socket.isOpen) throw this.#closedError("detach", "fcntl");
-    const { unread } = this.#reader;
-    if (unread > 0) {
-      const why = `${unread} bytes of a readFull() that was cancelled are unread`;
-      throw atCaller(new Deno.errors.Busy(`Cannot detach ${this.#socket.name}: ${why}, read them first`));
-    }
+    this.checkMove();
     const fd = this.#socket.detach();
     this.#wake();
     return fd;

@@ -1,6 +1,6 @@
 /** The receiving side of a connection on the kernel's own socket. */
 
-import { copyOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
+import { setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
 import { socketError, unexpectedEof } from "../internal/errors.ts";
 import { MSG_PEEK } from "../internal/socket.ts";
 import { changedBufferError, checkSameLength } from "../internal/validate.ts";
@@ -20,7 +20,6 @@ const CHUNK = Symbol();
 
 /** A read that fills its buffer. */
 class Fill {
-  done = 0;
   readonly size: number;
 
   constructor(readonly p: Uint8Array) {
@@ -31,6 +30,8 @@ class Fill {
 /** What a call reads into. */
 type Job = Uint8Array | Peek | Fill | typeof CHUNK;
 
+const NOTHING = new Uint8Array(0);
+
 const HIDES_MORE = ReadyBit.READ_CLOSED | ReadyBit.ERROR | ReadyBit.PRIORITY;
 
 const READING: Action = ["read from", "recv"];
@@ -38,8 +39,13 @@ const PEEKING: Action = ["peek at", "recv"];
 
 /** Reads of one connection, in order. */
 export class NativeReader extends Side<Job, number | Uint8Array<ArrayBuffer> | null> {
-  /** What a call has received and not delivered, since it has failed: the next one gets it. */
-  #unread: Uint8Array<ArrayBuffer> | undefined;
+  /**
+   * What was received and not delivered stands in `#buffer` from `#start` to `#end`: a call that fills its buffer waits
+   * for the rest, or has failed since. Not in that buffer, which is its caller's.
+   */
+  #buffer: Uint8Array<ArrayBuffer> = NOTHING;
+  #start = 0;
+  #end = 0;
 
   read(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     return sizeOf(p) === 0 ? Promise.resolve(0) : this.call(p, wait);
@@ -56,7 +62,7 @@ export class NativeReader extends Side<Job, number | Uint8Array<ArrayBuffer> | n
 
   /** Bytes that were received, and that no call has delivered. */
   get unread(): number {
-    return this.#unread?.length ?? 0;
+    return this.#end - this.#start;
   }
 
   /** Reads into new memory, and holds none while it waits. */
@@ -73,7 +79,7 @@ export class NativeReader extends Side<Job, number | Uint8Array<ArrayBuffer> | n
   }
 
   protected override isReadyNow(): boolean {
-    return this.#unread !== undefined || super.isReadyNow();
+    return this.unread > 0 || super.isReadyNow();
   }
 
   protected override actionOf(job: Job): Action {
@@ -89,58 +95,66 @@ export class NativeReader extends Side<Job, number | Uint8Array<ArrayBuffer> | n
     return job instanceof Fill ? this.#fill(job) : this.#receive(job, 0);
   }
 
-  protected override needsReadiness(): boolean {
-    return this.#unread === undefined;
+  protected override needsReadiness(job: Job): boolean {
+    return this.unread < (job instanceof Fill ? job.size : 1);
   }
 
-  protected override onCancelled(job: Job): void {
-    if (job instanceof Fill) this.#giveBack(job);
-  }
-
-  /** Receives what is missing, as far as it is there. */
   #fill(job: Fill): number | null | undefined {
-    try {
-      while (job.done < job.size) {
-        checkSameLength(job.p, job.size);
-        const n = this.#receive(viewOf(job.p, job.done), 0);
-        if (n === undefined || (n === null && job.done === 0)) return n;
-        if (n === null) throw unexpectedEof(`read from ${this.socket.name}`, job.done, job.size);
-        job.done += n;
-        if (job.done < job.size && !this.isReady && this.#unread === undefined) return undefined;
-      }
-      return job.size;
-    } catch (error) {
-      this.#giveBack(job);
-      throw error;
+    const { p, size } = job;
+    checkSameLength(p, size);
+    if (this.unread === 0) {
+      const n = this.#recv(p, 0);
+      if (n === undefined || n === null || n === size) return n;
+      this.#keep(p, n, size);
+      if (!this.isReady) return undefined;
     }
+    if (this.#start + size > this.#buffer.length && this.unread < size) {
+      this.#keep(viewOf(this.#buffer, this.#start, this.#end), this.unread, size);
+    }
+    while (this.unread < size) {
+      const n = this.#recv(viewOf(this.#buffer, this.#end, this.#start + size), 0);
+      if (n === undefined) return undefined;
+      if (n === null) throw unexpectedEof(`read from ${this.socket.name}`, this.unread, size);
+      this.#end += n;
+      if (!this.isReady && this.unread < size) return undefined;
+    }
+    return this.#takeUnread(p, false);
   }
 
-  /** Keeps what was received for a call that gets nothing. */
-  #giveBack({ p, done }: Fill): void {
-    // Of a buffer that is gone nothing can be kept.
-    if (done > 0 && sizeOf(p) >= done) this.#unread = copyOf(viewOf(p, 0, done));
+  /** Keeps the first bytes of a buffer that is to get `size`. */
+  #keep(p: Uint8Array, n: number, size: number): void {
+    this.#buffer = new Uint8Array(size);
+    setBytes(this.#buffer, viewOf(p, 0, n));
+    this.#start = 0;
+    this.#end = n;
   }
 
-  #takeUnread(unread: Uint8Array<ArrayBuffer>, p: Uint8Array, isPeek: boolean): number {
-    const n = Math.min(unread.length, sizeOf(p));
-    setBytes(p, unread.subarray(0, n));
-    if (!isPeek) this.#unread = n < unread.length ? unread.subarray(n) : undefined;
+  #takeUnread(p: Uint8Array, isPeek: boolean): number {
+    const n = Math.min(this.unread, sizeOf(p));
+    setBytes(p, viewOf(this.#buffer, this.#start, this.#start + n));
+    if (isPeek) return n;
+    this.#start += n;
+    if (this.#start === this.#end) {
+      this.#buffer = NOTHING;
+      this.#start = this.#end = 0;
+    }
     return n;
   }
 
-  /** recv(2); `undefined` if nothing is there. */
   #receive(p: Uint8Array, flags: number): number | null | undefined {
-    const length = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
-    if (length === 0) throw changedBufferError();
-    if (this.#unread !== undefined) return this.#takeUnread(this.#unread, p, flags !== 0);
+    if (sizeOf(p) === 0) throw changedBufferError();
+    return this.#end > this.#start ? this.#takeUnread(p, flags !== 0) : this.#recv(p, flags);
+  }
+
+  /** recv(2); `undefined` if nothing is there. */
+  #recv(p: Uint8Array, flags: number): number | null | undefined {
     const n = receive(this.socket.fd, p, flags);
     if (n > 0) {
       // Less than was asked for: nothing is left, so a second recv(2) would be in vain. But after a FIN, an error or urgent
       // data, of which the kernel has told already, there may be more.
-      if (n < Math.min(length, LARGEST_TRANSFER) && flags === 0 && (this.socket.told & HIDES_MORE) === 0) {
-        this.isReady = false;
-      }
+      const isShort = n < Math.min(sizeOf(p), LARGEST_TRANSFER);
+      if (isShort && flags === 0 && (this.socket.told & HIDES_MORE) === 0) this.isReady = false;
       return n;
     }
     if (n === 0) return null;

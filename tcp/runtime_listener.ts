@@ -9,7 +9,7 @@ import { RefSwitch } from "../internal/ref_switch.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
 import type { Wait } from "../internal/wait.ts";
 import { type RuntimePollable, type Watcher, Watchers } from "../poll/pollable.ts";
-import { type Readiness, readinessOf } from "../poll/readiness.ts";
+import { type Readiness, readinessOf, readyAtOnce } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import type { ConnDriver, ListenerDriver } from "./driver.ts";
 import { plainAddr, RuntimeConn } from "./runtime_conn.ts";
@@ -124,8 +124,10 @@ export class RuntimeListener implements ListenerDriver, RuntimePollable {
 
   async ready(wait: Wait | undefined): Promise<Readiness> {
     if (this.#isOver) throw this.#closedError("wait for", "epoll_wait");
+    const found = readinessOf(ReadyBit.READABLE, InterestBit.READABLE);
+    if (!this.#paused && this.#ahead.length > 0 && this.#waiting.first === undefined) return await readyAtOnce(found);
     await this.#wait(wait, "wait for", false);
-    return readinessOf(ReadyBit.READABLE, InterestBit.READABLE);
+    return found;
   }
 
   #wait(wait: Wait | undefined, action: string, takes: boolean): Promise<ConnDriver | undefined> {

@@ -14,7 +14,7 @@ import { again, rejectAtAwait } from "../internal/stack.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
 import { changedBufferError, checkSameLength } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
-import { type Readiness, readinessOf } from "../poll/readiness.ts";
+import { type Readiness, readinessOf, readyAtOnce } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { CHUNK } from "./chunk.ts";
 import { nameOf, type RuntimeSocket } from "./stream_socket.ts";
@@ -131,6 +131,7 @@ export class RuntimeReader {
 
   /** Waits for bytes, end-of-file or a failure; holds a buffer as small as that of an idle stream. */
   ready(wait: Wait | undefined): Promise<Readiness> {
+    if (this.isKnownReady) return readyAtOnce(this.#readiness());
     return this.#wait(NOTHING, wait, "ready");
   }
 
@@ -197,8 +198,7 @@ export class RuntimeReader {
 
   close(): void {
     this.#closed = true;
-    this.#buffer = NOTHING;
-    this.#start = this.#end = 0;
+    this.#forgetBuffer();
     if (this.#direct) {
       // Deno's own read ends with the connection, which close() may keep for what is still to be sent.
       this.#direct = false;
@@ -277,6 +277,8 @@ export class RuntimeReader {
       const n = Math.min(available, size);
       setBytes(p, viewOf(this.#buffer, this.#start, this.#start + n));
       if (kind !== "peek") this.#start += n;
+      // What one large message has needed is not kept for an idle connection.
+      if (this.#start === this.#end && !this.#busy && this.#buffer.length > MAX_AHEAD) this.#forgetBuffer();
       // The kernel shows more to the next peek as more arrives, so this does too.
       else if (n < size && !this.#busy && !this.#finished && this.#failure === undefined) this.#readAhead(size);
       return n;
@@ -318,6 +320,11 @@ export class RuntimeReader {
     if (this.#finished || this.#failure !== undefined) ready |= ReadyBit.READ_CLOSED;
     if (this.#failure !== undefined) ready |= ReadyBit.ERROR | ReadyBit.WRITE_CLOSED;
     return readinessOf(ready, InterestBit.READABLE);
+  }
+
+  #forgetBuffer(): void {
+    this.#buffer = NOTHING;
+    this.#start = this.#end = 0;
   }
 
   #makeRoom(wanted: number, least: number): void {

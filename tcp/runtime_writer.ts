@@ -13,7 +13,7 @@ import { again } from "../internal/stack.ts";
 import { CallQueue, PendingCall } from "../internal/call_queue.ts";
 import { changedBufferError, checkSameLength } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
-import { type Readiness, readinessOf } from "../poll/readiness.ts";
+import { type Readiness, readinessOf, readyAtOnce } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { nameOf, type RuntimeSocket } from "./stream_socket.ts";
 
@@ -148,7 +148,12 @@ export class RuntimeWriter {
 
   /** Waits until there is room, or a failure to be told. */
   async ready(wait: Wait | undefined): Promise<Readiness> {
-    if (!this.isKnownReady) await this.#wait(NOTHING, wait, "ready");
+    if (this.isKnownReady) return await readyAtOnce(this.#readiness());
+    await this.#wait(NOTHING, wait, "ready");
+    return this.#readiness();
+  }
+
+  #readiness(): Readiness {
     return readinessOf(ReadyBit.WRITABLE | this.poll(), InterestBit.WRITABLE);
   }
 

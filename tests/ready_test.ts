@@ -1,11 +1,23 @@
 /** `ready()`, `readFull()` and `finish()`: waiting without a buffer, exact reads, and ends that lose no answer. */
 
-import { TcpConn, TcpListener } from "@c10k/sockets/tcp";
+import { spawnFor, spawnWorker } from "@c10k/sockets/process";
+import { TcpConn, TcpListener, type WaitOptions } from "@c10k/sockets/tcp";
 import { UdpEndpoint } from "@c10k/sockets/udp";
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import { libc } from "../internal/libc.ts";
-import { decode, encode, ENGINES, engineTest, eventually, Pair, readToEnd, replaced, socketTest } from "./_util.ts";
+import {
+  decode,
+  encode,
+  ENGINES,
+  engineTest,
+  eventually,
+  openDescriptors,
+  Pair,
+  readToEnd,
+  replaced,
+  socketTest,
+} from "./_util.ts";
 
 const LOCAL = { hostname: "127.0.0.1", port: 0 };
 
@@ -230,7 +242,11 @@ engineTest("TcpConn.readFull() that fails takes nothing", async (engine) => {
     assertEquals([await server.peek(p), decode(p.subarray(0, 5))], [5, "hello"]);
     assertEquals([server.tryRead(p.subarray(0, 2)), decode(p.subarray(0, 2))], [2, "he"]);
     if (engine === "native") {
-      await assertRejects(async () => await server.detach(), Deno.errors.Busy, "3 bytes of a readFull()");
+      await assertRejects(
+        async () => await server.detach(),
+        Deno.errors.Busy,
+        "3 bytes were received for a readFull()",
+      );
     }
     await client.writeAll(encode(" world!"));
     assertEquals([await server.readFull(p), decode(p)], [9, "llo world"]);
@@ -238,6 +254,120 @@ engineTest("TcpConn.readFull() that fails takes nothing", async (engine) => {
     assertEquals(await isSettled(server.ready({ readable: true }, { timeout: 10_000 })), false);
   }
 });
+
+socketTest("a connection that has bytes of a readFull() is given to nobody", async () => {
+  using pair = await Pair.open("native");
+  const { client, server } = pair;
+  await client.writeAll(encode("HELLO"));
+  const p = new Uint8Array(10);
+  const reading = server.readFull(p);
+  reading.catch(() => {});
+  await eventually(() => server.queues().receive === 0 ? true : undefined);
+  const child = spawnWorker("data:text/javascript,");
+  using fresh = await Pair.open("native");
+  const before = openDescriptors();
+  const why = "5 bytes were received for a readFull()";
+  assertThrows(() => server.detach(), Deno.errors.Busy, why);
+  await assertRejects(() => child.send("both", { sockets: [fresh.server, server] }), Deno.errors.Busy, why);
+  assertThrows(() => spawnFor(server, "cat"), Deno.errors.Busy, why);
+  assertEquals([fresh.server.fd === undefined, openDescriptors()], [false, before]);
+  child.kill();
+  await client.writeAll(encode("world"));
+  assertEquals([await reading, decode(p)], [10, "HELLOworld"]);
+  await child.closed;
+}, !ENGINES.includes("native"));
+
+engineTest("bytes of a readFull() that waits are not in its buffer, which its caller can wipe", async (engine) => {
+  using pair = await Pair.open(engine);
+  const { client, server } = pair;
+  const p = new Uint8Array(10);
+  const abort = new AbortController();
+  abort.signal.addEventListener("abort", () => p.fill(63));
+  await client.writeAll(encode("HELLO"));
+  const reading = assertRejects(() => server.readFull(p, { signal: abort.signal }), Error, "stop");
+  await delay(20);
+  abort.abort(new Error("stop"));
+  await reading;
+  assertEquals([await server.read(p), decode(p.subarray(0, 5))], [5, "HELLO"]);
+});
+
+engineTest("ready() that is ready at once leaves the event loop its turns", async (engine) => {
+  using pair = await Pair.open(engine);
+  using endpoint = UdpEndpoint.bind({ ...LOCAL, engine });
+  await pair.client.writeAll(encode("unread"));
+  await pair.server.ready({ readable: true });
+  const waits: readonly (() => Promise<unknown>)[] = [
+    () => pair.server.ready({ writable: true }),
+    () => pair.server.ready({ readable: true }),
+    () => pair.server.ready({ readable: true, writable: true }),
+    () => endpoint.ready({ writable: true }),
+  ];
+  for (const wait of waits) {
+    let isOver = false;
+    setTimeout(() => isOver = true, 5);
+    const end = performance.now() + 5_000;
+    while (!isOver && performance.now() < end) await wait();
+    assert(isOver, String(wait));
+  }
+});
+
+engineTest("a signal that is aborted while the options are read ends the call", async (engine) => {
+  using pair = await Pair.open(engine);
+  const { server } = pair;
+  const calls: Record<string, (options: WaitOptions) => Promise<unknown>> = {
+    read: (options) => server.read(new Uint8Array(1), options),
+    readFull: (options) => server.readFull(new Uint8Array(2), options),
+    ready: (options) => server.ready({ readable: true }, options),
+    accept: (options) => pair.listener.accept(options),
+  };
+  for (const [name, call] of Object.entries(calls)) {
+    const abort = new AbortController();
+    const options = {
+      get timeout() {
+        abort.abort(new Error("stop"));
+        return 60_000;
+      },
+      signal: abort.signal,
+    };
+    const outcome = await deadline(call(options), 5_000).catch((error: Error) => error.message);
+    assertEquals(outcome, "stop", name);
+  }
+});
+
+socketTest("an error is told by ready() until a call has thrown it", async () => {
+  using endpoint = UdpEndpoint.bind({ ...LOCAL, engine: "native" });
+  const gone = UdpEndpoint.bind({ ...LOCAL, engine: "native" });
+  endpoint.connect(gone.addr);
+  gone.close();
+  const waiting = endpoint.ready({ readable: true });
+  await endpoint.send(new Uint8Array(1));
+  assertEquals((await waiting).error, true);
+  await assertRejects(() => endpoint.recv(new Uint8Array(1)), Deno.errors.ConnectionRefused);
+  assertEquals((await endpoint.ready({ writable: true })).error, false);
+  assertEquals(await isSettled(endpoint.ready({ readable: true }, { timeout: 10_000 })), false);
+}, !ENGINES.includes("native"));
+
+socketTest("ready() of a listener goes on after a shortage that tryAccept() has met", async () => {
+  using listener = TcpListener.bind({ ...LOCAL, engine: "native" });
+  const { accept4, memcpy } = libc;
+  const client = await TcpConn.connect({ port: listener.addr.port });
+  await listener.ready({ readable: true });
+  {
+    using _ = replaced(libc, "accept4", () => {
+      libc.fcntl(-1, 0, 0); // so that errno can be what it is
+      return accept4(-1, new Uint8Array(28), new Uint8Array(4), 0);
+    });
+    using _errno = replaced(libc, "memcpy", (into: Uint8Array, from: Deno.PointerValue, size: bigint) => {
+      const result = memcpy(into as Uint8Array<ArrayBuffer>, from, size as never);
+      if (into.length === 4) new DataView(into.buffer).setInt32(0, 24, true); // EMFILE
+      return result;
+    });
+    assertEquals(listener.tryAccept(), undefined);
+  }
+  await listener.ready({ readable: true }, { timeout: 20_000 });
+  (await eventually(() => listener.tryAccept())).close();
+  client.close();
+}, !ENGINES.includes("native"));
 
 engineTest("TcpConn.readFull() at end-of-file leaves what has come", async (engine) => {
   using pair = await Pair.open(engine);

@@ -30,7 +30,7 @@ import type { Wait } from "../internal/wait.ts";
 import type { NativePollable } from "../poll/pollable.ts";
 import { type Readiness, whenReady } from "../poll/readiness.ts";
 import type { EventHandler } from "../poll/reactor.ts";
-import { InterestBit, READ_SIDE, WRITE_SIDE } from "../poll/selector.ts";
+import { InterestBit, READ_SIDE, ReadyBit, WRITE_SIDE } from "../poll/selector.ts";
 import { FunctionSide } from "../poll/side.ts";
 import { type DatagramBatch, hostOf, keepInfo, memoryOf } from "./datagram_batch.ts";
 import type { Datagram, MulticastOptions, UdpDriver } from "./driver.ts";
@@ -158,6 +158,7 @@ export class NativeEndpoint implements UdpDriver, NativeSender, EventHandler {
   }
 
   onReady(ready: number): void {
+    this.#socket.told |= ready & ReadyBit.ERROR;
     if (ready & READ_SIDE) this.#receiving.onReady();
     if (ready & WRITE_SIDE) this.#sending.side.onReady();
   }

@@ -91,6 +91,7 @@ export class NativeSending {
       const each = waitFor(signal);
       let failure: Error | undefined;
       for (let i = start; i < end;) {
+        signal?.throwIfAborted();
         const first = i;
         const sent = await this.#side.run(() => chargeBatch(this.#socket, this.#sendBatch(batch, first, end)), each);
         // One that cannot be reached is no event for the others.

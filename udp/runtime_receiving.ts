@@ -7,7 +7,7 @@ import { again, wouldOvertake } from "../internal/stack.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import type { Wait } from "../internal/wait.ts";
 import type { Watchers } from "../poll/pollable.ts";
-import { type Readiness, readinessOf } from "../poll/readiness.ts";
+import { type Readiness, readinessOf, readyAtOnce } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { type DatagramBatch, memoryOf, placeInOrder } from "./datagram_batch.ts";
 import type { Datagram } from "./driver.ts";
@@ -98,7 +98,8 @@ export class RuntimeReceiving {
   /** Waits for a datagram or a failure, and takes neither. */
   ready(wait: Wait | undefined): Promise<Readiness> {
     const found = () => readinessOf(ReadyBit.READABLE, InterestBit.READABLE);
-    return this.#receive(() => this.#isReady() ? found() : undefined, wait);
+    if (this.isKnownReady) return readyAtOnce(found());
+    return this.#receive(() => this.#isReady() ? found() : undefined, wait, "wait for");
   }
 
   #isReady(): boolean {
@@ -140,7 +141,7 @@ export class RuntimeReceiving {
     }
   }
 
-  #receive<T>(attempt: () => T | undefined, wait: Wait | undefined): Promise<T> {
+  #receive<T>(attempt: () => T | undefined, wait: Wait | undefined, action = "receive on"): Promise<T> {
     const isFirst = !this.isAwaited;
     if (isFirst && wait === undefined && this.#failure === undefined && !wouldOvertake()) {
       const received = this.#transport.receive();
@@ -151,7 +152,7 @@ export class RuntimeReceiving {
         return received as Promise<T>;
       }
     }
-    const call = new Receive(attempt, wait, this.#describe, this.#onCancel);
+    const call = new Receive(attempt, wait, () => `${action} ${this.#name}`, this.#onCancel);
     this.#waiting.push(call);
     if (isFirst) this.#serve();
     return call.promise as Promise<T>;

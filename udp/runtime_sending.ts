@@ -17,7 +17,7 @@ import { refuseDenied, refuseUnlessGranted, requireNet } from "../internal/permi
 import { resolveAll } from "../internal/resolve.ts";
 import { checkSameLength } from "../internal/validate.ts";
 import { type Wait, waitFor, waitForAll } from "../internal/wait.ts";
-import { type Readiness, readinessOf } from "../poll/readiness.ts";
+import { type Readiness, readinessOf, readyAtOnce } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { addressIn, type BatchMemory, type DatagramBatch, dataIn, localIn, memoryOf } from "./datagram_batch.ts";
 import { noAddress } from "./peer_cache.ts";
@@ -99,12 +99,12 @@ export class RuntimeSending implements Sender {
 
   /** Waits for room. */
   async ready(wait: Wait | undefined): Promise<Readiness> {
-    if (!this.hasRoom) {
-      const call = new PendingCall<void>(wait, () => `wait for ${this.#name}`, () => this.#waiting.compact());
-      this.#waiting.push(call);
-      await call.promise;
-    }
-    return readinessOf(ReadyBit.WRITABLE, InterestBit.WRITABLE);
+    const found = readinessOf(ReadyBit.WRITABLE, InterestBit.WRITABLE);
+    if (this.hasRoom) return await readyAtOnce(found);
+    const call = new PendingCall<void>(wait, () => `wait for ${this.#name}`, () => this.#waiting.compact());
+    this.#waiting.push(call);
+    await call.promise;
+    return found;
   }
 
   sendTo(p: Uint8Array, address: Deno.NetAddr, wait: Wait | undefined): Promise<number> {

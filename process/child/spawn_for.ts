@@ -110,6 +110,7 @@ class NativeProgram extends ProgramChild {
     super(program.command);
     const { fd } = conn;
     if (fd === undefined) throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: the connection is closed`));
+    driverOf(conn).checkMove();
     const error = stderr === "null" ? openNull() : undefined;
     // A program expects calls that wait. The flag is the socket's own, whoever has a copy of its descriptor.
     const flags = syscall("fcntl", fd, F_GETFL, 0);

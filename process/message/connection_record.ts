@@ -29,7 +29,8 @@ export function writeRecord(into: Uint8Array<ArrayBuffer>, at: number, socket: C
   const conn = socket instanceof TcpConn ? driverOf(socket) : undefined;
   const fd = conn?.fd;
   const sockaddrs = conn instanceof NativeConn && fd !== undefined ? conn.sockaddrs : undefined;
-  if (fd === undefined || sockaddrs === undefined) return false;
+  if (conn === undefined || fd === undefined || sockaddrs === undefined) return false;
+  conn.checkMove();
   const [local, peer] = sockaddrs;
   new DataView(into.buffer, into.byteOffset).setUint32(at, fd, true);
   into[at + LOCAL_LENGTH] = local.length;

@@ -5,7 +5,7 @@ import { notSupportedError } from "../../internal/errors.ts";
 import { atCaller } from "../../internal/stack.ts";
 import { quote } from "../../internal/validate.ts";
 import { NativeConn } from "../../tcp/native_conn.ts";
-import { TcpConn, wrapConn } from "../../tcp/tcp_conn.ts";
+import { driverOf, TcpConn, wrapConn } from "../../tcp/tcp_conn.ts";
 import { TcpListener } from "../../tcp/tcp_listener.ts";
 import { UdpEndpoint } from "../../udp/udp_endpoint.ts";
 import { UnixListener } from "./unix_socket.ts";
@@ -73,7 +73,8 @@ export function checkSockets(value: unknown, action: string): readonly MovableSo
 
 /** The descriptors of native sockets, which stay with them. */
 export function descriptorsOf(sockets: readonly Carried[], action: string): number[] {
-  return sockets.map(({ engine, fd }) => {
+  return sockets.map((socket) => {
+    const { engine, fd } = socket;
     if (engine !== "native") {
       throw notSupportedError(
         `${action} of the runtime engine`,
@@ -81,6 +82,7 @@ export function descriptorsOf(sockets: readonly Carried[], action: string): numb
       );
     }
     if (fd === undefined) throw atCaller(new Deno.errors.BadResource(`Cannot ${action}: a socket is closed`));
+    if (socket instanceof TcpConn) driverOf(socket).checkMove();
     return fd;
   });
 }
