@@ -130,11 +130,10 @@ const LONGEST_SYNC_WAIT = 1_000;
  *   `undefined`, or what is left stays until more arrives.
  * - **Spurious events** are possible: an event is a hint, and `tryRead` may
  *   return `undefined` all the same.
- * - **Events are used again**: they and the array are valid until the next
- *   wait. Nothing is allocated for an event. When a source is closed or
- *   unregistered, an event of it that you have before you still is emptied: all
- *   its flags turn false. When it is modified, the flags do that are not asked
- *   for any more.
+ * - When a source is closed or unregistered, the last event of it is emptied:
+ *   all its flags turn false. When it is modified, the flags do that are not
+ *   asked for any more. So a loop over events can close any source. Each wait
+ *   returns new events, unless `reuseEvents` is set.
  * - A socket of this library unregisters itself when it is closed or
  *   detached. Unregister any other `{ fd }` before you close it, or epoll goes
  *   on reporting it as long as a duplicate of it is open. Plain descriptors are
@@ -191,7 +190,6 @@ export class Multiplexer<T = unknown> {
   /** The number that the wake-up is registered as. */
   readonly #wakeupFd: number;
   readonly #registrations: Registrations<T>;
-  readonly #reusesEvents: boolean;
   /** What the last wait returned. */
   #events: ReadyRecord<T>[] = [];
   /** A wait is under way. */
@@ -215,8 +213,7 @@ export class Multiplexer<T = unknown> {
     checkOptions(options);
     const { backend = "auto", maxEvents = DEFAULT_MAX_EVENTS, reuseEvents = false } = options;
     checkInteger(maxEvents, "maxEvents", 1, 65536);
-    this.#reusesEvents = checkBoolean(reuseEvents, "reuseEvents");
-    this.#registrations = new Registrations(reuseEvents);
+    this.#registrations = new Registrations(checkBoolean(reuseEvents, "reuseEvents"));
     const chosen = chooseBackend(backend);
     let wakeup: Wakeup | undefined;
     let selector: Selector | undefined;
@@ -689,7 +686,7 @@ export class Multiplexer<T = unknown> {
     if (this.#busy) throw atCaller(new Deno.errors.Busy("Cannot wait on the multiplexer: another wait is under way"));
     this.#busy = true;
     if (this.#events.length === 0) return;
-    if (this.#reusesEvents) this.#events.length = 0;
+    if (this.#registrations.reusesEvents) this.#events.length = 0;
     else this.#events = [];
   }
 

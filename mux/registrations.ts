@@ -53,14 +53,14 @@ export class Registrations<T> {
   readonly #registrations: (Registration<T> | undefined)[] = [];
   readonly #pollables = new Map<Pollable, Registration<T>>();
   /** Each registration has one event, which is written anew. */
-  readonly #reusesEvents: boolean;
+  readonly reusesEvents: boolean;
   /** Numbers of the runtime backend that are free again. */
   readonly #free: number[] = [];
   #generation = 0;
   #size = 0;
 
   constructor(reusesEvents: boolean) {
-    this.#reusesEvents = reusesEvents;
+    this.reusesEvents = reusesEvents;
   }
 
   get size(): number {
@@ -146,9 +146,9 @@ export class Registrations<T> {
     if (this.#generations[number] !== generation) return undefined;
     const bits = this.#bits[number] as number;
     let record = this.#records[number] as ReadyRecord<T>;
-    if (!this.#reusesEvents) record = new ReadyRecord(record.source, record.data);
+    if (!this.reusesEvents) record = new ReadyRecord(record.source, record.data);
     if (!record.write(ready, bits)) return undefined;
-    if (!this.#reusesEvents) this.#records[number] = (this.#registrations[number] as Registration<T>).record = record;
+    if (!this.reusesEvents) this.#records[number] = (this.#registrations[number] as Registration<T>).record = record;
     if (bits & InterestBit.ONESHOT) (this.#registrations[number] as Registration<T>).isDisarmed = true;
     return record;
   }

@@ -271,7 +271,9 @@ Deno.test({
         ...["--cpu-prof", "--cpu-prof-name=../x", "--node-modules-dir", "--node-modules-dir=auto", "--vendor"],
         ...["--vendor=true", "--unsafely-ignore-certificate-errors", "--inspect-publish-uid=http"],
         // A value alone would be the module; this one takes none, or has to be a number.
-        ...["--seed", "--location", "--conditions", "--ext", "--log-level", "--seed=x", "--quiet=x", "--no-lock=x"],
+        // The storage of another program.
+        ...["--location=https://example.com/", "--location"],
+        ...["--seed", "--conditions", "--ext", "--log-level", "--seed=x", "--quiet=x", "--no-lock=x"],
         ...["--unstable=x", "--unstable-net=x", "--nobody-knows", "--nobody-knows=x", "-qL", "-L", "-qc=x", "-z"],
         ...["--constructor", "constructor", "--toString"],
       ],
@@ -360,13 +362,22 @@ function variable(name: string, value: string): Disposable {
   };
 }
 
+Deno.test("spawnProcess() refuses a flag that stands twice, of which Deno takes the last", () => {
+  const module = "data:text/javascript,";
+  for (
+    const flags of [["--frozen", "--frozen=false"], ["-c=a", "--config=b"], ["--frozen-lockfile", "--frozen=false"]]
+  ) {
+    assertThrows(() => spawnProcess(module, { flags }), TypeError, "once");
+  }
+});
+
 oneKindTest("process", "spawnProcess() runs its module with any flags that it takes", async () => {
   const module = `data:text/javascript,Deno.exit(42)`;
   const lists = [
     ["-q", "--quiet", "-qr", "--unstable-net", "--check=all", "--no-lock", "--frozen", "--cached-only"],
     ["--log-level=info", "-c=/dev/null", "--no-check", "--no-remote", "--no-npm", "--conditions=a,b", "--ext=js"],
     ["-Linfo", "-c/dev/null", "--seed=17", "--v8-flags=--stack-size=900,--expose_gc", "--no-prompt", "--vendor=false"],
-    ["--no-config", "--no-code-cache", "--location=http://127.0.0.1/", "--reload=npm:x", "--node-modules-dir=none"],
+    ["--no-config", "--no-code-cache", "--reload=npm:x", "--node-modules-dir=none"],
     ["--inspect=127.0.0.1:0"],
   ];
   await Promise.all(lists.map(async (flags) => {

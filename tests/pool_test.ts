@@ -362,6 +362,53 @@ childTest("Pool shows where it listens, and its children until it is closed", as
   assertEquals(pool.addr.port, port);
 });
 
+childTest(
+  "serve() ends a connection so that its client gets all of the answer, and counts it as served",
+  async (kind) => {
+    const module = moduleOf(`
+    import { serve } from "${PROCESS}";
+    await serve(async (conn) => {
+      await conn.readFull(new Uint8Array(10));
+      await conn.writeAll(new Uint8Array(500_000));
+    });`);
+    await using pool = await startPool({ kind, module, size: 1, maxConnections: 1 });
+    const begin = performance.now();
+    const clients: TcpConn[] = [];
+    for (let i = 0; i < 3; i++) {
+      const client = await TcpConn.connect({ port: pool.addr.port });
+      clients.push(client);
+      // Most of it nobody reads. The client stays, and keeps no other from being served.
+      await client.writeAll(new Uint8Array(1_000));
+      await delay(5);
+      await client.readFull(new Uint8Array(500_000));
+      assertEquals(await client.read(new Uint8Array(1)), null);
+    }
+    assert(performance.now() - begin < 2_000, "one waits for another's end");
+    for (const client of clients) client.close();
+  },
+);
+
+childTest("serve() tells of a handler's timeout, which no client has caused", async (kind) => {
+  const module = moduleOf(`
+    import { serve } from "${PROCESS}";
+    import { TcpListener } from "${import.meta.resolve("@c10k/sockets/tcp")}";
+    let told = "nothing";
+    await serve(async (conn) => {
+      using database = TcpListener.bind({ hostname: "127.0.0.1", port: 0 });
+      const p = new Uint8Array(1);
+      await conn.readFull(p);
+      if (p[0] === 63) await conn.writeAll(new TextEncoder().encode(told));
+      else await database.accept({ timeout: 10 });
+    }, { onError: (error) => void (told = error.name) });`);
+  await using pool = await startPool({ kind, module, size: 1 });
+  using first = await TcpConn.connect({ port: pool.addr.port });
+  await first.writeAll(encode("!"));
+  await assertRejects(() => first.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
+  using second = await TcpConn.connect({ port: pool.addr.port });
+  await second.writeAll(encode("?"));
+  assertEquals(await readText(second), "TimedOut");
+});
+
 childTest("serve() in a child that no pool has started says so", async (kind) => {
   const module = moduleOf(`
     import { parent, serve } from "${PROCESS}";

@@ -21,7 +21,6 @@ const HARMLESS: Readonly<Record<string, RegExp>> = {
   "--conditions": /^[\w,-]+$/,
   "--ext": /^\w+$/,
   "--frozen": /^(true|false)?$/,
-  "--location": /./,
   "--log-level": /^\w+$/,
   "--no-check": /^(remote)?$/,
   "--no-code-cache": NO_VALUE,
@@ -97,6 +96,7 @@ export interface CheckedFlag {
  * @throws {TypeError} If one of them is not allowed.
  */
 export function checkFlags(flags: readonly string[]): CheckedFlag[] {
+  const names = new Set<string>();
   return flags.map((given) => {
     const text = longForm(given);
     const at = text.indexOf("=");
@@ -104,6 +104,11 @@ export function checkFlags(flags: readonly string[]): CheckedFlag[] {
     if (PERMISSIONS.test(text)) throw refusal("must not hold permissions, use permissions", given);
     if (name === "--env-file") throw refusal("must not hold --env-file, use env", given);
     const reach = Object.hasOwn(REACHING, name) ? REACHING[name] : undefined;
+    // Of two Deno takes the last.
+    if (names.has(name) && (reach !== undefined || name === "--frozen")) {
+      throw refusal(`must hold ${name} once`, given);
+    }
+    names.add(name);
     if (reach !== undefined) {
       if (value === "") throw refusal(`must hold each flag with its value (${name}=VALUE)`, given);
       if (reach === "listen" && exactAddress(value) === undefined) {

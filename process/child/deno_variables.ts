@@ -13,7 +13,9 @@ const HARMLESS: ReadonlySet<string> = new Set([
 ]);
 
 /** Those without Deno's name: flags, telemetry, and files that Deno reads or writes. */
-const OTHERS: ReadonlySet<string> = new Set(["NODE_EXTRA_CA_CERTS", "NODE_OPTIONS", "OTEL_DENO", "SSLKEYLOGFILE"]);
+const OTHERS: ReadonlySet<string> = new Set([
+  ...["NODE_EXTRA_CA_CERTS", "NODE_OPTIONS", "NPM_CONFIG_REGISTRY", "OTEL_DENO", "SSLKEYLOGFILE", "XDG_CACHE_HOME"],
+]);
 
 /**
  * Checks the variables that a process gets in addition. One that this program has with the same value changes nothing.

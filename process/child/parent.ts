@@ -121,11 +121,11 @@ export class Port implements ParentPort {
 
   waitUntil(work: Promise<unknown>): void {
     this.#work.add(work);
-    const done = () => {
+    // A failure that nobody handles ends the child, as any other.
+    work.finally(() => {
       this.#work.delete(work);
       this.#endIfDone();
-    };
-    work.then(done, done);
+    });
   }
 
   /** Somebody waits for packets: the process goes on. */

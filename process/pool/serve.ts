@@ -44,7 +44,9 @@ export interface ServeContext {
 }
 
 /**
- * Serves one connection. It is closed when what the handler returns is done.
+ * Serves one connection. When what the handler returns is done, so is the connection: what the client still sends is
+ * dropped for two seconds at most, so that it gets all of the answer (see `TcpConn.finish`). So return the promise of a
+ * pipe that is to go on. A handler can also close the connection or give it away.
  *
  * @example The time of day
  * ```ts
@@ -87,13 +89,18 @@ export type ServeHandler = (conn: TcpConn, context: ServeContext) => void | Prom
 export interface ServeOptions {
   /**
    * Told when a handler has failed, whose connection is reset; by default that is written to standard error, and the
-   * child goes on.
+   * child goes on. Not told of what a client can cause at any time, by its kernel's name: `ECONNRESET`, `EPIPE`,
+   * `ETIMEDOUT` and the like. A `timeout` of a call that is over has no such name, and is told: catch it if silence is
+   * no failure.
    */
   onError?: (error: unknown) => void;
 }
 
 /** How long a connection is served before its handler is asked to finish, in milliseconds. */
 const FIRST_REQUEST = 1_000;
+
+/** How a connection ends that was served: milliseconds and bytes in which its client is to finish, too. */
+const FINISH = { timeout: 2_000, size: 16 * 1024 * 1024 };
 
 /** What a handler has, which may never look at its signal. */
 class Context implements ServeContext {
@@ -351,8 +358,8 @@ class Server {
   async #serve(conn: TcpConn, context: Context): Promise<void> {
     try {
       await this.#handler(conn, context);
-      // Unless the handler has closed it, or given it away.
-      await conn.finish().catch(() => {});
+      // Unless the handler has closed it, or given it away. It counts as served meanwhile.
+      conn.finish(FINISH).catch(() => {});
     } catch (error) {
       reset(conn);
       // A peer that is gone is no failure of the handler's.
@@ -399,7 +406,9 @@ class Server {
 /** What a peer can cause at any time. */
 function isPeersFault(error: unknown): boolean {
   const { ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut } = Deno.errors;
-  return [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected, TimedOut].some((of) => error instanceof of);
+  // Another one is of a `timeout`, of this connection or of whatever the handler has waited for.
+  if (error instanceof TimedOut) return (error as Error & { code?: unknown }).code === "ETIMEDOUT";
+  return [ConnectionReset, BrokenPipe, ConnectionAborted, NotConnected].some((of) => error instanceof of);
 }
 
 function reset(conn: TcpConn): void {
