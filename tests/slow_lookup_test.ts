@@ -2,6 +2,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { namespaceTest } from "./_namespace.ts";
+import { some } from "./_util.ts";
 
 /** Lets all names be asked of a server that never answers; a lookup fails after a second. */
 const SILENT_SERVER = `
@@ -23,7 +24,7 @@ const RUNTIME = {
 };
 
 for (const [engine, calls] of Object.entries({ native: NATIVE, runtime: RUNTIME })) {
-  for (const [name, call] of Object.entries(calls)) {
+  for (const [name, call] of some(1, Object.entries(calls))) {
     namespaceTest(`[${engine}] ${name} lets timers fire while a name is looked up`, async ({ run }) => {
       const source = `
         import { TcpConn, TcpSocket } from "@c10k/sockets/tcp";
