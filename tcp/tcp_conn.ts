@@ -283,6 +283,7 @@ export class TcpConn implements Deno.TcpConn {
    * @param p Where to put the bytes.
    * @param options For how long to wait.
    * @returns The number of bytes, at least 1 unless `p` is empty; `null` if the peer has finished.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
    * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.
    *
@@ -321,6 +322,7 @@ export class TcpConn implements Deno.TcpConn {
    * @param p Where to put the bytes.
    * @param options For how long to wait.
    * @returns The number of bytes; `null` if the peer has finished.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Deno.errors.BadResource} If the connection is closed.
    *
    * @example Look before taking
@@ -398,6 +400,7 @@ export class TcpConn implements Deno.TcpConn {
    * @param interest What to wait for.
    * @param options For how long to wait.
    * @returns What the connection is ready for.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {TypeError} If there is nothing to wait for.
    * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.
    *
@@ -473,6 +476,7 @@ export class TcpConn implements Deno.TcpConn {
    * @param p The bytes; do not change them until the call is done.
    * @param options For how long to wait.
    * @returns The number of bytes written.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Deno.errors.BrokenPipe} If the peer is gone, or the write side is closed.
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
    * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.
@@ -507,6 +511,7 @@ export class TcpConn implements Deno.TcpConn {
    *
    * @param p The bytes; do not change them until the call is done.
    * @param options For how long to wait.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Deno.errors.BrokenPipe} If the peer is gone, or the write side is closed.
    * @throws {Deno.errors.ConnectionReset} If the peer has reset the connection.
    * @throws {Deno.errors.BadResource} If the connection is closed, already or meanwhile.

@@ -361,6 +361,7 @@ export class UdpEndpoint {
    * @param options For how long to wait for room, and the local address that the datagram leaves from. That one
    * needs `--allow-net` for it and the endpoint's port, as binding to it would.
    * @returns The number of bytes, all of `p`; they have left this program, which does not mean that they arrive.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Error} If the datagram is too large (`EMSGSIZE`), or there is no way to the peer (`EHOSTUNREACH`, …): in
    * a server's loop catch what one peer's address can cause. Also if `localAddress` is not an address of this machine
    * (`EINVAL`).
@@ -407,6 +408,7 @@ export class UdpEndpoint {
    * @param p Where to put it; what does not fit is lost, and `truncated` tells so.
    * @param options For how long to wait, and whether to leave the datagram there.
    * @returns The datagram; its `data` is a view of the beginning of `p`.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
    * @throws {Deno.errors.BadResource} If the endpoint is closed, already or meanwhile.
    *
@@ -480,6 +482,7 @@ export class UdpEndpoint {
    * @param interest What to wait for.
    * @param options For how long to wait.
    * @returns What the endpoint is ready for.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {TypeError} If there is nothing to wait for.
    * @throws {Deno.errors.BadResource} If the endpoint is closed, already or meanwhile.
    *
@@ -597,6 +600,7 @@ export class UdpEndpoint {
    * @param p What to send.
    * @param options For how long to wait for room.
    * @returns The number of bytes.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Deno.errors.ConnectionRefused} If nobody listened there when something was sent before.
    * @throws {Error} If the endpoint is not connected (`EDESTADDRREQ`).
    *
@@ -630,6 +634,7 @@ export class UdpEndpoint {
    * @param p Where to put it; what does not fit is lost.
    * @param options For how long to wait, and whether to leave the datagram there.
    * @returns Bytes that the sender sent: more than `p` has if the rest is lost. 0 is an empty datagram, not an end.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
    * @throws {Deno.errors.BadResource} If the endpoint is closed, already or meanwhile.
    *
@@ -657,6 +662,7 @@ export class UdpEndpoint {
    * @param batch Where to put them.
    * @param options For how long to wait.
    * @returns How many; `batch.length` is that, too.
+   * @throws {Deno.errors.TimedOut} If its time is over.
    * @throws {Deno.errors.ConnectionRefused} On a connected endpoint, if nobody listens there.
    * @throws {Deno.errors.BadResource} If the endpoint is closed, already or meanwhile.
    *
