@@ -331,8 +331,8 @@ Deno.test({
     const variables: Record<string, string> = {
       DENO_PERMISSION_BROKER_PATH: "use permissions",
       ...Object.fromEntries(
-        ["DENO_V8_FLAGS", "DENO_COVERAGE_DIR", "DENO_AUDIT_PERMISSIONS", "DENO_DIR", "NODE_OPTIONS", "SSLKEYLOGFILE"],
-        ...["NPM_CONFIG_REGISTRY", "XDG_CACHE_HOME"]
+        ["DENO_V8_FLAGS", "DENO_COVERAGE_DIR", "DENO_AUDIT_PERMISSIONS", "DENO_DIR", "NODE_OPTIONS", "SSLKEYLOGFILE"]
+          .concat("NPM_CONFIG_REGISTRY", "XDG_CACHE_HOME")
           .map((name) => [name, "use flags"]),
       ),
     };
