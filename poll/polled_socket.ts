@@ -86,12 +86,14 @@ export class PolledSocket extends Descriptor implements NativePollable {
     }
   }
 
-  /**
-   * What it is ready for now, as bits of `ReadyBit`; `interest` has bits of `InterestBit`. If it is not registered, that
-   * is not looked at: the kernel tells once it is.
-   */
+  /** The reactor is told of what happens. */
+  get isRegistered(): boolean {
+    return this.#registered;
+  }
+
+  /** What it is ready for now, as bits of `ReadyBit`: poll(2); `interest` has bits of `InterestBit`. */
   readyNow(interest: number): number {
-    if (!this.#registered || !this.isOpen) return 0;
+    if (!this.isOpen) return 0;
     const ready = pollNow(this.fd, interest);
     this.told |= ready & (LASTING | ReadyBit.ERROR);
     return ready;

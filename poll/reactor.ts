@@ -1,6 +1,6 @@
 /**
  * One reactor an isolate: it waits for all native sockets at once, in the way
- * of `waiting.ts`, and wakes those whose call can go on. After events, what
+ * of `wait_strategy.ts`, and wakes those whose call can go on. After events, what
  * they woke runs up to its own next wait before it looks again: looking too
  * early would wait before the answers are sent.
  *

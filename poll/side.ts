@@ -93,10 +93,14 @@ export abstract class Side<Job, Result> implements ReadySide {
     return true;
   }
 
-  /** Whether an attempt would find something; asks the kernel, unless it has told so. */
+  /** Whether an attempt would find something. The kernel is asked, unless it has told so, or will once it is registered. */
   protected isReadyNow(): boolean {
-    if (this.isReady && !this.#isTold) this.isReady = this.socket.readyNow(this.interest) !== 0;
+    if (this.isReady && !this.#isTold) this.isReady = this.socket.isRegistered && this.#look();
     return this.isReady;
+  }
+
+  #look(): boolean {
+    return this.socket.readyNow(this.interest) !== 0;
   }
 
   /** Asks the reactor for events; returns why it cannot. */
@@ -261,7 +265,7 @@ export abstract class Side<Job, Result> implements ReadySide {
       let result: Result | Readiness | undefined;
       try {
         if (job !== READY) result = this.#try(job);
-        else if (refusal === undefined) result = this.#tellReady();
+        else if (refusal === undefined || this.#look()) result = this.#tellReady();
       } catch (error) {
         if (call !== undefined) call.reject(error);
         else this.#rejectLone(error);

@@ -133,8 +133,9 @@ export class Acceptor extends Side<Job, NativeConn> {
   }
 
   protected override register(): Error | undefined {
-    // What drains has left the reactor, and is woken by its own end.
-    return this.#draining === undefined ? super.register() : undefined;
+    // These wake their calls themselves: when it has drained, at resume(), or after a pause.
+    const wakesItself = this.#draining !== undefined || this.#isPaused || this.#backoff.waiting;
+    return wakesItself ? undefined : super.register();
   }
 
   protected override onIdle(): void {

@@ -51,6 +51,40 @@ function bindUdp(): UdpEndpoint {
   return UdpEndpoint.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
 }
 
+/** A listener with one connection in its queue, which its caller closes. */
+async function queued(): Promise<[TcpListener, TcpConn]> {
+  const listener = TcpListener.bind({ hostname: "127.0.0.1", port: 0, engine: "native" });
+  return [listener, await TcpConn.connect({ hostname: "127.0.0.1", port: listener.addr.port, engine: "native" })];
+}
+
+if (ENGINES.includes("native")) {
+  Deno.test("a listener that is paused or short of descriptors refuses no accept where epoll_ctl(2) fails", () =>
+    withoutLeaks(async () => {
+      const [listener, client] = await queued();
+      using _listener = listener;
+      using _client = client;
+      using _ = occupy(listener.fd);
+      listener.pause();
+      const accepting = listener.accept();
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      listener.resume();
+      (await accepting).close();
+    }));
+
+  Deno.test("ready() finds what is there where epoll_ctl(2) fails, and refuses no call behind it", () =>
+    withoutLeaks(async () => {
+      const [listener, client] = await queued();
+      using _listener = listener;
+      using _client = client;
+      using _ = occupy(listener.fd);
+      spendBudget();
+      const readying = listener.ready({ readable: true });
+      const accepting = listener.accept();
+      assertEquals((await readying).readable, true);
+      (await accepting).close();
+    }));
+}
+
 /** Each call that can wait, on sockets that are ready for it twice. */
 const CALLS: Readonly<Record<string, () => Promise<void>>> = {
   "TcpConn.read()": async () => {
