@@ -6,18 +6,7 @@ import { UdpEndpoint } from "@c10k/sockets/udp";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import { libc } from "../internal/libc.ts";
-import {
-  decode,
-  encode,
-  ENGINES,
-  engineTest,
-  eventually,
-  openDescriptors,
-  Pair,
-  readToEnd,
-  replaced,
-  socketTest,
-} from "./_util.ts";
+import { decode, encode, ENGINES, engineTest, eventually, Pair, readToEnd, replaced, socketTest } from "./_util.ts";
 
 const LOCAL = { hostname: "127.0.0.1", port: 0 };
 
