@@ -415,9 +415,9 @@ export class TcpConn implements Deno.TcpConn {
    *     await conn.ready({ readable: true });
    *     const n = conn.tryRead(p);
    *     if (n === null) return conn.close();
-   *     // Copied, where the peer does not take it at once: others read into `p` meanwhile.
-   *     const sent = n === undefined ? n : conn.tryWrite(p.subarray(0, n)) ?? 0;
-   *     if (n !== undefined && sent < n) await conn.writeAll(p.slice(sent, n));
+   *     if (n === undefined) continue;
+   *     const sent = conn.tryWrite(p.subarray(0, n)) ?? 0;
+   *     if (sent < n) await conn.writeAll(p.slice(sent, n)); // a copy: others read into `p` meanwhile
    *   }
    * }
    *
