@@ -39,9 +39,10 @@ export async function finish(conn: Ending, size: number, { signal, timeout }: Wa
 
 async function drop(conn: Ending, size: number): Promise<void> {
   for (let left = size; left > 0;) {
-    await conn.ready(InterestBit.READABLE, undefined);
+    // Mostly the peer has finished by now.
     const n = conn.tryRead(chunkBuffer());
     if (n === null) return;
-    left -= n ?? 0;
+    if (n === undefined) await conn.ready(InterestBit.READABLE, undefined);
+    else left -= n;
   }
 }
