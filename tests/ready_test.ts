@@ -252,7 +252,7 @@ socketTest("a connection that has bytes of a readFull() is given to nobody", asy
   const reading = server.readFull(p);
   reading.catch(() => {});
   await eventually(() => server.queues().receive === 0 ? true : undefined);
-  const child = spawnWorker("data:text/javascript,");
+  const child = spawnWorker("data:text/javascript,setInterval(() => {}, 1000)");
   using fresh = await Pair.open("native");
   const why = "5 bytes were received for a readFull()";
   assertThrows(() => server.detach(), Deno.errors.Busy, why);
