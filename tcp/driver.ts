@@ -59,6 +59,8 @@ export interface ListenerDriver extends SocketDriver {
 
 /** A connected socket. */
 export interface ConnDriver extends SocketDriver {
+  /** A write waits for room. */
+  readonly isWriting: boolean;
   /** Throws `Busy` if it cannot be given to another owner whole. */
   checkMove(): void;
   readonly localAddr: Deno.NetAddr;

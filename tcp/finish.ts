@@ -7,7 +7,7 @@ import { chunkBuffer } from "./chunk.ts";
 import type { ConnDriver } from "./driver.ts";
 
 /** The part of a connection that is used here. */
-type Ending = Pick<ConnDriver, "closeWrite" | "ready" | "tryRead" | "close">;
+type Ending = Pick<ConnDriver, "isWriting" | "closeWrite" | "ready" | "tryRead" | "close">;
 
 /**
  * Sends FIN, reads and drops up to `size` bytes until the peer has finished, too, and closes.
@@ -24,8 +24,11 @@ export async function finish(conn: Ending, size: number, { signal, timeout }: Wa
   if (timeout !== Infinity) deadline.set(timeout);
   signal?.addEventListener("abort", giveUp);
   try {
+    const dropped = conn.tryRead(chunkBuffer());
+    // To a peer that has finished close(2) sends FIN, and no RST.
+    if (dropped === null && !conn.isWriting) return;
     await conn.closeWrite();
-    await drop(conn, size);
+    await drop(conn, size - (dropped ?? 0));
   } catch (error) {
     // A peer that has reset the connection wants nothing more.
     if (!isGivenUp && error instanceof Deno.errors.BadResource) throw error;

@@ -236,6 +236,10 @@ export class NativeConn implements ConnDriver, EventHandler {
     this.#reader.ref(false);
   }
 
+  get isWriting(): boolean {
+    return this.#writer.isWaiting;
+  }
+
   checkMove(): void {
     const { unread } = this.#reader;
     if (unread === 0) return;

@@ -187,6 +187,10 @@ export class RuntimeConn implements ConnDriver, RuntimePollable {
     throw needsNative("detach the descriptor");
   }
 
+  get isWriting(): boolean {
+    return this.#writer.isWaiting;
+  }
+
   /** Throws if it cannot be moved now. */
   checkMove(): void {
     this.#checkOpen("move", "fcntl");
