@@ -14,7 +14,24 @@ type Ending = Pick<ConnDriver, "isWriting" | "closeWrite" | "ready" | "tryRead" 
  *
  * @throws The reason of the signal, once that is aborted; or that the connection was closed by somebody else.
  */
-export async function finish(conn: Ending, size: number, { signal, timeout }: Wait): Promise<void> {
+export async function finish(conn: Ending, size: number, wait: Wait): Promise<void> {
+  let isGivenUp = false;
+  try {
+    const dropped = conn.tryRead(chunkBuffer());
+    // To a peer that has finished close(2) sends FIN, and no RST: so it is mostly.
+    if (dropped === null && !conn.isWriting) return;
+    isGivenUp = await dropWithin(conn, size - (dropped ?? 0), wait);
+  } catch (error) {
+    // A peer that has reset the connection wants nothing more.
+    if (error instanceof Deno.errors.BadResource) throw error;
+  } finally {
+    conn.close();
+  }
+  if (isGivenUp) wait.signal?.throwIfAborted();
+}
+
+/** Returns whether it was given up. */
+async function dropWithin(conn: Ending, size: number, { signal, timeout }: Wait): Promise<boolean> {
   let isGivenUp = false;
   const giveUp = () => {
     isGivenUp = true;
@@ -24,25 +41,19 @@ export async function finish(conn: Ending, size: number, { signal, timeout }: Wa
   if (timeout !== Infinity) deadline.set(timeout);
   signal?.addEventListener("abort", giveUp);
   try {
-    const dropped = conn.tryRead(chunkBuffer());
-    // To a peer that has finished close(2) sends FIN, and no RST.
-    if (dropped === null && !conn.isWriting) return;
     await conn.closeWrite();
-    await drop(conn, size - (dropped ?? 0));
+    await drop(conn, size);
   } catch (error) {
-    // A peer that has reset the connection wants nothing more.
-    if (!isGivenUp && error instanceof Deno.errors.BadResource) throw error;
+    if (!isGivenUp) throw error;
   } finally {
     deadline.clear();
     signal?.removeEventListener("abort", giveUp);
-    conn.close();
   }
-  signal?.throwIfAborted();
+  return isGivenUp;
 }
 
 async function drop(conn: Ending, size: number): Promise<void> {
   for (let left = size; left > 0;) {
-    // Mostly the peer has finished by now.
     const n = conn.tryRead(chunkBuffer());
     if (n === null) return;
     if (n === undefined) await conn.ready(InterestBit.READABLE, undefined);
