@@ -68,7 +68,7 @@ export class PendingCall<T> {
 }
 
 /**
- * A first-in, first-out line of waiters, any of whom may leave early.
+ * Waiting calls, first in, first out. Any of them may leave early.
  *
  * The first one stands outside the array: mostly it is the only one, and an array that is emptied and filled for each
  * message costs more than the message's promise.

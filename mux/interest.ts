@@ -3,7 +3,7 @@
 import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkOptions, quote } from "../internal/validate.ts";
 import type { Readiness } from "../poll/readiness.ts";
-import { InterestBit, ReadyBit } from "../poll/selector.ts";
+import { InterestBit, MAY_READ, MAY_WRITE, ReadyBit } from "../poll/selector.ts";
 
 /**
  * What to be told of; with none of the first three only of errors and hang-ups.
@@ -183,10 +183,8 @@ export class ReadyRecord<T> implements ReadyEvent<T> {
     this.error = error;
     const readClosed = this.readClosed = (ready & ReadyBit.READ_CLOSED) !== 0;
     const writeClosed = this.writeClosed = (ready & ReadyBit.WRITE_CLOSED) !== 0;
-    this.readable = (interest & InterestBit.READABLE) !== 0 &&
-      (error || readClosed || (ready & ReadyBit.READABLE) !== 0);
-    this.writable = (interest & InterestBit.WRITABLE) !== 0 &&
-      (error || writeClosed || (ready & ReadyBit.WRITABLE) !== 0);
+    this.readable = (interest & InterestBit.READABLE) !== 0 && (ready & MAY_READ) !== 0;
+    this.writable = (interest & InterestBit.WRITABLE) !== 0 && (ready & MAY_WRITE) !== 0;
     this.priority = (interest & InterestBit.PRIORITY) !== 0 && (ready & ReadyBit.PRIORITY) !== 0;
     return this.readable || this.writable || error || readClosed || writeClosed || this.priority;
   }

@@ -86,7 +86,7 @@ export class PolledSocket extends Descriptor implements NativePollable {
     }
   }
 
-  /** The reactor is told of what happens. */
+  /** The reactor gets the events of this socket. */
   get isRegistered(): boolean {
     return this.#registered;
   }

@@ -4,10 +4,10 @@ import { setImmediate } from "node:timers";
 import { atCaller } from "../internal/stack.ts";
 import { checkBoolean, checkOptions, quote } from "../internal/validate.ts";
 import { type Wait, waitFor, waitForAll } from "../internal/wait.ts";
-import { InterestBit, ReadyBit } from "./selector.ts";
+import { InterestBit, MAY_READ, MAY_WRITE, ReadyBit } from "./selector.ts";
 
 /**
- * What a socket is ready for. A hint: a call may find all the same that it would block.
+ * What a socket is ready for. A hint: the call may still find that it would block.
  *
  * @example Read what is there, and hold no buffer until then
  * ```ts
@@ -80,15 +80,12 @@ export function checkInterest(interest: ReadyInterest, mayWrite = true): number 
 
 /** What bits of `ReadyBit` tell, as far as it is asked for. */
 export function readinessOf(ready: number, interest: number): Readiness {
-  const error = (ready & ReadyBit.ERROR) !== 0;
-  const readClosed = (ready & ReadyBit.READ_CLOSED) !== 0;
-  const writeClosed = (ready & ReadyBit.WRITE_CLOSED) !== 0;
   return {
-    readable: (interest & InterestBit.READABLE) !== 0 && (error || readClosed || (ready & ReadyBit.READABLE) !== 0),
-    writable: (interest & InterestBit.WRITABLE) !== 0 && (error || writeClosed || (ready & ReadyBit.WRITABLE) !== 0),
-    readClosed,
-    writeClosed,
-    error,
+    readable: (interest & InterestBit.READABLE) !== 0 && (ready & MAY_READ) !== 0,
+    writable: (interest & InterestBit.WRITABLE) !== 0 && (ready & MAY_WRITE) !== 0,
+    readClosed: (ready & ReadyBit.READ_CLOSED) !== 0,
+    writeClosed: (ready & ReadyBit.WRITE_CLOSED) !== 0,
+    error: (ready & ReadyBit.ERROR) !== 0,
   };
 }
 

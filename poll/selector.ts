@@ -55,6 +55,10 @@ export const ReadyBit = {
 
 /** What stays so once it has been told. */
 export const LASTING: number = ReadyBit.READ_CLOSED | ReadyBit.WRITE_CLOSED | ReadyBit.PRIORITY;
+/** What makes a read, and what makes a write, worth a call: room or data, an end, or an error to fetch. */
+export const MAY_READ: number = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
+export const MAY_WRITE: number = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;
+
 /** Events that can let a call go on which receives, or one which sends. */
 export const READ_SIDE: number = ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.PRIORITY | ReadyBit.ERROR;
 export const WRITE_SIDE: number = ReadyBit.WRITABLE | ReadyBit.WRITE_CLOSED | ReadyBit.ERROR;

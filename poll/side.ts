@@ -134,7 +134,7 @@ export abstract class Side<Job, Result> implements ReadySide {
     return !this.#isWaiting && this.isReadyNow();
   }
 
-  /** Waits until a call is worth a system call: it may would-block all the same. */
+  /** Waits until a call is worth a system call, which may still find that it would block. */
   ready(wait: Wait | undefined): Promise<Readiness> {
     if (this.isKnownReady && this.socket.reactor.mayProceed()) return Promise.resolve(this.#tellReady());
     return this.#enter(READY, wait) as Promise<Readiness>;
@@ -246,6 +246,11 @@ export abstract class Side<Job, Result> implements ReadySide {
     this.#update();
   }
 
+  /** Rejects all waiting calls, since the kernel does not tell when one could go on. */
+  #rejectWith(refusal: Error): void {
+    this.#rejectAll(() => refusal);
+  }
+
   /** Attempts the jobs of waiting calls in order, up to the first that would block; `isPaid` if the first counts as nothing. */
   #serve(isPaid = false): void {
     for (let isCounted = !isPaid;; isCounted = true) {
@@ -273,10 +278,7 @@ export abstract class Side<Job, Result> implements ReadySide {
       }
       if (result === undefined) {
         this.isReady = false;
-        if (refusal !== undefined) {
-          const why = refusal;
-          this.#rejectAll(() => why);
-        }
+        if (refusal !== undefined) this.#rejectWith(refusal);
       } else if (call !== undefined) call.resolve(result);
       else {
         const resolve = this.#resolve;

@@ -10,7 +10,7 @@ import type { ConnDriver } from "./driver.ts";
 type Ending = Pick<ConnDriver, "isWriting" | "closeWrite" | "ready" | "tryRead" | "close">;
 
 /**
- * Sends FIN, reads and drops up to `size` bytes until the peer has finished, too, and closes.
+ * Sends FIN, drops what the peer still sends, up to `size` bytes, and closes when the peer has finished as well.
  *
  * @throws The reason of the signal, once that is aborted; or that the connection was closed by somebody else.
  */
@@ -18,7 +18,7 @@ export async function finish(conn: Ending, size: number, wait: Wait): Promise<vo
   let isGivenUp = false;
   try {
     const dropped = conn.tryRead(chunkBuffer());
-    // To a peer that has finished close(2) sends FIN, and no RST: so it is mostly.
+    // Mostly the peer has finished already: then close(2) sends FIN, and no RST.
     if (dropped === null && !conn.isWriting) return;
     isGivenUp = await dropWithin(conn, size - (dropped ?? 0), wait);
   } catch (error) {

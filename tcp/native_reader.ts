@@ -9,6 +9,7 @@ import { EAGAIN, LARGEST_TRANSFER, receive, syscallError } from "../internal/sys
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { type Action, Side } from "../poll/side.ts";
 import { chunkBuffer, takeChunk } from "./chunk.ts";
+import { UnreadBytes } from "./unread_bytes.ts";
 
 /** A read that leaves the bytes where they are. */
 class Peek {
@@ -30,8 +31,6 @@ class Fill {
 /** What a call reads into. */
 type Job = Uint8Array | Peek | Fill | typeof CHUNK;
 
-const NOTHING = new Uint8Array(0);
-
 const HIDES_MORE = ReadyBit.READ_CLOSED | ReadyBit.ERROR | ReadyBit.PRIORITY;
 
 const READING: Action = ["read from", "recv"];
@@ -40,12 +39,10 @@ const PEEKING: Action = ["peek at", "recv"];
 /** Reads of one connection, in order. */
 export class NativeReader extends Side<Job, number | Uint8Array<ArrayBuffer> | null> {
   /**
-   * What was received and not delivered stands in `#buffer` from `#start` to `#end`: a call that fills its buffer waits
-   * for the rest, or has failed since. Not in that buffer, which is its caller's.
+   * A call that fills its buffer waits for the rest, or has failed since: what came is kept here, and not in that buffer,
+   * which is its caller's. Made when that happens.
    */
-  #buffer: Uint8Array<ArrayBuffer> = NOTHING;
-  #start = 0;
-  #end = 0;
+  #unread: UnreadBytes | undefined;
 
   read(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     return sizeOf(p) === 0 ? Promise.resolve(0) : this.call(p, wait);
@@ -62,7 +59,7 @@ export class NativeReader extends Side<Job, number | Uint8Array<ArrayBuffer> | n
 
   /** Bytes that were received, and that no call has delivered. */
   get unread(): number {
-    return this.#end - this.#start;
+    return this.#unread?.size ?? 0;
   }
 
   /** Reads into new memory, and holds none while it waits. */
@@ -99,52 +96,37 @@ export class NativeReader extends Side<Job, number | Uint8Array<ArrayBuffer> | n
     return this.unread < (job instanceof Fill ? job.size : 1);
   }
 
-  #fill(job: Fill): number | null | undefined {
-    const { p, size } = job;
+  #fill({ p, size }: Fill): number | null | undefined {
     checkSameLength(p, size);
-    if (this.unread === 0) {
+    if (this.#unread === undefined) {
       const n = this.#recv(p, 0);
       if (n === undefined || n === null || n === size) return n;
-      this.#keep(p, n, size);
+      this.#unread = new UnreadBytes();
+      setBytes(this.#unread.room(size), viewOf(p, 0, n));
+      this.#unread.add(n);
       if (!this.isReady) return undefined;
     }
-    if (this.#start + size > this.#buffer.length && this.unread < size) {
-      this.#keep(viewOf(this.#buffer, this.#start, this.#end), this.unread, size);
-    }
-    while (this.unread < size) {
-      const n = this.#recv(viewOf(this.#buffer, this.#end, this.#start + size), 0);
+    const unread = this.#unread;
+    while (unread.size < size) {
+      const n = this.#recv(viewOf(unread.room(size), 0, size - unread.size), 0);
       if (n === undefined) return undefined;
-      if (n === null) throw unexpectedEof(`read from ${this.socket.name}`, this.unread, size);
-      this.#end += n;
-      if (!this.isReady && this.unread < size) return undefined;
+      if (n === null) throw unexpectedEof(`read from ${this.socket.name}`, unread.size, size);
+      unread.add(n);
+      if (!this.isReady && unread.size < size) return undefined;
     }
-    return this.#takeUnread(p, false);
+    return this.#takeUnread(unread, p, false);
   }
 
-  /** Keeps the first bytes of a buffer that is to get `size`. */
-  #keep(p: Uint8Array, n: number, size: number): void {
-    this.#buffer = new Uint8Array(size);
-    setBytes(this.#buffer, viewOf(p, 0, n));
-    this.#start = 0;
-    this.#end = n;
-  }
-
-  #takeUnread(p: Uint8Array, isPeek: boolean): number {
-    const n = Math.min(this.unread, sizeOf(p));
-    setBytes(p, viewOf(this.#buffer, this.#start, this.#start + n));
-    if (isPeek) return n;
-    this.#start += n;
-    if (this.#start === this.#end) {
-      this.#buffer = NOTHING;
-      this.#start = this.#end = 0;
-    }
+  #takeUnread(unread: UnreadBytes, p: Uint8Array, isPeek: boolean): number {
+    const n = unread.copyTo(p, isPeek);
+    if (unread.size === 0) this.#unread = undefined;
     return n;
   }
 
   #receive(p: Uint8Array, flags: number): number | null | undefined {
     // Resized or transferred while the call waited: reading nothing would look like end-of-file.
     if (sizeOf(p) === 0) throw changedBufferError();
-    return this.#end > this.#start ? this.#takeUnread(p, flags !== 0) : this.#recv(p, flags);
+    return this.#unread === undefined ? this.#recv(p, flags) : this.#takeUnread(this.#unread, p, flags !== 0);
   }
 
   /** recv(2); `undefined` if nothing is there. */

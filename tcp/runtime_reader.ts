@@ -3,11 +3,12 @@
  *
  * A read that Deno has begun cannot be taken back. So only a call that cannot
  * be cancelled reads straight into its caller's buffer; all others (with a
- * signal or a time limit, `peek`, `tryRead`) go through a buffer of our own that runs ahead by
- * one read, and what a cancelled call leaves there belongs to the next one.
+ * signal or a time limit, `peek`, `readFull`, `tryRead`) go through a buffer of
+ * our own that runs ahead by one read, and what a cancelled call leaves there
+ * belongs to the next one.
  */
 
-import { plainOf, setBytes, sizeOf, viewOf } from "../internal/bytes.ts";
+import { plainOf, sizeOf, viewOf } from "../internal/bytes.ts";
 import { closedMeanwhileError, codeOf, fromRuntimeError, unexpectedEof } from "../internal/errors.ts";
 import { RefSwitch } from "../internal/ref_switch.ts";
 import { again, rejectAtAwait } from "../internal/stack.ts";
@@ -18,6 +19,7 @@ import { type Readiness, readinessOf, readyAtOnce } from "../poll/readiness.ts";
 import { InterestBit, ReadyBit } from "../poll/selector.ts";
 import { CHUNK } from "./chunk.ts";
 import { nameOf, type RuntimeSocket } from "./stream_socket.ts";
+import { UnreadBytes } from "./unread_bytes.ts";
 
 /** Smallest and largest read that runs ahead, in bytes. */
 const MIN_AHEAD = 16 * 1024;
@@ -92,10 +94,8 @@ export class RuntimeReader {
     this.onChange?.();
   };
   #closed = false;
-  /** What was read ahead stands in `#buffer` from `#start` to `#end`. */
-  #buffer: Uint8Array = NOTHING;
-  #start = 0;
-  #end = 0;
+  /** What was read ahead. */
+  readonly #unread = new UnreadBytes();
   #finished = false;
   /** A read has failed, after which the connection is down on both sides. */
   #hasFailed = false;
@@ -113,7 +113,7 @@ export class RuntimeReader {
 
   read(p: Uint8Array, wait: Wait | undefined): Promise<number | null> {
     if (sizeOf(p) === 0) return Promise.resolve(0);
-    if (wait === undefined && !this.#busy && this.#start === this.#end && this.#isFresh()) {
+    if (wait === undefined && !this.#busy && this.#unread.size === 0 && this.#isFresh()) {
       return this.#readDirect(p);
     }
     return this.#wait(p, wait, "read");
@@ -141,7 +141,7 @@ export class RuntimeReader {
   }
 
   get #isReady(): boolean {
-    return this.#end > this.#start || this.#failure !== undefined || this.#finished;
+    return this.#unread.size > 0 || this.#failure !== undefined || this.#finished;
   }
 
   /**
@@ -173,7 +173,7 @@ export class RuntimeReader {
    */
   poll(forTrouble = false): number {
     if (this.#waiting.first !== undefined) return 0;
-    const unread = this.#end - this.#start;
+    const unread = this.#unread.size;
     if (unread > 0 && !forTrouble) return ReadyBit.READABLE;
     if (this.#failure !== undefined) return ReadyBit.READABLE | ReadyBit.READ_CLOSED | ReadyBit.ERROR;
     if (this.#finished) return ReadyBit.READABLE | ReadyBit.READ_CLOSED;
@@ -198,7 +198,7 @@ export class RuntimeReader {
 
   close(): void {
     this.#closed = true;
-    this.#forgetBuffer();
+    this.#unread.clear();
     if (this.#direct) {
       // Deno's own read ends with the connection, which close() may keep for what is still to be sent.
       this.#direct = false;
@@ -253,7 +253,7 @@ export class RuntimeReader {
   /** Takes as much as there is room for once that is there; `undefined` until then. */
   #takeAll({ p, size }: Read): number | null | undefined {
     checkSameLength(p, size);
-    const available = this.#end - this.#start;
+    const available = this.#unread.size;
     if (available >= size || available === 0) return this.#take(p, "read");
     if (this.#finished) throw unexpectedEof(`read from ${nameOf(this.#conn)}`, available, size);
     if (this.#failure !== undefined) throw this.#takeFailure();
@@ -272,13 +272,10 @@ export class RuntimeReader {
     const size = sizeOf(p);
     // Resized or transferred while the call waited: reading nothing would lose no byte, but tell the caller so.
     if (size === 0) throw changedBufferError();
-    const available = this.#end - this.#start;
-    if (available > 0) {
-      const n = Math.min(available, size);
-      setBytes(p, viewOf(this.#buffer, this.#start, this.#start + n));
-      if (kind !== "peek") this.#start += n;
+    if (this.#unread.size > 0) {
+      const n = this.#unread.copyTo(p, kind === "peek");
       // What one large message has needed is not kept for an idle connection.
-      if (this.#start === this.#end && !this.#busy && this.#buffer.length > MAX_AHEAD) this.#forgetBuffer();
+      if (this.#unread.size === 0 && !this.#busy && this.#unread.capacity > MAX_AHEAD) this.#unread.clear();
       // The kernel shows more to the next peek as more arrives, so this does too.
       else if (n < size && !this.#busy && !this.#finished && this.#failure === undefined) this.#readAhead(size);
       return n;
@@ -296,14 +293,14 @@ export class RuntimeReader {
 
   /** Reads into the buffer, so that `wanted` bytes fit into it at least. */
   async #readAhead(wanted: number, least = MIN_AHEAD): Promise<void> {
-    this.#makeRoom(wanted, least);
+    const room = this.#unread.room(Math.max(least, this.#unread.size > 0 ? wanted : Math.min(wanted, MAX_AHEAD)));
     this.#busy = this.#ahead = true;
     this.#updateRef();
     try {
-      const n = await this.#conn.read(viewOf(this.#buffer, this.#end));
+      const n = await this.#conn.read(room);
       if (this.#closed) return;
       if (n === null) this.#finished = true;
-      else this.#end += n;
+      else this.#unread.add(n);
     } catch (error) {
       this.#hasFailed = true;
       if (!this.#closed) this.#failure = fromRuntimeError(error, `read from ${nameOf(this.#conn)}`, "recv");
@@ -320,25 +317,6 @@ export class RuntimeReader {
     if (this.#finished || this.#failure !== undefined) ready |= ReadyBit.READ_CLOSED;
     if (this.#failure !== undefined) ready |= ReadyBit.ERROR | ReadyBit.WRITE_CLOSED;
     return readinessOf(ready, InterestBit.READABLE);
-  }
-
-  #forgetBuffer(): void {
-    this.#buffer = NOTHING;
-    this.#start = this.#end = 0;
-  }
-
-  #makeRoom(wanted: number, least: number): void {
-    const kept = viewOf(this.#buffer, this.#start, this.#end);
-    const size = Math.max(least, Math.min(wanted, MAX_AHEAD), kept.length === 0 ? 0 : wanted);
-    if (this.#buffer.length < size) {
-      const larger = new Uint8Array(size);
-      larger.set(kept);
-      this.#buffer = larger;
-    } else if (this.#start > 0) {
-      this.#buffer.copyWithin(0, this.#start, this.#end);
-    }
-    this.#start = 0;
-    this.#end = kept.length;
   }
 
   /** A read that runs ahead for nobody must not keep the process alive. */

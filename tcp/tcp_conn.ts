@@ -113,6 +113,15 @@ export interface FinishOptions {
   signal?: AbortSignal;
 }
 
+/** A call of a driver with a buffer. */
+type Call<T> = (driver: ConnDriver, p: Uint8Array, wait: Wait | undefined) => Promise<T>;
+
+const READ: Call<number | null> = (driver, p, wait) => driver.read(p, wait);
+const PEEK: Call<number | null> = (driver, p, wait) => driver.peek(p, wait);
+const READ_FULL: Call<number | null> = (driver, p, wait) => driver.readFull(p, wait);
+const WRITE: Call<number> = (driver, p, wait) => driver.write(p, wait);
+const WRITE_ALL: Call<void> = (driver, p, wait) => driver.writeAll(p, wait);
+
 let construct: (driver: ConnDriver) => TcpConn;
 let disclose: (conn: TcpConn) => ConnDriver;
 
@@ -305,15 +314,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   read(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
-    let wait: Wait | undefined;
-    try {
-      wait = checkWait(options);
-      // Last, since a getter of the options can resize or transfer `p`.
-      checkBytes(p);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return this.#driver.read(p, wait);
+    return this.#call(READ, p, options);
   }
 
   /**
@@ -340,15 +341,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   peek(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
-    let wait: Wait | undefined;
-    try {
-      wait = checkWait(options);
-      // Last, since a getter of the options can resize or transfer `p`.
-      checkBytes(p);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return this.#driver.peek(p, wait);
+    return this.#call(PEEK, p, options);
   }
 
   /**
@@ -379,15 +372,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   readFull(p: Uint8Array, options?: WaitOptions): Promise<number | null> {
-    let wait: Wait | undefined;
-    try {
-      wait = checkWait(options);
-      // Last, since a getter of the options can resize or transfer `p`.
-      checkBytes(p);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return this.#driver.readFull(p, wait);
+    return this.#call(READ_FULL, p, options);
   }
 
   /**
@@ -495,15 +480,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   write(p: Uint8Array, options?: WaitOptions): Promise<number> {
-    let wait: Wait | undefined;
-    try {
-      wait = checkWait(options);
-      // Last, since a getter of the options can resize or transfer `p`.
-      checkBytes(p);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return this.#driver.write(p, wait);
+    return this.#call(WRITE, p, options);
   }
 
   /**
@@ -532,15 +509,7 @@ export class TcpConn implements Deno.TcpConn {
    * ```
    */
   writeAll(p: Uint8Array, options?: WaitOptions): Promise<void> {
-    let wait: Wait | undefined;
-    try {
-      wait = checkWait(options);
-      // Last, since a getter of the options can resize or transfer `p`.
-      checkBytes(p);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return this.#driver.writeAll(p, wait);
+    return this.#call(WRITE_ALL, p, options);
   }
 
   /**
@@ -947,6 +916,19 @@ export class TcpConn implements Deno.TcpConn {
    */
   close(): void {
     this.#driver.close();
+  }
+
+  /** Makes a call once its arguments are checked. */
+  #call<T>(call: Call<T>, p: Uint8Array, options: WaitOptions | undefined): Promise<T> {
+    let wait: Wait | undefined;
+    try {
+      wait = checkWait(options);
+      // Last, since a getter of the options can resize or transfer `p`.
+      checkBytes(p);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return call(this.#driver, p, wait);
   }
 
   /** What `console.log` shows. */

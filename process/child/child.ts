@@ -1,6 +1,8 @@
 /** What a parent sees of a child: the same for threads and processes. */
 
 import { atCaller } from "../../internal/stack.ts";
+import { Timer } from "../../internal/timer.ts";
+import { checkDuration, checkOptions } from "../../internal/validate.ts";
 import type { ChildStatus } from "../program/status.ts";
 import type { Incoming, MessagesOptions, SendOptions } from "../message/link.ts";
 
@@ -307,3 +309,20 @@ export function endedError(name: string, cause?: Error): Error {
 
 /** Default of {@linkcode ShutdownOptions.grace}, in milliseconds. */
 export const GRACE = 10_000;
+
+/** Asks a child to end, and kills it if it has not ended within its grace: {@linkcode Child.shutdown}. */
+export async function shutDown(
+  child: Pick<Child, "kill" | "closed">,
+  options: ShutdownOptions = {},
+  ask: () => void,
+): Promise<ChildStatus> {
+  checkOptions(options);
+  const grace = checkDuration(options.grace ?? GRACE, "grace");
+  ask();
+  const timer = new Timer(grace, () => child.kill());
+  try {
+    return await child.closed;
+  } finally {
+    timer.cancel();
+  }
+}

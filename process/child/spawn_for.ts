@@ -6,11 +6,10 @@ import { isText } from "../../internal/c_string.ts";
 import { fromRuntimeError, notSupportedError, socketError, SyscallError } from "../../internal/errors.ts";
 import { atCaller } from "../../internal/stack.ts";
 import { syscall } from "../../internal/syscall.ts";
-import { Timer } from "../../internal/timer.ts";
-import { checkDuration, checkOptions, quote } from "../../internal/validate.ts";
+import { checkOptions, quote } from "../../internal/validate.ts";
 import { RuntimeConn } from "../../tcp/runtime_conn.ts";
 import { driverOf, TcpConn } from "../../tcp/tcp_conn.ts";
-import { type Child, GRACE, newId, type ShutdownOptions } from "./child.ts";
+import { type Child, newId, shutDown, type ShutdownOptions } from "./child.ts";
 import { type ChildStatus, LOST } from "../program/status.ts";
 import { environmentWith } from "../../internal/environment.ts";
 import { reasonOfFailedKill } from "../program/failed_kill.ts";
@@ -87,16 +86,8 @@ abstract class ProgramChild implements Child {
     await this.shutdown();
   }
 
-  async shutdown(options: ShutdownOptions = {}): Promise<ChildStatus> {
-    checkOptions(options);
-    const grace = checkDuration(options.grace ?? GRACE, "grace");
-    this.kill("SIGTERM");
-    const timer = new Timer(grace, () => this.kill());
-    try {
-      return await this.closed;
-    } finally {
-      timer.cancel();
-    }
+  shutdown(options?: ShutdownOptions): Promise<ChildStatus> {
+    return shutDown(this, options, () => this.kill("SIGTERM"));
   }
 }
 

@@ -5,10 +5,9 @@ import { isText } from "../../internal/c_string.ts";
 import { chooseEngine } from "../../internal/engine.ts";
 import { notSupportedError, socketError, SyscallError } from "../../internal/errors.ts";
 import { enterChild } from "../../internal/ledger.ts";
-import { Timer } from "../../internal/timer.ts";
 import { Unload, whenUnloaded } from "../../internal/unload.ts";
-import { checkDuration, checkOptions, quote } from "../../internal/validate.ts";
-import { type Child, endedError, GRACE, newId, type ProcessOptions, type ShutdownOptions } from "./child.ts";
+import { checkOptions, quote } from "../../internal/validate.ts";
+import { type Child, endedError, newId, type ProcessOptions, shutDown, type ShutdownOptions } from "./child.ts";
 import type { ChildStatus } from "../program/status.ts";
 import { checkPermissions, permissionFlags } from "./child_permissions.ts";
 import { type CheckedFlag, checkFlags, requireFlags } from "./deno_flags.ts";
@@ -118,18 +117,12 @@ export class ProcessChild implements Child {
     return this.link.messages(options);
   }
 
-  async shutdown(options: ShutdownOptions = {}): Promise<ChildStatus> {
-    checkOptions(options);
-    const grace = checkDuration(options.grace ?? GRACE, "grace");
-    this.#isEnding = true;
-    if (this.link.transport === undefined) this.kill("SIGTERM");
-    else this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = new Timer(grace, () => this.kill());
-    try {
-      return await this.closed;
-    } finally {
-      timer.cancel();
-    }
+  shutdown(options?: ShutdownOptions): Promise<ChildStatus> {
+    return shutDown(this, options, () => {
+      this.#isEnding = true;
+      if (this.link.transport === undefined) this.kill("SIGTERM");
+      else this.link.post({ type: "shutdown" }).catch(() => {});
+    });
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {

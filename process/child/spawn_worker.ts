@@ -4,15 +4,14 @@ import { SIGKILL } from "../../internal/constants.ts";
 import { engineSupport } from "../../internal/engine.ts";
 import { openLedger } from "../../internal/ledger.ts";
 import { newOwner, workerName } from "../../internal/owner.ts";
-import { Timer } from "../../internal/timer.ts";
 import { Unload, whenUnloaded } from "../../internal/unload.ts";
-import { checkDuration, checkOptions } from "../../internal/validate.ts";
+import { checkOptions } from "../../internal/validate.ts";
 import {
   type Child,
   endedError,
-  GRACE,
   newId,
   type ProcessOptions,
+  shutDown,
   type ShutdownOptions,
   type SpawnOptions,
 } from "./child.ts";
@@ -112,16 +111,8 @@ export class WorkerChild implements Child {
     return this.link.messages(options);
   }
 
-  async shutdown(options: ShutdownOptions = {}): Promise<ChildStatus> {
-    checkOptions(options);
-    const grace = checkDuration(options.grace ?? GRACE, "grace");
-    this.link.post({ type: "shutdown" }).catch(() => {});
-    const timer = new Timer(grace, () => this.kill());
-    try {
-      return await this.closed;
-    } finally {
-      timer.cancel();
-    }
+  shutdown(options?: ShutdownOptions): Promise<ChildStatus> {
+    return shutDown(this, options, () => void this.link.post({ type: "shutdown" }).catch(() => {}));
   }
 
   kill(signal: Deno.Signal = "SIGKILL"): void {

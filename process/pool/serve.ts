@@ -99,7 +99,7 @@ export interface ServeOptions {
 /** How long a connection is served before its handler is asked to finish, in milliseconds. */
 const FIRST_REQUEST = 1_000;
 
-/** How a connection ends that was served: milliseconds and bytes in which its client is to finish, too. */
+/** After its handler is done, a client has so many milliseconds and bytes to finish as well. */
 const FINISH = { timeout: 2_000, size: 16 * 1024 * 1024 };
 
 /** What a handler has, which may never look at its signal. */
